@@ -1,0 +1,101 @@
+//! An operation as a submission queue entry: the one table from [`OpKind`] to `IORING_OP_*`.
+
+#![allow(unsafe_code)]
+
+use ::io_uring::squeue::{Entry, Flags};
+use ::io_uring::{opcode, types};
+
+use super::features::Features;
+use crate::buf_pool;
+use crate::io_vecs;
+use crate::net::socket;
+use crate::op::{OpKind, RawOp};
+
+/// Makes the entry. Exact transfers ask the kernel to go on by itself (`MSG_WAITALL`); what it leaves is the loop's to continue.
+///
+/// # Safety
+/// `op` is an operation of the backend.
+#[inline]
+pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
+    // SAFETY: S3: nobody writes to it now.
+    let raw = unsafe { &*op };
+    let fd = types::Fd(raw.fd);
+    let wait_all = if raw.flags & RawOp::EXACT != 0 { libc::MSG_WAITALL } else { 0 };
+    let multi = raw.flags & RawOp::MULTI != 0;
+    match raw.kind {
+        OpKind::Recv => opcode::Recv::new(fd, raw.buf, raw.transfer_len()).flags(wait_all).build(),
+        OpKind::Send => {
+            opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(wait_all | libc::MSG_NOSIGNAL).build()
+        }
+        OpKind::SendZeroCopy if features.zero_copy_send => {
+            opcode::SendZc::new(fd, raw.buf, raw.transfer_len()).flags(wait_all | libc::MSG_NOSIGNAL).build()
+        }
+        OpKind::SendZeroCopy => {
+            opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(wait_all | libc::MSG_NOSIGNAL).build()
+        }
+        OpKind::RecvVectored => opcode::RecvMsg::new(fd, raw.buf.cast()).flags(wait_all as u32).build(),
+        OpKind::SendVectored => {
+            opcode::SendMsg::new(fd, raw.buf.cast()).flags((wait_all | libc::MSG_NOSIGNAL) as u32).build()
+        }
+        OpKind::RecvPooled => {
+            let group = buf_pool::buffers_of(raw).group();
+            match (features.buffer_rings, multi && features.multishot_recv) {
+                (true, true) => opcode::RecvMulti::new(fd, group).build(),
+                (true, false) => opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                    .buf_group(group)
+                    .build()
+                    .flags(Flags::BUFFER_SELECT),
+                (false, _) => opcode::PollAdd::new(fd, libc::POLLIN as u32).build(),
+            }
+        }
+        OpKind::Accept if multi && features.multishot_accept => {
+            opcode::AcceptMulti::new(fd).flags(socket::ACCEPT_FLAGS).build()
+        }
+        OpKind::Accept if raw.flags & RawOp::ADDRESS != 0 => {
+            let (address, len) = (RawOp::address_place(op), RawOp::address_len_place(op));
+            // SAFETY: S3: the overlay's place for the length; the kernel does not have it yet.
+            unsafe { len.write(RawOp::ADDRESS_BYTES as u32) };
+            opcode::Accept::new(fd, address.cast(), len).flags(socket::ACCEPT_FLAGS).build()
+        }
+        OpKind::Accept => {
+            let null = std::ptr::null_mut();
+            opcode::Accept::new(fd, null, null.cast()).flags(socket::ACCEPT_FLAGS).build()
+        }
+        OpKind::Connect => {
+            // SAFETY: S3: the overlay's place for the length.
+            let len = unsafe { RawOp::address_len_place(op).read() };
+            opcode::Connect::new(fd, RawOp::address_place(op).cast_const().cast(), len).build()
+        }
+        OpKind::Shutdown => opcode::Shutdown::new(fd, raw.len as i32).build(),
+        OpKind::Poll => opcode::PollAdd::new(fd, raw.len as u32).build(),
+        OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
+        OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
+        OpKind::ReadVectored => {
+            // SAFETY: S3: a vectored operation of ours.
+            let (vecs, count) = unsafe { io_vecs::vecs(raw) };
+            opcode::Readv::new(fd, vecs, count as u32).offset(file_offset(raw)).build()
+        }
+        OpKind::WriteVectored => {
+            // SAFETY: S3: as above.
+            let (vecs, count) = unsafe { io_vecs::vecs(raw) };
+            opcode::Writev::new(fd, vecs, count as u32).offset(file_offset(raw)).build()
+        }
+        OpKind::Open => opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), raw.buf.cast_const().cast())
+            .flags(raw.len as i32)
+            .mode(raw.offset as u32)
+            .build(),
+        OpKind::Close => opcode::Close::new(fd).build(),
+        OpKind::SyncAll => opcode::Fsync::new(fd).build(),
+        OpKind::SyncData => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+        OpKind::Metadata => opcode::Statx::new(fd, c"".as_ptr(), raw.buf.cast())
+            .flags(libc::AT_EMPTY_PATH)
+            .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
+            .build(),
+        OpKind::Nop | OpKind::Settled | OpKind::Timer | OpKind::Notify => opcode::Nop::new().build(),
+    }
+}
+
+/// The offset of a file operation; all ones is the file's own position.
+fn file_offset(op: &RawOp) -> u64 {
+    if op.flags & RawOp::CURSOR != 0 { u64::MAX } else { op.offset }
+}

@@ -1,0 +1,272 @@
+//! `io_uring(7)`: submissions go into a ring that is shared with the kernel, completions come out of another, and one system
+//! call a step does all the rest.
+//!
+//! * [`features`]: what this kernel can do.
+//! * [`ring`]: the rings and the system call.
+//! * [`entry`]: an operation as a submission queue entry.
+//!
+//! What does not fit into the submission queue even after it was flushed waits in a backlog, in order, with room for every
+//! operation of the loop and a cancel for each: nothing is ever lost for want of room.
+
+#![allow(unsafe_code)]
+
+mod entry;
+mod features;
+mod ring;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use ::io_uring::{cqueue, opcode, types};
+
+use super::{Capabilities, Options, Wait, Waker};
+use crate::buf_pool::{self, BUFFER_USED, Buffers};
+use crate::in_flight::{InFlight, MORE, Token, Verdict};
+use crate::net::socket;
+use crate::op::{OpKind, Outcome, RawOp};
+use features::Features;
+use ring::Ring;
+
+/// User data that names no operation; a token's index is smaller.
+const WAKE_UP: u64 = 0x7fff_ffff;
+/// Marks the user data of a request to cancel the operation that the rest names.
+const CANCEL_BIT: u64 = 1 << 31;
+
+/// In the flags of a completion: the kernel has let go of a zero-copy buffer (`IORING_CQE_F_NOTIF`).
+const NOTIFICATION: u32 = 1 << 3;
+
+pub(crate) struct IoUring {
+    ring: Ring,
+    features: Features,
+    waker: Waker,
+    /// User data of operations to submit, and of cancels, that found no room.
+    backlog: VecDeque<u64>,
+}
+
+impl IoUring {
+    pub(crate) fn new(options: &Options, capacity: usize, waker: Waker) -> io::Result<IoUring> {
+        let (ring, features) = Ring::new(options)?;
+        let mut this = IoUring { ring, features, waker, backlog: VecDeque::with_capacity(2 * capacity) };
+        this.arm_waker();
+        Ok(this)
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        self.features.capabilities(&self.ring)
+    }
+
+    pub(crate) fn completions_max(&self) -> usize {
+        self.ring.completions_max()
+    }
+
+    /// # Safety
+    /// As the contract has it.
+    #[inline]
+    pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        if !self.backlog.is_empty() {
+            return self.backlog.push_back(token.bits());
+        }
+        // SAFETY: S3: the contract.
+        unsafe { self.push(token, op, ops) };
+    }
+
+    /// Puts the entry of an operation into the submission queue, or into the backlog.
+    ///
+    /// # Safety
+    /// As [`IoUring::submit`].
+    #[inline]
+    unsafe fn push(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: nobody else has it now.
+        if unsafe { (*op).kind } == OpKind::Connect {
+            // SAFETY: S3: as above.
+            if let Err(errno) = socket::open_for_connect(unsafe { &mut *op }) {
+                return self.report(token, Outcome { result: -errno, flags: 0 }, ops);
+            }
+        }
+        // SAFETY: S3: as above.
+        let entry = unsafe { entry::of(op, &self.features) }.user_data(token.bits());
+        // SAFETY: S1: what the entry points to lives until the operation is completed.
+        if !unsafe { self.ring.push(&entry) } {
+            self.backlog.push_back(token.bits());
+        }
+    }
+
+    #[inline]
+    pub(crate) fn cancel(&mut self, token: Token, _ops: &mut InFlight) {
+        if !self.backlog.is_empty() || !self.push_cancel(token.bits()) {
+            self.backlog.push_back(token.bits() | CANCEL_BIT);
+        }
+    }
+
+    fn push_cancel(&mut self, user_data: u64) -> bool {
+        let entry = opcode::AsyncCancel::new(user_data).build().user_data(user_data | CANCEL_BIT);
+        // SAFETY: S1: a cancel points to nothing.
+        unsafe { self.ring.push(&entry.flags(self.features.skip_success)) }
+    }
+
+    /// Moves what waits for room into the submission queue.
+    fn submit_backlog(&mut self, ops: &mut InFlight) {
+        // As many as there are now: what finds no room is put back.
+        for _ in 0..self.backlog.len() {
+            if self.ring.is_full() && self.ring.submit().is_err() {
+                return;
+            }
+            let Some(user_data) = self.backlog.pop_front() else { return };
+            let token = Token::from_bits(user_data & !CANCEL_BIT);
+            if user_data & CANCEL_BIT != 0 {
+                if ops.op(token).is_some() && !self.push_cancel(token.bits()) {
+                    return self.backlog.push_front(user_data);
+                }
+            } else if ops.is_ending(token) {
+                self.report(token, Outcome { result: -libc::ECANCELED, flags: 0 }, ops);
+            } else if let Some(op) = ops.op(token) {
+                // SAFETY: S3: the table says that the operation is ours.
+                unsafe { self.push(token, op, ops) };
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
+        if !self.backlog.is_empty() {
+            self.submit_backlog(ops);
+        }
+        let wait = if self.backlog.is_empty() && !ops.has_ready() { wait } else { Wait::Not };
+        if wait != Wait::Not || ops.in_backend() > 0 || self.ring.to_submit() > 0 {
+            self.ring.enter(wait)?;
+        }
+        self.collect(ops);
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self, ops: &mut InFlight) -> io::Result<()> {
+        self.submit_backlog(ops);
+        self.ring.submit()
+    }
+
+    /// Reports every completion that is in the queue.
+    fn collect(&mut self, ops: &mut InFlight) {
+        loop {
+            if ops.items_full() {
+                return;
+            }
+            let Some(completion) = self.ring.pop() else { break };
+            let user_data = completion.user_data();
+            if user_data & CANCEL_BIT != 0 || user_data == WAKE_UP {
+                self.collect_special(&completion, ops);
+                continue;
+            }
+            let outcome = Outcome { result: completion.result(), flags: completion.flags() };
+            self.report(Token::from_bits(user_data), outcome, ops);
+        }
+    }
+
+    /// Passes an outcome on to the loop, or goes on with the operation.
+    #[inline]
+    fn report(&mut self, token: Token, outcome: Outcome, ops: &mut InFlight) {
+        let mut outcome = outcome;
+        if outcome.flags & (MORE | NOTIFICATION) != 0 || !self.features.buffer_rings {
+            match self.report_part(token, outcome, ops) {
+                Some(whole) => outcome = whole,
+                None => return,
+            }
+        }
+        if ops.complete(token, outcome) == Verdict::Continue {
+            self.backlog.push_back(token.bits());
+        }
+    }
+
+    /// Outcomes that may be only a part of the operation's.
+    fn report_part(&mut self, token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<Outcome> {
+        match ops.op_kind(token)? {
+            OpKind::SendZeroCopy => zero_copy_sent(token, outcome, ops),
+            OpKind::RecvPooled if !self.features.buffer_rings => self.receive_after_poll(token, outcome, ops),
+            _ => Some(outcome),
+        }
+    }
+
+    /// A pooled receive without buffer rings is a poll, and then a receive that does not block.
+    fn receive_after_poll(&mut self, token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<Outcome> {
+        let op = ops.op(token)?;
+        if outcome.result < 0 {
+            return Some(outcome);
+        }
+        // SAFETY: S3: a poll does not write to the operation's description.
+        let op = unsafe { &mut *op };
+        let buffers = buf_pool::buffers_of(op);
+        let Some(index) = buffers.take() else { return Some(Outcome { result: -libc::ENOBUFS, flags: 0 }) };
+        let (place, len) = (buffers.place(index), buffers.size() as usize);
+        // SAFETY: S13: the buffer is free and ours until it is given back or reported.
+        let result = unsafe { socket::recv_now(op.fd, place, len) };
+        if result > 0 {
+            return Some(Outcome { result, flags: BUFFER_USED | u32::from(index) << 16 });
+        }
+        buffers.give_back(index);
+        if result == -libc::EAGAIN {
+            self.backlog.push_back(token.bits());
+            return None;
+        }
+        Some(Outcome { result, flags: 0 })
+    }
+
+    /// Completions of the loop's own submissions.
+    #[cold]
+    fn collect_special(&mut self, completion: &cqueue::Entry, ops: &mut InFlight) {
+        if completion.user_data() == WAKE_UP {
+            if !cqueue::more(completion.flags()) {
+                self.arm_waker();
+            }
+            return;
+        }
+        // ENOENT: the kernel did not find the operation. If it is still in flight it was between two states: again.
+        let token = Token::from_bits(completion.user_data() & !CANCEL_BIT);
+        if completion.result() == -libc::ENOENT && ops.op(token).is_some() {
+            self.backlog.push_back(completion.user_data());
+        }
+    }
+
+    /// Lets the eventfd of the waker end waits: one multishot poll (Linux 5.13). It is never read: every write is an event.
+    fn arm_waker(&mut self) {
+        let fd = types::Fd(self.waker.as_fd().as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build().user_data(WAKE_UP);
+        // SAFETY: S1: a poll points to nothing; the waker outlives the ring.
+        let pushed = unsafe { self.ring.push(&entry) };
+        debug_assert!(pushed, "it is the first entry, or one has just been completed");
+    }
+
+    pub(crate) fn register_buffers(&mut self, buffers: &Buffers) -> io::Result<()> {
+        let Some(ring) = buffers.ring() else { return Ok(()) };
+        // SAFETY: S13: the loop keeps the buffers until the kernel's ring is gone or they are unregistered.
+        unsafe { self.ring.register_buf_ring(ring.address(), ring.slots(), buffers.group()) }
+    }
+
+    pub(crate) fn unregister_buffers(&mut self, buffers: &Buffers) {
+        if buffers.ring().is_some() {
+            self.ring.unregister_buf_ring(buffers.group());
+        }
+    }
+}
+
+/// A zero-copy send completes twice: with its result, and when the kernel has let go of the buffer.
+fn zero_copy_sent(token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<Outcome> {
+    let op = ops.op(token)?;
+    // SAFETY: S3: the kernel reads the buffer, not the description.
+    let op = unsafe { &mut *op };
+    if outcome.flags & NOTIFICATION != 0 {
+        return Some(Outcome { result: op.offset as i64 as i32, flags: 0 });
+    }
+    if outcome.flags & MORE != 0 {
+        op.offset = i64::from(outcome.result) as u64;
+        return None;
+    }
+    Some(outcome)
+}
+
+impl AsFd for IoUring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+const _: () = assert!(CANCEL_BIT as usize > Token::ENTRIES_MAX && WAKE_UP as usize > Token::ENTRIES_MAX);

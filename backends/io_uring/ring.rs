@@ -1,0 +1,259 @@
+//! The pair of rings and the one system call, `io_uring_enter(2)`.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use ::io_uring::{Builder, EnterFlags, IoUring, cqueue, squeue, types};
+
+use super::features::Features;
+use super::{Options, Wait};
+
+/// Completion queue entries for each submission queue entry: multishot operations complete more often than they are submitted.
+const COMPLETIONS_PER_SUBMISSION: u32 = 4;
+
+pub(super) struct Ring {
+    ring: IoUring,
+    /// What `io_uring_enter` is called with: the ring's descriptor, or its index in the thread's registered rings.
+    enter_fd: RawFd,
+    enter_flags: EnterFlags,
+    deferred: bool,
+}
+
+impl Ring {
+    /// Makes the rings, with the best set of flags that this kernel takes.
+    pub(super) fn new(options: &Options) -> io::Result<(Ring, Features)> {
+        /// From the best down; each line says since when.
+        const FLAGS: [fn(&mut Builder); 5] = [
+            // 6.6: the submission queue is the array of entries itself.
+            |b| _ = b.setup_no_sqarray().setup_defer_taskrun().setup_single_issuer().setup_submit_all(),
+            // 6.1: completions are worked on when the loop asks for them, by the one thread that submits.
+            |b| _ = b.setup_defer_taskrun().setup_single_issuer().setup_submit_all(),
+            // 5.19: completions do not interrupt the loop's thread.
+            |b| _ = b.setup_coop_taskrun().setup_submit_all(),
+            // 5.18: one bad entry does not stop the batch.
+            |b| _ = b.setup_submit_all(),
+            |_| (),
+        ];
+        let first = if options.baseline { FLAGS.len() - 1 } else { 0 };
+        let mut refusal = io::Error::from_raw_os_error(libc::ENOSYS);
+        for (index, set_flags) in FLAGS.iter().enumerate().skip(first) {
+            let mut builder = IoUring::builder();
+            builder
+                .dontfork()
+                .setup_clamp()
+                .setup_cqsize(options.entries.saturating_mul(COMPLETIONS_PER_SUBMISSION).next_power_of_two());
+            set_flags(&mut builder);
+            match builder.build(options.entries) {
+                Ok(ring) => {
+                    let features = Features::probe(&ring, options.baseline)?;
+                    let mut ring = Ring {
+                        enter_fd: ring.as_raw_fd(),
+                        ring,
+                        enter_flags: EnterFlags::GETEVENTS,
+                        deferred: index < 2,
+                    };
+                    if !options.baseline {
+                        ring.register();
+                    }
+                    return Ok((ring, features));
+                }
+                // The flags are not known here.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refusal = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Registers the ring with the thread, so that the kernel need not look its descriptor up in each call (5.18). The index goes
+    /// when the ring is closed and the thread needs the place, at the latest with the thread.
+    fn register(&mut self) {
+        /// `IORING_REGISTER_RING_FDS` and its inverse.
+        const REGISTER_RING_FDS: libc::c_uint = 20;
+        let mut update = RingUpdate { offset: u32::MAX, reserved: 0, data: self.ring.as_raw_fd() as u64 };
+        // SAFETY: S8: `update` is the one record that the call is told of.
+        let registered = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                self.ring.as_raw_fd(),
+                REGISTER_RING_FDS,
+                &raw mut update,
+                1,
+            )
+        };
+        if registered == 1 {
+            self.enter_fd = update.offset as RawFd;
+            self.enter_flags |= EnterFlags::REGISTERED_RING;
+        }
+    }
+
+    pub(super) fn is_deferred(&self) -> bool {
+        self.deferred
+    }
+
+    pub(super) fn is_registered(&self) -> bool {
+        self.enter_flags.contains(EnterFlags::REGISTERED_RING)
+    }
+
+    pub(super) fn completions_max(&self) -> usize {
+        self.ring.params().cq_entries() as usize
+    }
+
+    /// Puts an entry into the submission queue; if it is full, the kernel is made to take what is in it. `false`: it did not.
+    ///
+    /// # Safety
+    /// What the entry points to is valid until its completion (S1).
+    #[inline]
+    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+        loop {
+            // SAFETY: S1: the caller's promise.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return true;
+            }
+            if self.submit().is_err() || self.is_full() {
+                return false;
+            }
+        }
+    }
+
+    pub(super) fn is_full(&mut self) -> bool {
+        self.ring.submission().is_full()
+    }
+
+    /// Entries that the kernel has not taken yet.
+    #[inline]
+    pub(super) fn to_submit(&mut self) -> usize {
+        self.ring.submission().len()
+    }
+
+    /// Takes the next completion.
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<cqueue::Entry> {
+        self.ring.completion().next()
+    }
+
+    /// Gives what is in the submission queue to the kernel.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        let to_submit = self.to_submit();
+        if to_submit == 0 {
+            return Ok(());
+        }
+        let flags = self.enter_flags.difference(EnterFlags::GETEVENTS);
+        loop {
+            match self.call(to_submit, 0, flags, std::ptr::null(), 0) {
+                Err(libc::EINTR) => {}
+                Err(errno) => return Err(io::Error::from_raw_os_error(errno)),
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// Submits, waits and lets the kernel post completions. What was not taken stays in the queue for the next call.
+    #[inline]
+    pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        let to_submit = self.to_submit();
+        let entered = match wait {
+            Wait::Not => self.call(to_submit, 0, self.enter_flags, std::ptr::null(), 0),
+            Wait::Forever => self.call(to_submit, 1, self.enter_flags, std::ptr::null(), 0),
+            Wait::For { timeout_ns } => {
+                let timeout = types::Timespec::new()
+                    .sec(timeout_ns / 1_000_000_000)
+                    .nsec((timeout_ns % 1_000_000_000) as u32);
+                let argument = types::SubmitArgs::new().timespec(&timeout);
+                let flags = self.enter_flags | EnterFlags::EXT_ARG;
+                self.call(
+                    to_submit,
+                    1,
+                    flags,
+                    (&raw const argument).cast(),
+                    size_of::<types::SubmitArgs<'_, '_>>(),
+                )
+            }
+        };
+        match entered {
+            // Time is up; a signal came; no memory for requests, or too many completions to take more submissions: what there is of
+            // completions can be collected, and the rest stays in the queue.
+            Ok(()) | Err(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+            Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    #[inline]
+    fn call(
+        &self,
+        to_submit: usize,
+        min_complete: u32,
+        flags: EnterFlags,
+        argument: *const libc::c_void,
+        argument_len: usize,
+    ) -> Result<(), i32> {
+        // SAFETY: S1: everything that the submission queue points to is valid; S8: the argument is, for the length of the call.
+        let entered = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                self.enter_fd,
+                to_submit as u32,
+                min_complete,
+                flags.bits(),
+                argument,
+                argument_len,
+            )
+        };
+        if entered >= 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+        }
+    }
+
+    /// Lets the kernel take receive buffers from a ring (5.19).
+    ///
+    /// # Safety
+    /// The ring and its buffers live until this ring is closed or they are unregistered (S13).
+    pub(super) unsafe fn register_buf_ring(
+        &mut self,
+        address: u64,
+        slots: u16,
+        group: u16,
+    ) -> io::Result<()> {
+        // SAFETY: S13: the caller's promise.
+        unsafe { self.ring.submitter().register_buf_ring_with_flags(address, slots, group, 0) }
+    }
+
+    pub(super) fn unregister_buf_ring(&mut self, group: u16) {
+        let unregistered = self.ring.submitter().unregister_buf_ring(group);
+        debug_assert!(unregistered.is_ok(), "{unregistered:?}");
+    }
+}
+
+/// `struct io_uring_rsrc_update`.
+#[repr(C)]
+struct RingUpdate {
+    offset: u32,
+    reserved: u32,
+    data: u64,
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        /// `IORING_UNREGISTER_RING_FDS`.
+        const UNREGISTER_RING_FDS: libc::c_uint = 21;
+        if self.is_registered() {
+            let mut update = RingUpdate { offset: self.enter_fd as u32, reserved: 0, data: 0 };
+            let fd = self.ring.as_raw_fd();
+            // SAFETY: S8: `update` is the one record that the call is told of.
+            unsafe {
+                libc::syscall(libc::SYS_io_uring_register, fd, UNREGISTER_RING_FDS, &raw mut update, 1)
+            };
+        }
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: S7: the ring owns its descriptor, and is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+}

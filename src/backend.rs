@@ -1,0 +1,215 @@
+//! The contract between the loop and its backends, and the enum of those that are compiled in.
+//!
+//! A backend moves operations and nothing else: it is given them ([`Backend::submit`]), may be asked to stop one
+//! ([`Backend::cancel`]), and says in [`Backend::poll`], by [`InFlight::complete`], how they went. It never calls user
+//! code, and never changes an operation's state by itself. `backends/README.md` has the contract in full.
+
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::buf_pool::Buffers;
+use crate::in_flight::{InFlight, Token};
+use crate::op::RawOp;
+
+#[cfg(all(target_os = "linux", feature = "io_uring"))]
+#[path = "../backends/io_uring/mod.rs"]
+mod io_uring;
+
+#[cfg(not(all(target_os = "linux", feature = "io_uring")))]
+compile_error!("no backend: the feature `io_uring` on Linux is the only one so far");
+
+/// The kinds of backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// `io_uring(7)`: Linux 5.15 and later.
+    IoUring,
+}
+
+impl Kind {
+    /// The backends that are compiled in, best first.
+    pub const COMPILED: &'static [Kind] = &[Kind::IoUring];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Kind::IoUring => "io_uring",
+        })
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = UnknownKind;
+    fn from_str(name: &str) -> Result<Kind, UnknownKind> {
+        Kind::COMPILED.iter().copied().find(|kind| kind.to_string() == name).ok_or(UnknownKind(()))
+    }
+}
+
+/// The name is not that of a backend that is compiled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownKind(());
+
+impl fmt::Display for UnknownKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not the name of a backend that is compiled in; they are:")?;
+        Kind::COMPILED.iter().try_for_each(|kind| write!(f, " {kind}"))
+    }
+}
+
+impl std::error::Error for UnknownKind {}
+
+/// What the backend can do on this kernel. Whatever it cannot do natively, the loop does for it: the API is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// One submission accepts connection after connection (Linux 5.19).
+    pub multishot_accept: bool,
+    /// One submission receives buffer after buffer (Linux 6.0).
+    pub multishot_recv: bool,
+    /// The kernel takes receive buffers from a ring (Linux 5.19).
+    pub buffer_rings: bool,
+    /// Data is sent from where it is (Linux 6.0).
+    pub zero_copy_send: bool,
+    /// Completions are only worked on when the loop asks for them: `IORING_SETUP_DEFER_TASKRUN` (Linux 6.1).
+    pub deferred_task_run: bool,
+    /// The loop's system call finds its ring without a descriptor look-up (Linux 5.18).
+    pub registered_ring: bool,
+}
+
+/// What a loop's builder says about its backend.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) kind: Option<Kind>,
+    pub(crate) entries: u32,
+    pub(crate) baseline: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { kind: None, entries: 4096, baseline: false }
+    }
+}
+
+/// How long [`Backend::poll`] may wait for the first completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Not,
+    For { timeout_ns: u64 },
+    Forever,
+}
+
+/// Ends a backend's wait, from any thread and at any time.
+#[derive(Clone, Debug)]
+pub(crate) struct Waker(Arc<EventFd>);
+
+impl Waker {
+    fn new() -> io::Result<Waker> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Waker(Arc::new(EventFd::from_value_and_flags(0, flags)?)))
+    }
+
+    pub(crate) fn wake(&self) {
+        // It only fails when the counter is full, and then it is readable.
+        let _ = self.0.write(1);
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The compiled-in backends behind one type, so that [`Loop`](crate::Loop) is not generic.
+pub(crate) enum Backend {
+    IoUring(io_uring::IoUring),
+}
+
+/// Passes a call on to whichever backend there is.
+macro_rules! forward {
+    ($self:expr, $backend:ident => $call:expr) => {
+        match $self {
+            Backend::IoUring($backend) => $call,
+        }
+    };
+}
+
+impl Backend {
+    /// Makes the chosen backend, or the best that works here, with room for `capacity` operations.
+    pub(crate) fn new(options: &Options, capacity: usize) -> io::Result<(Backend, Waker)> {
+        let waker = Waker::new()?;
+        let backend = match options.kind {
+            Some(Kind::IoUring) | None => {
+                Backend::IoUring(io_uring::IoUring::new(options, capacity, waker.clone())?)
+            }
+        };
+        Ok((backend, waker))
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Backend::IoUring(_) => Kind::IoUring,
+        }
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        forward!(self, backend => backend.capabilities())
+    }
+
+    /// The most completions that one `poll` collects.
+    pub(crate) fn completions_max(&self) -> usize {
+        forward!(self, backend => backend.completions_max())
+    }
+
+    /// Takes an operation. It may complete it at once.
+    ///
+    /// # Safety
+    /// `op` is valid, and what it points to is, until the operation is completed (S3, S6).
+    #[inline]
+    pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: the caller's promise.
+        forward!(self, backend => unsafe { backend.submit(token, op, ops) });
+    }
+
+    /// Stops an operation that it has: soon, it completes with `ECANCELED`, unless it is done before. Never lost.
+    pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
+        forward!(self, backend => backend.cancel(token, ops));
+    }
+
+    /// Begins what was submitted, waits for a completion, and reports all that there are.
+    #[inline]
+    pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
+        forward!(self, backend => backend.poll(wait, ops))
+    }
+
+    /// Begins what was submitted.
+    pub(crate) fn flush(&mut self, ops: &mut InFlight) -> io::Result<()> {
+        forward!(self, backend => backend.flush(ops))
+    }
+
+    pub(crate) fn has_buffer_rings(&self) -> bool {
+        self.capabilities().buffer_rings
+    }
+
+    pub(crate) fn register_buffers(&mut self, buffers: &Buffers) -> io::Result<()> {
+        forward!(self, backend => backend.register_buffers(buffers))
+    }
+
+    pub(crate) fn unregister_buffers(&mut self, buffers: &Buffers) {
+        forward!(self, backend => backend.unregister_buffers(buffers));
+    }
+}
+
+impl AsFd for Backend {
+    /// Readable when `poll` has something to report.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        forward!(self, backend => backend.as_fd())
+    }
+}

@@ -1,0 +1,319 @@
+//! Buffers that the kernel hands out at the moment of reception: [`BufPool`] and its [`Lease`]s, so that a thousand
+//! idle connections hold no buffer at all (provided buffer rings, Linux 5.19, `io_uring_register_buf_ring(3)`).
+
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use crate::op::{OpKind, Outcome, Output, RawOp};
+
+/// In [`Outcome::flags`]: the upper half is the index of the buffer that was used.
+pub(crate) const BUFFER_USED: u32 = 1;
+
+/// The largest number of buffers in a pool.
+pub(crate) const BUFFERS_MAX: u16 = 1 << 15;
+
+/// A pool of equal buffers that belongs to one loop, made by [`Loop::buf_pool`](crate::Loop::buf_pool).
+///
+/// A pooled receive ([`TcpStream::recv_pooled`](crate::TcpStream::recv_pooled),
+/// [`recv_multi`](crate::TcpStream::recv_multi)) takes a buffer only when there is data, and hands it to the callback as a
+/// [`Lease`]. When all buffers are on lease, receives wait until one comes back.
+///
+/// The handle is cheap to clone; keep one in the state that the operation borrows.
+///
+/// ```
+/// use oxev::{BufPool, Completion, Loop, RunMode, TcpStream};
+/// # use std::io::Write;
+/// struct Conn { stream: TcpStream, pool: BufPool }
+///
+/// # fn main() -> std::io::Result<()> {
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// # let stream = TcpStream::from_std(std::net::TcpStream::connect(listener.local_addr()?)?)?;
+/// # listener.accept()?.0.write_all(b"hello")?;
+/// let mut lp = Loop::new()?;
+/// let conn = Conn { stream, pool: lp.buf_pool(8, 4096)? };
+/// lp.submit(Box::new(Completion::new(conn)), |c| c.stream.recv_pooled(&c.pool), |_, _, received| {
+///     assert_eq!(received.unwrap()[..], b"hello"[..]);
+/// }); // the lease is dropped: the buffer is free again
+/// lp.run(RunMode::UntilDone)
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct BufPool(pub(crate) Rc<Buffers>);
+
+/// The memory of a pool and what is free of it.
+pub(crate) struct Buffers {
+    memory: Mapping,
+    size: u32,
+    count: u16,
+    leased: Cell<u16>,
+    loop_id: u32,
+    /// The id under which the backend knows the pool.
+    group: u16,
+    supply: Supply,
+}
+
+/// Who hands the buffers out.
+pub(crate) enum Supply {
+    /// The kernel, from a ring.
+    Ring(Ring),
+    /// The backend, from this list of free ones.
+    List(RefCell<Vec<u16>>),
+}
+
+impl BufPool {
+    /// How many buffers there are.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        usize::from(self.0.count)
+    }
+
+    /// How many of them are not on lease.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        usize::from(self.0.count - self.0.leased.get())
+    }
+
+    /// The size of each in bytes.
+    #[must_use]
+    pub fn buffer_size(&self) -> usize {
+        self.0.size as usize
+    }
+}
+
+impl fmt::Debug for BufPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufPool")
+            .field("capacity", &self.capacity())
+            .field("available", &self.available())
+            .field("buffer_size", &self.buffer_size())
+            .finish()
+    }
+}
+
+impl Buffers {
+    /// Allocates `count` buffers of `size` bytes. The pages are not touched before they are used.
+    pub(crate) fn new(count: u16, size: u32, loop_id: u32, group: u16, ring: bool) -> io::Result<Buffers> {
+        if count == 0 || count > BUFFERS_MAX || size == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let memory = Mapping::new(usize::from(count) * size as usize)?;
+        let supply = if ring {
+            Supply::Ring(Ring::new(count)?)
+        } else {
+            Supply::List(RefCell::new((0..count).rev().collect()))
+        };
+        let buffers = Buffers { memory, size, count, leased: Cell::new(0), loop_id, group, supply };
+        for index in 0..count {
+            if let Supply::Ring(ring) = &buffers.supply {
+                ring.provide(&buffers, index);
+            }
+        }
+        Ok(buffers)
+    }
+
+    pub(crate) fn group(&self) -> u16 {
+        self.group
+    }
+
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        match &self.supply {
+            Supply::Ring(ring) => Some(ring),
+            Supply::List(_) => None,
+        }
+    }
+
+    /// Takes a free buffer, where the backend hands them out.
+    pub(crate) fn take(&self) -> Option<u16> {
+        match &self.supply {
+            Supply::Ring(_) => None,
+            Supply::List(free) => free.borrow_mut().pop(),
+        }
+    }
+
+    pub(crate) fn place(&self, index: u16) -> *mut u8 {
+        debug_assert!(index < self.count);
+        self.memory.base.as_ptr().wrapping_add(usize::from(index) * self.size as usize)
+    }
+
+    pub(crate) fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Takes a buffer back that nobody uses.
+    pub(crate) fn give_back(&self, index: u16) {
+        match &self.supply {
+            Supply::Ring(ring) => ring.provide(self, index),
+            // Room for all of them was made at the start.
+            Supply::List(free) => free.borrow_mut().push(index),
+        }
+    }
+}
+
+/// The pool of a pooled receive in flight.
+pub(crate) fn buffers_of(op: &RawOp) -> &Buffers {
+    debug_assert_eq!(op.kind, OpKind::RecvPooled);
+    // SAFETY: S6: the operation borrows the pool.
+    unsafe { &*op.buf.cast::<Buffers>() }
+}
+
+/// Whether the pool of a pooled receive has a buffer that is not on lease.
+pub(crate) fn has_free(op: &RawOp) -> bool {
+    let buffers = buffers_of(op);
+    buffers.leased.get() < buffers.count
+}
+
+/// Whether the pool of a pooled receive is of this loop.
+pub(crate) fn belongs_to(op: &RawOp, loop_id: u32) -> bool {
+    buffers_of(op).loop_id == loop_id
+}
+
+/// Received bytes in a buffer of a [`BufPool`], which gets the buffer back when the lease is dropped. An empty lease
+/// is the end of the stream.
+pub struct Lease {
+    buffers: Rc<Buffers>,
+    /// `None` if no buffer was needed.
+    index: Option<u16>,
+    len: u32,
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        let Some(index) = self.index else { return &[] };
+        // SAFETY: S13: the buffer is on lease to us, and its first `len` bytes were received.
+        unsafe { std::slice::from_raw_parts(self.buffers.place(index), self.len as usize) }
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let Some(index) = self.index else { return &mut [] };
+        // SAFETY: S13: as above, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.buffers.place(index), self.len as usize) }
+    }
+}
+
+impl AsRef<[u8]> for Lease {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(index) = self.index {
+            self.buffers.leased.set(self.buffers.leased.get() - 1);
+            self.buffers.give_back(index);
+        }
+    }
+}
+
+// SAFETY: S7: a buffer that was used is wrapped in a lease before anything else, also if the result is an error.
+unsafe impl Output for Lease {
+    unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<Lease> {
+        if op.kind != OpKind::RecvPooled {
+            // Refused before it had a pool.
+            return Err(crate::error::from_result(outcome.result.min(-1)));
+        }
+        let buffers: *const Buffers = op.buf.cast_const().cast();
+        // SAFETY: S6: the operation borrows the pool, which is in an `Rc`.
+        unsafe { Rc::increment_strong_count(buffers) };
+        // SAFETY: S6: the count was made above.
+        let buffers = unsafe { Rc::from_raw(buffers) };
+        let index = (outcome.flags & BUFFER_USED != 0).then_some((outcome.flags >> 16) as u16);
+        if index.is_some() {
+            buffers.leased.set(buffers.leased.get() + 1);
+        }
+        let lease = Lease { buffers, index, len: outcome.result.max(0) as u32 };
+        outcome.count().map(|_| lease)
+    }
+}
+
+/// The ring through which buffers are given to the kernel: an array of entries, the tail in the first one's spare bits.
+pub(crate) struct Ring {
+    entries: Mapping,
+    mask: u16,
+    tail: Cell<u16>,
+}
+
+impl Ring {
+    fn new(count: u16) -> io::Result<Ring> {
+        let slots = count.next_power_of_two();
+        let entries = Mapping::new(usize::from(slots) * size_of::<RingEntry>())?;
+        Ok(Ring { entries, mask: slots - 1, tail: Cell::new(0) })
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.entries.base.as_ptr().addr() as u64
+    }
+
+    pub(crate) fn slots(&self) -> u16 {
+        self.mask + 1
+    }
+
+    /// Gives a buffer to the kernel.
+    fn provide(&self, buffers: &Buffers, index: u16) {
+        let entries: *mut RingEntry = self.entries.base.as_ptr().cast();
+        let entry = entries.wrapping_add(usize::from(self.tail.get() & self.mask));
+        // SAFETY: S13: an entry behind the tail is ours. `tail` is not written: in the first entry it is the ring's.
+        unsafe { (&raw mut (*entry).address).write(buffers.place(index).expose_provenance() as u64) };
+        // SAFETY: S13: as above.
+        unsafe { (&raw mut (*entry).len).write(buffers.size) };
+        // SAFETY: S13: as above.
+        unsafe { (&raw mut (*entry).index).write(index) };
+        self.tail.set(self.tail.get().wrapping_add(1));
+        // SAFETY: S13: the ring's tail, which the kernel only reads.
+        let tail = unsafe { std::sync::atomic::AtomicU16::from_ptr(&raw mut (*entries).tail) };
+        tail.store(self.tail.get(), std::sync::atomic::Ordering::Release);
+    }
+}
+
+/// `struct io_uring_buf`; in the first entry `tail` is that of `struct io_uring_buf_ring`.
+#[repr(C)]
+struct RingEntry {
+    address: u64,
+    len: u32,
+    index: u16,
+    tail: u16,
+}
+
+/// Anonymous memory of whole pages, zero until it is used.
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    fn new(len: usize) -> io::Result<Mapping> {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: S8: a new private mapping touches no memory of ours.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let Some(base) = NonNull::new(base.cast()) else {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        };
+        Ok(Mapping { base, len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: S13: the mapping is ours, and nobody points into it any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}

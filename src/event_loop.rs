@@ -1,0 +1,962 @@
+//! The loop: submit, cancel, and the step that everything happens in.
+
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, Capabilities, Kind, Wait};
+use crate::buf_pool::{self, BUFFERS_MAX, BufPool, Buffers};
+use crate::completion::{Action, Completion, Header, Multi, Owner};
+use crate::handle::{LoopHandle, Remote};
+use crate::in_flight::{AfterItem, Cancel, Delivery, InFlight, InFlightOp, Item, OpId, State, Token};
+use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
+
+/// How long [`Loop::run`] runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunMode {
+    /// Until nothing is in flight, background operations aside.
+    UntilDone,
+    /// Until at least one callback has run, or somebody called [`LoopHandle::wake`]; waits for that.
+    Once,
+    /// One step, without waiting: what is ready now.
+    NoWait,
+}
+
+/// A proactor event loop: you submit operations, it runs your callbacks when they are done.
+///
+/// The loop allocates nothing after it was built: operations live in memory that you own ([`Completion`]).
+/// It stays on the thread that made it; other threads reach it through a [`LoopHandle`].
+///
+/// **Dropping** a loop cancels everything in flight, waits until the kernel has let go of all memory, and drops the owners
+/// without running their callbacks. Should the kernel not let go within [`Builder::drain_timeout`], the owners of what
+/// is left are leaked, with a message on standard error: the memory is never freed under the kernel.
+///
+/// # A step
+/// 1. Take what other threads posted.
+/// 2. Give new submissions and cancels to the kernel and wait, in one system call.
+/// 3. Collect completions into the ready list.
+/// 4. Expire timers and deadlines.
+/// 5. Run the callbacks that were ready when this part of the step began. What they submit waits for the next step,
+///    so nothing starves.
+pub struct Loop {
+    ops: InFlight,
+    backend: Backend,
+    /// The pools whose memory the kernel knows. Dropped after the backend.
+    buf_pools: Vec<Rc<Buffers>>,
+    /// Room for the operations that one round of expiries has to cancel.
+    expired: Vec<Token>,
+    running: bool,
+    /// Somebody polls the loop's descriptor, so nothing may be left unsaid to the kernel when `run` returns.
+    embedded: Cell<bool>,
+    drain_timeout: Duration,
+    /// Not `Send`: operations may hold state of this thread.
+    thread_bound: PhantomData<*const ()>,
+}
+
+/// How a step ended.
+struct Stepped {
+    callbacks: usize,
+    woken: bool,
+}
+
+impl Loop {
+    /// A loop with the default capacity on the best backend that this kernel allows.
+    ///
+    /// # Errors
+    /// What the operating system says: for instance no more descriptors, or no backend that works here.
+    pub fn new() -> io::Result<Loop> {
+        Loop::builder().build()
+    }
+
+    /// Sets up a loop by hand.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    // ---- submitting
+
+    /// Submits one operation: moves `owner` into the loop, lets `prepare` make the operation out of the owner's state,
+    /// and hands the owner back to `callback` with the result.
+    ///
+    /// `callback` runs exactly once, never inside `submit`. Whatever goes wrong comes to it as an error, also
+    /// if the table is full (`ENOBUFS`); only dropping the loop drops the owner instead. The callback must capture nothing
+    /// (it is a function, or a closure of size zero): state lives in the owner.
+    ///
+    /// ```
+    /// use oxev::{Completion, Loop, RunMode, TcpListener};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut lp = Loop::new()?;
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let _client = std::net::TcpStream::connect(listener.local_addr()?)?;
+    /// lp.submit(Box::new(Completion::new(listener)), |l| l.accept(), |_lp, _listener, accepted| {
+    ///     println!("connection from {}", accepted.unwrap().peer_addr().unwrap());
+    /// });
+    /// lp.run(RunMode::UntilDone)
+    /// # }
+    /// ```
+    #[inline]
+    pub fn submit<P, R, F, C>(&mut self, owner: P, prepare: F, callback: C) -> OpId
+    where
+        P: Owner,
+        R: Output,
+        F: for<'a> FnOnce(&'a mut P::State) -> Op<'a, R>,
+        C: FnOnce(&mut Loop, P, io::Result<R>) + Copy + 'static,
+    {
+        const { assert!(size_of::<C>() == 0, "a callback must capture nothing: keep state in the completion") };
+        let _ = callback;
+        let lent = Lent::<P>::new(owner);
+        // SAFETY: S4: the completion is ours until the owner is given back.
+        let place = unsafe { Completion::state_place(lent.0) };
+        // SAFETY: S6: nothing else reaches the state until the callback, so it is borrowed for as long as the
+        // operation is in flight.
+        let (op, timeout_ns) = prepare(unsafe { &mut *place }).into_parts();
+        // SAFETY: S4: as above; the completion was made for `P`, and the callback for both.
+        unsafe { self.launch(lent.into_header(), op, timeout_ns, complete_one::<P, R, C>) }
+    }
+
+    /// Submits one operation that gives several results: accepted connections, received buffers, ticks of a timer.
+    ///
+    /// `prepare` borrows from the `source` of a [`Multi`]; the `state` beside it stays reachable: `on_item` gets it with
+    /// each result and says whether it wants more. `on_end` runs once, afterwards, with the owner: `Ok` after
+    /// [`Action::Disarm`] or at the end of a stream, the error otherwise. Results that come between
+    /// [`Action::Disarm`] and the end are dropped; results that come after [`Loop::cancel`] are delivered.
+    ///
+    /// Native on io_uring where the kernel can; elsewhere the loop submits the operation again after each result.
+    ///
+    /// ```
+    /// use oxev::{Action, Completion, Loop, Multi, RunMode, TcpListener, TcpStream};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut lp = Loop::new()?;
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let _clients = [std::net::TcpStream::connect(listener.local_addr()?)?, std::net::TcpStream::connect(listener.local_addr()?)?];
+    /// lp.submit_multi(
+    ///     Box::new(Completion::new(Multi::new(listener, Vec::new()))),
+    ///     |listener| listener.accept_multi(),
+    ///     |_lp, accepted: &mut Vec<TcpStream>, stream| {
+    ///         accepted.push(stream);
+    ///         if accepted.len() < 2 { Action::Rearm } else { Action::Disarm }
+    ///     },
+    ///     |_lp, server, end| {
+    ///         end.unwrap();
+    ///         assert_eq!(server.state.len(), 2);
+    ///     },
+    /// );
+    /// lp.run(RunMode::UntilDone)
+    /// # }
+    /// ```
+    pub fn submit_multi<P, S, U, R, F, I, E>(&mut self, owner: P, prepare: F, on_item: I, on_end: E) -> OpId
+    where
+        P: Owner<State = Multi<S, U>>,
+        S: 'static,
+        U: 'static,
+        R: Output,
+        F: for<'a> FnOnce(&'a mut S) -> MultiOp<'a, R>,
+        I: Fn(&mut Loop, &mut U, R) -> Action + Copy + 'static,
+        E: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
+    {
+        const { assert!(size_of::<I>() == 0, "a callback must capture nothing: keep state in the completion") };
+        const { assert!(size_of::<E>() == 0, "a callback must capture nothing: keep state in the completion") };
+        let _ = (on_item, on_end);
+        let lent = Lent::<P>::new(owner);
+        // SAFETY: S4: the completion is ours until the owner is given back.
+        let place = unsafe { Completion::state_place(lent.0) };
+        // SAFETY: S6: only the source is borrowed for as long as the operation is in flight; nothing else reaches it.
+        let (op, timeout_ns) = prepare(unsafe { &mut (*place).source }).0.into_parts();
+        // SAFETY: S4: as above; the completion was made for `P`, and the callbacks for both.
+        unsafe { self.launch(lent.into_header(), op, timeout_ns, complete_multi::<P, S, U, R, I, E>) }
+    }
+
+    /// Starts the operation `op` in `header`.
+    ///
+    /// # Safety
+    /// `header` is valid and the loop's from here on (S2); `op` is valid for it until `complete` has run (S6).
+    #[inline]
+    pub(crate) unsafe fn launch(
+        &mut self,
+        header: NonNull<Header>,
+        op: RawOp,
+        timeout_ns: u64,
+        complete: crate::completion::Complete,
+    ) -> OpId {
+        // SAFETY: S2: the header is ours.
+        unsafe { (*header.as_ptr()).complete = complete };
+        // SAFETY: S2: as above.
+        unsafe { (*header.as_ptr()).op = op };
+        let token = match op.kind {
+            OpKind::Settled | OpKind::Timer | OpKind::Notify | OpKind::RecvPooled => {
+                // SAFETY: S2: as above.
+                unsafe { self.launch_special(header, op, timeout_ns) }
+            }
+            // SAFETY: S2: as above.
+            _ => unsafe { self.launch_in_backend(header, op.flags, timeout_ns) },
+        };
+        self.ops.op_id(token)
+    }
+
+    /// # Safety
+    /// As [`Loop::launch`].
+    #[inline]
+    unsafe fn launch_in_backend(&mut self, header: NonNull<Header>, op_flags: u8, timeout_ns: u64) -> Token {
+        // SAFETY: S2: the header is ours.
+        let Some(token) = (unsafe { self.ops.insert(header, State::Backend) }) else {
+            // SAFETY: S2: as above.
+            return unsafe { self.refuse(header, op_flags, -libc::ENOBUFS) };
+        };
+        if timeout_ns != NO_DEADLINE {
+            self.ops.arm(token, timeout_ns);
+        }
+        // SAFETY: S3: the operation is in the table, so its description is valid until it is completed.
+        let op = unsafe { &raw mut (*header.as_ptr()).op };
+        // SAFETY: S3: as above.
+        unsafe { self.backend.submit(token, op, &mut self.ops) };
+        token
+    }
+
+    /// Operations that the loop itself serves or has to look at first.
+    ///
+    /// # Safety
+    /// As [`Loop::launch`].
+    unsafe fn launch_special(&mut self, header: NonNull<Header>, op: RawOp, timeout_ns: u64) -> Token {
+        match op.kind {
+            OpKind::RecvPooled if !buf_pool::belongs_to(&op, self.ops.loop_id()) => {
+                // SAFETY: S2: the caller's promise, here and below.
+                return unsafe { self.refuse(header, op.flags, -libc::EINVAL) };
+            }
+            OpKind::RecvPooled => return unsafe { self.launch_in_backend(header, op.flags, timeout_ns) },
+            OpKind::Settled => return unsafe { self.refuse(header, op.flags, op.offset as i64 as i32) },
+            _ => {}
+        }
+        // SAFETY: S2: the caller's promise.
+        let Some(token) = (unsafe { self.ops.insert(header, State::Armed) }) else {
+            // SAFETY: S2: as above.
+            return unsafe { self.refuse(header, op.flags, -libc::ENOBUFS) };
+        };
+        if op.kind == OpKind::Notify {
+            self.ops.start_wait(token, &op);
+            if timeout_ns != NO_DEADLINE && self.ops.is_armed(token) {
+                self.ops.arm(token, timeout_ns);
+            }
+            return token;
+        }
+        if op.flags & RawOp::MULTI != 0 {
+            let lifetime_ns = match timeout_ns {
+                NO_DEADLINE => NO_DEADLINE,
+                limit_ns => self.ops.clock.refresh().saturating_add(limit_ns),
+            };
+            // SAFETY: S2: the caller's promise.
+            unsafe { (*header.as_ptr()).op.len = usize::try_from(lifetime_ns).unwrap_or(usize::MAX) };
+            self.ops.arm(token, op.offset.min(timeout_ns));
+        } else if op.flags & RawOp::ABSOLUTE != 0 {
+            let limit_ns = match timeout_ns {
+                NO_DEADLINE => NO_DEADLINE,
+                limit_ns => self.ops.clock.refresh().saturating_add(limit_ns),
+            };
+            if limit_ns < op.offset {
+                self.ops.set_timed_out(token);
+            }
+            self.ops.arm_at(token, op.offset.min(limit_ns));
+        } else {
+            if timeout_ns < op.offset {
+                self.ops.set_timed_out(token);
+            }
+            self.ops.arm(token, op.offset.min(timeout_ns));
+        }
+        token
+    }
+
+    /// Completes an operation without having tried it.
+    ///
+    /// # Safety
+    /// As [`Loop::launch`].
+    unsafe fn refuse(&mut self, header: NonNull<Header>, op_flags: u8, result: i32) -> Token {
+        // SAFETY: S2: the caller's promise.
+        unsafe { self.ops.push_refused(header, op_flags, Outcome { result, flags: 0 }) };
+        Token::NONE
+    }
+
+    // ---- steering
+
+    /// Cancels an operation: its callback runs, once, with `ECANCELED` ([`is_canceled`](crate::is_canceled)), or with its result
+    /// if it was already done or is done before the kernel can stop it.
+    ///
+    /// `true` if the operation was in flight and this call cancels it. Idempotent; ids of other loops or of operations
+    /// that are over name nothing.
+    ///
+    /// ```
+    /// use oxev::{Completion, Loop, RunMode, Timer};
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut lp = Loop::new()?;
+    /// let id = lp.submit(
+    ///     Box::new(Completion::new(())),
+    ///     |_| Timer::after(std::time::Duration::from_secs(3600)),
+    ///     |_, _, fired| assert!(oxev::is_canceled(&fired.unwrap_err())),
+    /// );
+    /// assert!(lp.cancel(id));
+    /// assert!(!lp.cancel(id));
+    /// lp.run(RunMode::UntilDone)
+    /// # }
+    /// ```
+    pub fn cancel(&mut self, id: OpId) -> bool {
+        self.ops.token(id).is_some_and(|token| self.cancel_token(token))
+    }
+
+    fn cancel_token(&mut self, token: Token) -> bool {
+        match self.ops.cancel(token) {
+            Cancel::Late => false,
+            Cancel::Noted => true,
+            Cancel::AskBackend => {
+                self.backend.cancel(token, &mut self.ops);
+                true
+            }
+        }
+    }
+
+    /// Cancels every operation in flight on a descriptor, as [`Loop::cancel`] does one, and says how many. Looks through the
+    /// whole table.
+    pub fn cancel_all(&mut self, descriptor: impl AsFd) -> usize {
+        let fd = descriptor.as_fd().as_raw_fd();
+        let (mut cursor, mut count) = (0, 0);
+        while let Some(token) = self.ops.next_on_fd(fd, &mut cursor) {
+            count += usize::from(self.cancel_token(token));
+        }
+        count
+    }
+
+    /// Moves the time of a timer or the deadline of an operation to `delay` from now, in place; an operation without a deadline
+    /// gets one. `false` if the operation is over, or is being cancelled.
+    pub fn reset(&mut self, id: OpId, delay: Duration) -> bool {
+        let Some(token) = self.ops.token(id) else { return false };
+        self.ops.reset(token, duration_to_ns(delay))
+    }
+
+    /// The time of this step: the clock is read when it is asked for the first time after the loop has waited.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.ops.clock.now()
+    }
+
+    /// Reads the clock, so that [`Loop::now`] is exact again in a long callback.
+    pub fn update_now(&mut self) {
+        self.ops.clock.refresh();
+    }
+
+    /// Every operation whose result is not known yet.
+    pub fn in_flight(&self) -> impl Iterator<Item = InFlightOp> + '_ {
+        self.ops.iter()
+    }
+
+    /// How many operations have been submitted whose callback has not run.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Whether no operation is in flight.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The backend that the loop runs on.
+    #[must_use]
+    pub fn backend(&self) -> Kind {
+        self.backend.kind()
+    }
+
+    /// What the backend can do on this kernel.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.backend.capabilities()
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> LoopHandle {
+        LoopHandle::new(&self.ops.remote)
+    }
+
+    /// Makes a pool of `count` buffers (1 to 32,768) of `size` bytes for pooled receives on this loop.
+    ///
+    /// This allocates. The kernel keeps the memory until the last handle and lease are gone and the next pool is made,
+    /// or the loop is dropped.
+    ///
+    /// # Errors
+    /// `EINVAL` for sizes out of range; what the kernel says otherwise.
+    pub fn buf_pool(&mut self, count: usize, size: usize) -> io::Result<BufPool> {
+        let einval = || io::Error::from_raw_os_error(libc::EINVAL);
+        let count = u16::try_from(count).ok().filter(|&n| n <= BUFFERS_MAX).ok_or_else(einval)?;
+        let size = u32::try_from(size).ok().filter(|&n| i32::try_from(n).is_ok()).ok_or_else(einval)?;
+        self.buf_pools.retain(|pool| {
+            let used = Rc::strong_count(pool) > 1;
+            if !used {
+                self.backend.unregister_buffers(pool);
+            }
+            used
+        });
+        let mut groups = 0..=u16::MAX;
+        let group = groups.find(|group| self.buf_pools.iter().all(|pool| pool.group() != *group));
+        let group = group.ok_or_else(einval)?;
+        let buffers =
+            Rc::new(Buffers::new(count, size, self.ops.loop_id(), group, self.backend.has_buffer_rings())?);
+        self.backend.register_buffers(&buffers)?;
+        self.buf_pools.push(Rc::clone(&buffers));
+        Ok(BufPool(buffers))
+    }
+
+    /// Makes `run` return as soon as the callback that is running, if any, has returned; if the loop is not running, the next `run`
+    /// returns at once. Callbacks that were ready keep for the `run` after that.
+    pub fn stop(&mut self) {
+        self.ops.remote.request_stop();
+    }
+
+    // ---- running
+
+    /// Runs the loop.
+    ///
+    /// # Errors
+    /// `EDEADLK` inside a callback: a loop cannot run in itself. What the kernel says if waiting fails altogether.
+    ///
+    /// # Panics
+    /// A panic of a callback comes through. The loop can be run again afterwards; the owner that the callback had is dropped
+    /// by unwinding.
+    pub fn run(&mut self, mode: RunMode) -> io::Result<()> {
+        let mut lp = Running::enter(self)?;
+        loop {
+            if lp.take_stop() {
+                return Ok(());
+            }
+            let done = match mode {
+                RunMode::NoWait => lp.step(Limit::Now).map(|_| true)?,
+                RunMode::Once => {
+                    let idle = lp.ops.len() == 0;
+                    let stepped = lp.step(if idle { Limit::Now } else { Limit::Never })?;
+                    idle || stepped.callbacks > 0 || stepped.woken
+                }
+                RunMode::UntilDone if lp.ops.active() == 0 => true,
+                RunMode::UntilDone => {
+                    lp.step(Limit::Never)?;
+                    false
+                }
+            };
+            if done {
+                lp.take_stop();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Runs the loop for `duration`, or until nothing is in flight, background operations aside.
+    ///
+    /// # Errors
+    /// As [`Loop::run`].
+    ///
+    /// # Panics
+    /// As [`Loop::run`].
+    pub fn run_for(&mut self, duration: Duration) -> io::Result<()> {
+        let mut lp = Running::enter(self)?;
+        let end_ns = lp.ops.clock.refresh().saturating_add(duration_to_ns(duration));
+        while lp.ops.active() > 0 && !lp.take_stop() {
+            lp.step(Limit::At(end_ns))?;
+            if lp.ops.clock.refresh() >= end_ns {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives new submissions to the kernel without waiting and without running callbacks. `run` does that by itself; a program
+    /// that polls the loop's descriptor does it after it has submitted something outside a callback.
+    ///
+    /// # Errors
+    /// What the kernel says; nothing is lost, the next step tries again.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.ops.resolve_delays();
+        self.backend.flush(&mut self.ops)?;
+        if self.ops.has_ready() {
+            self.ops.remote.signal();
+        }
+        Ok(())
+    }
+
+    /// How long a program that polls the loop's descriptor may wait before it runs the loop: `None` for ever.
+    #[must_use]
+    pub fn next_timeout(&mut self) -> Option<Duration> {
+        self.ops.resolve_delays();
+        if self.ops.has_ready() {
+            return Some(Duration::ZERO);
+        }
+        let now_ns = self.ops.clock.refresh();
+        self.ops.next_event_ns().map(|at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)))
+    }
+
+    /// One turn: the doc of [`Loop`] tells it.
+    fn step(&mut self, limit: Limit) -> io::Result<Stepped> {
+        let mut woken = self.take_posted();
+        self.ops.resolve_delays();
+        self.feed_starved();
+        let wait = self.wait_for(limit);
+        let polled = self.backend.poll(wait, &mut self.ops);
+        self.ops.clock.invalidate();
+        woken |= self.take_posted();
+        polled?;
+        while self.ops.expire(&mut self.expired) {
+            self.cancel_expired();
+        }
+        self.cancel_expired();
+        let callbacks = self.run_ready();
+        if self.embedded.get() && matches!(limit, Limit::Now) {
+            self.flush()?;
+        }
+        Ok(Stepped { callbacks, woken })
+    }
+
+    fn take_posted(&mut self) -> bool {
+        let posted = self.ops.remote.take();
+        // SAFETY: S2: the queue gave the list to us.
+        unsafe { self.ops.push_posted(posted.list) };
+        posted.woken
+    }
+
+    /// How long this step may wait.
+    fn wait_for(&mut self, limit: Limit) -> Wait {
+        if limit == Limit::Now || self.ops.has_ready() || !self.ops.remote.prepare_sleep() {
+            return Wait::Not;
+        }
+        let limit_ns = if let Limit::At(limit_ns) = limit { Some(limit_ns) } else { None };
+        let until_ns = match (self.ops.next_event_ns(), limit_ns) {
+            (Some(event_ns), Some(limit_ns)) => event_ns.min(limit_ns),
+            (Some(until_ns), None) | (None, Some(until_ns)) => until_ns,
+            (None, None) => return Wait::Forever,
+        };
+        match until_ns.saturating_sub(self.ops.clock.refresh()) {
+            0 => Wait::Not,
+            timeout_ns => Wait::For { timeout_ns },
+        }
+    }
+
+    fn cancel_expired(&mut self) {
+        while let Some(token) = self.expired.pop() {
+            self.backend.cancel(token, &mut self.ops);
+        }
+    }
+
+    fn feed_starved(&mut self) {
+        let mut looked_at = 0;
+        while let Some(token) = self.ops.next_fed(&mut looked_at) {
+            self.give_to_backend(token);
+        }
+    }
+
+    fn give_to_backend(&mut self, token: Token) {
+        if let Some(op) = self.ops.op(token) {
+            // SAFETY: S3: the operation is in the table, as the backend's.
+            unsafe { self.backend.submit(token, op, &mut self.ops) };
+        }
+    }
+
+    /// Runs the callbacks of what is ready now, and says how many. Every callback may do anything with `self`, even put another
+    /// loop in its place, so nothing is remembered across one but counts.
+    fn run_ready(&mut self) -> usize {
+        let (items, ready) = (self.ops.items_len(), self.ops.ready_len());
+        let mut callbacks = 0;
+        for _ in 0..items {
+            if self.ops.remote.stop_requested() {
+                return callbacks;
+            }
+            callbacks += usize::from(self.run_item());
+        }
+        for _ in 0..ready {
+            if self.ops.remote.stop_requested() {
+                return callbacks;
+            }
+            let Some(header) = self.ops.pop_ready() else { return callbacks };
+            // SAFETY: S2: it was on the ready list, so it is ours to complete.
+            let complete = unsafe { (*header.as_ptr()).complete };
+            // SAFETY: S2: as above.
+            unsafe { complete(Some(self), header, false) };
+            callbacks += 1;
+        }
+        callbacks
+    }
+
+    /// Runs the item callback of the next item, if it needs one.
+    fn run_item(&mut self) -> bool {
+        let Some((item, delivery)) = self.ops.pop_item() else { return false };
+        match delivery {
+            Delivery::Nothing => {}
+            Delivery::Discard(header) => {
+                // SAFETY: S2: the operation is in the table; the outcome in its header is for its type.
+                unsafe { ((*header.as_ptr()).complete)(None, header, true) };
+            }
+            Delivery::Item(header) => {
+                let loop_id = self.ops.loop_id();
+                let mut guard = ItemGuard { lp: self, loop_id, item, rearm: false };
+                // SAFETY: S2: as above.
+                let action = unsafe { ((*header.as_ptr()).complete)(Some(guard.lp), header, true) };
+                guard.rearm = action == Action::Rearm;
+                return true;
+            }
+        }
+        self.after_item(item, true);
+        false
+    }
+
+    fn after_item(&mut self, item: Item, rearm: bool) {
+        match self.ops.after_item(item, rearm) {
+            AfterItem::Nothing => {}
+            AfterItem::AskBackendToCancel => self.backend.cancel(item.token, &mut self.ops),
+            AfterItem::GiveToBackend => self.give_to_backend(item.token),
+        }
+    }
+
+    /// A notifier's header has come off the ready list.
+    ///
+    /// # Safety
+    /// It is on no list (S2), and came from the queue.
+    pub(crate) unsafe fn accept_notifier(&mut self, header: NonNull<Header>) {
+        // SAFETY: S2: the caller's promise.
+        unsafe { self.ops.accept_notifier(header) };
+    }
+
+    fn take_stop(&mut self) -> bool {
+        let stop = self.ops.remote.stop_requested();
+        if stop {
+            self.ops.remote.take_stop_request();
+        }
+        stop
+    }
+
+    /// Ends everything in flight, and says how many operations the kernel did not let go of.
+    fn drain(&mut self) -> usize {
+        let posted = self.ops.remote.close();
+        // SAFETY: S2: the queue gave the list to us.
+        unsafe { self.ops.push_posted(posted) };
+        let mut cursor = 0;
+        while let Some(token) = self.ops.abandon_next(&mut cursor) {
+            self.backend.cancel(token, &mut self.ops);
+        }
+        let end_ns = self.ops.clock.refresh().saturating_add(duration_to_ns(self.drain_timeout));
+        loop {
+            while self.ops.items_len() > 0 {
+                self.discard_item();
+            }
+            let now_ns = self.ops.clock.refresh();
+            if self.ops.in_backend() == 0 || now_ns >= end_ns {
+                return self.ops.in_backend();
+            }
+            let wait = Wait::For { timeout_ns: (end_ns - now_ns).min(100_000_000) };
+            if self.backend.poll(wait, &mut self.ops).is_err() {
+                return self.ops.in_backend();
+            }
+        }
+    }
+
+    fn discard_item(&mut self) {
+        let Some((item, delivery)) = self.ops.pop_item() else { return };
+        if let Delivery::Item(header) | Delivery::Discard(header) = delivery {
+            // SAFETY: S2: the operation is in the table; the outcome in its header is for its type.
+            unsafe { ((*header.as_ptr()).complete)(None, header, true) };
+        }
+        self.ops.after_item(item, true);
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        /// Drops owners, the rest also if one of them panics.
+        struct DropOwners<'a>(&'a mut InFlight);
+        impl DropOwners<'_> {
+            fn drop_all(&mut self) {
+                while let Some(header) = self.0.pop_ready() {
+                    // SAFETY: S2: it was on the ready list, so it is ours to complete.
+                    unsafe { ((*header.as_ptr()).complete)(None, header, false) };
+                }
+            }
+        }
+        impl Drop for DropOwners<'_> {
+            fn drop(&mut self) {
+                self.drop_all();
+            }
+        }
+
+        let leaked = self.drain();
+        if leaked > 0 {
+            // S1: the kernel may still write to their memory.
+            eprintln!("oxev: the kernel did not let go of {leaked} operations: their memory is leaked");
+            self.buf_pools.drain(..).for_each(std::mem::forget);
+        }
+        DropOwners(&mut self.ops).drop_all();
+    }
+}
+
+impl AsFd for Loop {
+    /// A descriptor that is readable when there is work for [`RunMode::NoWait`], so that the loop embeds in another
+    /// one. Timers do not show in it: poll with [`Loop::next_timeout`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.embedded.set(true);
+        self.backend.as_fd()
+    }
+}
+
+impl fmt::Debug for Loop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loop").field("backend", &self.backend()).field("in_flight", &self.len()).finish()
+    }
+}
+
+/// Until when a step may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    Now,
+    At(u64),
+    Never,
+}
+
+/// A loop while it runs; however `run` ends, it can be run again afterwards.
+struct Running<'a>(&'a mut Loop);
+
+impl<'a> Running<'a> {
+    fn enter(lp: &'a mut Loop) -> io::Result<Running<'a>> {
+        if lp.running {
+            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+        }
+        lp.running = true;
+        lp.ops.in_step = true;
+        Ok(Running(lp))
+    }
+}
+
+impl Deref for Running<'_> {
+    type Target = Loop;
+    fn deref(&self) -> &Loop {
+        self.0
+    }
+}
+
+impl DerefMut for Running<'_> {
+    fn deref_mut(&mut self) -> &mut Loop {
+        self.0
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running = false;
+        self.0.ops.in_step = false;
+    }
+}
+
+/// Does what follows an item also if its callback panics: then the operation ends.
+struct ItemGuard<'a> {
+    lp: &'a mut Loop,
+    loop_id: u32,
+    item: Item,
+    rearm: bool,
+}
+
+impl Drop for ItemGuard<'_> {
+    fn drop(&mut self) {
+        // Otherwise the callback has put another loop in this one's place (S10).
+        if self.lp.ops.loop_id() == self.loop_id {
+            self.lp.after_item(self.item, self.rearm);
+        }
+    }
+}
+
+/// An owner that was given to the loop; given back if `prepare` panics.
+struct Lent<P: Owner>(NonNull<Completion<P::State>>);
+
+impl<P: Owner> Lent<P> {
+    fn new(owner: P) -> Lent<P> {
+        Lent(owner.into_raw())
+    }
+
+    fn into_header(self) -> NonNull<Header> {
+        ManuallyDrop::new(self).0.cast()
+    }
+}
+
+impl<P: Owner> Drop for Lent<P> {
+    fn drop(&mut self) {
+        // SAFETY: S4: it came from `into_raw` and was not given to the loop.
+        drop(unsafe { P::from_raw(self.0) });
+    }
+}
+
+/// A value of a type of size zero, of which there has been one.
+///
+/// # Safety
+/// `C` is `Copy` and of size zero, and a value of it was in our hands.
+pub(crate) unsafe fn conjure<C: Copy>() -> C {
+    const { assert!(size_of::<C>() == 0) };
+    // SAFETY: S9: a copy of the value that there was; it has no bytes to read.
+    unsafe { NonNull::<C>::dangling().read() }
+}
+
+/// The result of the operation in `header`, as a value.
+///
+/// # Safety
+/// The outcome in the header is one of an operation made for `R`, and is decoded only once.
+unsafe fn decode<R: Output>(header: NonNull<Header>) -> io::Result<R> {
+    // SAFETY: S3: the backend is done with this outcome, so nobody writes to the description.
+    let op = unsafe { &(*header.as_ptr()).op };
+    // SAFETY: S2: the header is the loop's.
+    let outcome = unsafe { (*header.as_ptr()).outcome };
+    // SAFETY: S7: the caller's promise.
+    unsafe { R::decode(op, outcome) }
+}
+
+unsafe fn complete_one<P, R, C>(lp: Option<&mut Loop>, header: NonNull<Header>, _: bool) -> Action
+where
+    P: Owner,
+    R: Output,
+    C: FnOnce(&mut Loop, P, io::Result<R>) + Copy + 'static,
+{
+    // SAFETY: S7: `submit` put this function beside an operation for `R`.
+    let result = unsafe { decode::<R>(header) };
+    // SAFETY: S4: `submit` took the completion from a `P`; the operation is off every list.
+    let owner = unsafe { P::from_raw(header.cast()) };
+    if let Some(lp) = lp {
+        // SAFETY: S9: `submit` had a `C`.
+        let callback = unsafe { conjure::<C>() };
+        callback(lp, owner, result);
+    }
+    Action::Disarm
+}
+
+unsafe fn complete_multi<P, S, U, R, I, E>(
+    lp: Option<&mut Loop>,
+    header: NonNull<Header>,
+    more: bool,
+) -> Action
+where
+    P: Owner<State = Multi<S, U>>,
+    S: 'static,
+    U: 'static,
+    R: Output,
+    I: Fn(&mut Loop, &mut U, R) -> Action + Copy + 'static,
+    E: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
+{
+    if !more {
+        // SAFETY: S2: the header is the loop's.
+        let outcome = unsafe { (*header.as_ptr()).outcome };
+        // SAFETY: S4: `submit_multi` took the completion from a `P`; the operation is off every list.
+        let owner = unsafe { P::from_raw(header.cast()) };
+        if let Some(lp) = lp {
+            // SAFETY: S9: `submit_multi` had an `E`.
+            let on_end = unsafe { conjure::<E>() };
+            on_end(lp, owner, outcome.count().map(drop));
+        }
+        return Action::Disarm;
+    }
+    // SAFETY: S7: `submit_multi` put this function beside an operation for `R`.
+    let Ok(item) = (unsafe { decode::<R>(header) }) else { return Action::Rearm };
+    let Some(lp) = lp else { return Action::Disarm };
+    // SAFETY: S4: the completion is the loop's, and lives until `on_end` has it.
+    let place = unsafe { Completion::<Multi<S, U>>::state_place(header.cast()) };
+    // SAFETY: S10: the operation borrows the source alone; the state is reached from here only, and while this callback
+    // runs the completion is not given back, even if the loop is dropped.
+    let state = unsafe { &mut (*place).state };
+    // SAFETY: S9: `submit_multi` had an `I`.
+    let on_item = unsafe { conjure::<I>() };
+    on_item(lp, state, item)
+}
+
+/// Sets up a [`Loop`].
+///
+/// ```
+/// let lp = oxev::Loop::builder().capacity(1024).entries(256).build()?;
+/// assert!(lp.is_empty());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Builder {
+    capacity: usize,
+    drain_timeout: Duration,
+    pub(crate) backend: crate::backend::Options,
+}
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder { capacity: 1 << 16, drain_timeout: Duration::from_secs(5), backend: Default::default() }
+    }
+}
+
+impl Builder {
+    /// How many operations can be in flight at once: 65,536 by default, of 40 bytes each; memory that is never needed is never
+    /// touched. Further ones end with `ENOBUFS`.
+    #[must_use]
+    pub fn capacity(mut self, operations: usize) -> Builder {
+        self.capacity = operations;
+        self
+    }
+
+    /// How many submissions one system call can carry: the size of the submission queue, 4096 by default, rounded up to a power
+    /// of two. The completion queue is four times as large. More submissions than that take more system calls; none is lost.
+    #[must_use]
+    pub fn entries(mut self, entries: u32) -> Builder {
+        self.backend.entries = entries;
+        self
+    }
+
+    /// Takes this backend and no other: if it does not work here, [`Builder::build`] fails.
+    #[must_use]
+    pub fn backend(mut self, kind: Kind) -> Builder {
+        self.backend.kind = Some(kind);
+        self
+    }
+
+    /// Uses nothing of a backend that is newer than the oldest kernel it supports (io_uring: Linux 5.15), as if the program ran
+    /// there: to test for such kernels, or to steer clear of a kernel's bug.
+    #[must_use]
+    pub fn baseline(mut self, baseline: bool) -> Builder {
+        self.backend.baseline = baseline;
+        self
+    }
+
+    /// How long dropping the loop waits for the kernel to let go of memory before it leaks the owners: 5 s by default.
+    #[must_use]
+    pub fn drain_timeout(mut self, limit: Duration) -> Builder {
+        self.drain_timeout = limit;
+        self
+    }
+
+    /// Builds the loop. This is where everything is allocated.
+    ///
+    /// # Errors
+    /// `EINVAL` for sizes of zero or out of range; `ENOSYS` or `EPERM` if no backend, or not the chosen one, works here; what the
+    /// operating system says otherwise.
+    pub fn build(self) -> io::Result<Loop> {
+        static LOOPS: AtomicU32 = AtomicU32::new(1);
+        /// Operations that one round of expiries can cancel.
+        const EXPIRED_MAX: usize = 256;
+        if self.capacity == 0 || self.capacity > Token::ENTRIES_MAX || self.backend.entries == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let (backend, waker) = Backend::new(&self.backend, self.capacity)?;
+        let remote = Arc::new(Remote::new(waker));
+        let loop_id = LOOPS.fetch_add(1, Ordering::Relaxed);
+        Ok(Loop {
+            ops: InFlight::new(self.capacity, backend.completions_max(), loop_id, remote),
+            backend,
+            buf_pools: Vec::new(),
+            expired: Vec::with_capacity(EXPIRED_MAX),
+            running: false,
+            embedded: Cell::new(false),
+            drain_timeout: self.drain_timeout,
+            thread_bound: PhantomData,
+        })
+    }
+}

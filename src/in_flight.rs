@@ -1,0 +1,948 @@
+//! The table of operations in flight, and the states that an operation goes through.
+//!
+//! An operation is in exactly one of these places, and only this module moves it:
+//!
+//! ```text
+//!             ┌───────────► armed ────────────┐        timers, notifier waits
+//! submit ─────┤                               ├──► ready list ──► its callback, gone
+//!             ├──► backend ◄──► starved ──────┤        everything that the kernel does
+//!             │       ▲ │                     │
+//!             │       │ └─ item ─► pending ───┘        results of multi-result operations
+//!             │       └─ rearm ──────┘
+//!             └── refused ──────────────────► ready list
+//! ```
+//!
+//! The table is a slab that never grows after the loop was built. The kernel and the user know an operation by its
+//! [`Token`] (index and sequence number), never by its address: a completion that comes late or twice finds nothing.
+
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::buf_pool;
+use crate::completion::Header;
+use crate::descriptor::RawDescriptor;
+use crate::error;
+use crate::handle::{self, Remote};
+use crate::io_vecs;
+use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
+use crate::timer::clock::Clock;
+use crate::timer::wheel::{Expiry, NIL, Place, Wheel};
+
+/// Names one operation: an index into the table and the sequence number that the entry had. The kernel carries it
+/// as user data. The top bit of the index is the backend's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Token(u64);
+
+impl Token {
+    /// The largest number of entries in a table.
+    pub(crate) const ENTRIES_MAX: usize = (1 << 31) - 16;
+    /// Names nothing: what a refused operation gets.
+    pub(crate) const NONE: Token = Token(Token::ENTRIES_MAX as u64);
+
+    fn new(index: u32, sequence: u32) -> Token {
+        Token(u64::from(sequence) << 32 | u64::from(index))
+    }
+
+    pub(crate) const fn from_bits(bits: u64) -> Token {
+        Token(bits)
+    }
+
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    const fn sequence(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Names an operation that was submitted, for [`Loop::cancel`](crate::Loop::cancel) and
+/// [`Loop::reset`](crate::Loop::reset).
+///
+/// It may be kept for as long as you like: once the operation is over, or on another loop, it names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OpId {
+    pub(crate) token: Token,
+    pub(crate) loop_id: u32,
+}
+
+/// One operation in flight, as [`Loop::in_flight`](crate::Loop::in_flight) lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InFlightOp {
+    /// Its name, to cancel it with.
+    pub id: OpId,
+    /// What it does.
+    pub kind: OpKind,
+    /// The descriptor that it is done on, if there is one.
+    pub fd: Option<RawDescriptor>,
+    /// How long it has been in flight, to the precision of one step of the loop.
+    pub age: Duration,
+}
+
+/// Where an operation of the table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum State {
+    /// The loop itself will complete it: a timer or a notifier wait.
+    Armed,
+    /// The backend has it: its memory is the kernel's.
+    Backend,
+    /// It waits for a buffer of its pool.
+    Starved,
+    /// A multi-result operation whose last result waits for its callback, or is in it.
+    Pending,
+}
+
+/// Facts about an operation in flight; none of them is the common case.
+mod flag {
+    /// Cancelled by the user.
+    pub(super) const CANCEL: u8 = 1 << 0;
+    /// Its deadline has passed.
+    pub(super) const TIMED_OUT: u8 = 1 << 1;
+    /// Its item callback wants no more.
+    pub(super) const DISARMED: u8 = 1 << 2;
+    /// Its item callback is running.
+    pub(super) const DELIVERING: u8 = 1 << 3;
+    /// Results need a second look: exact, multi-result, pooled.
+    pub(super) const COMPOUND: u8 = 1 << 4;
+    pub(super) const BACKGROUND: u8 = 1 << 5;
+
+    pub(super) const ENDING: u8 = CANCEL | TIMED_OUT | DISARMED;
+    pub(super) const ANY_RESULT: u8 = ENDING | COMPOUND;
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    header: NonNull<Header>,
+    /// The deadline on the loop's clock, or the delay while it is unresolved.
+    pub(crate) deadline_ns: u64,
+    submitted_ns: u64,
+    sequence: u32,
+    pub(crate) next: u32,
+    pub(crate) prev: u32,
+    pub(crate) place: Place,
+    state: State,
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 48);
+/// The slab's own entry is an enum around this one; the pointer's niche makes that free.
+const _: () = assert!(size_of::<Option<Entry>>() == size_of::<Entry>());
+
+impl Entry {
+    #[cfg(test)]
+    pub(crate) fn for_test(deadline_ns: u64) -> Entry {
+        Entry {
+            header: NonNull::dangling(),
+            deadline_ns,
+            submitted_ns: 0,
+            sequence: 0,
+            next: NIL,
+            prev: NIL,
+            place: Place::NONE,
+            state: State::Armed,
+            flags: 0,
+        }
+    }
+
+    fn op(&self) -> *mut RawOp {
+        // SAFETY: S3: a raw place in the header of an operation in flight.
+        unsafe { &raw mut (*self.header.as_ptr()).op }
+    }
+
+    /// A copy of the description of an operation that no backend has.
+    fn op_copy(&self) -> RawOp {
+        debug_assert_ne!(self.state, State::Backend);
+        // SAFETY: S3: the operation is in flight, so its header is valid, and only the loop has it.
+        unsafe { self.op().read() }
+    }
+
+    /// Whether this outcome of a multi-result operation says that the peer sends no more.
+    fn is_end_of_stream(&self, outcome: Outcome) -> bool {
+        outcome.result == 0 && self.op_kind() == OpKind::RecvPooled
+    }
+
+    fn op_kind(&self) -> OpKind {
+        // SAFETY: S3: a field that nobody writes while the operation is in flight.
+        unsafe { (*self.op()).kind }
+    }
+
+    fn op_fd(&self) -> RawDescriptor {
+        // SAFETY: S3: a field that only the backend's `submit` writes.
+        unsafe { (*self.op()).fd }
+    }
+}
+
+/// A list of headers: operations whose result is known and whose callback has not run.
+#[derive(Debug)]
+pub(crate) struct ReadyList {
+    head: *mut Header,
+    tail: *mut Header,
+    len: usize,
+}
+
+impl ReadyList {
+    const EMPTY: ReadyList = ReadyList { head: ptr::null_mut(), tail: ptr::null_mut(), len: 0 };
+
+    /// # Safety
+    /// `header` is owned by the loop and on no list (S2).
+    #[inline]
+    unsafe fn push(&mut self, header: NonNull<Header>) {
+        // SAFETY: S2: the header is ours.
+        unsafe { (*header.as_ptr()).next = ptr::null_mut() };
+        if self.tail.is_null() {
+            self.head = header.as_ptr();
+        } else {
+            // SAFETY: S2: the tail is on this list, so it is ours.
+            unsafe { (*self.tail).next = header.as_ptr() };
+        }
+        self.tail = header.as_ptr();
+        self.len += 1;
+    }
+
+    #[inline]
+    fn pop(&mut self) -> Option<NonNull<Header>> {
+        let header = NonNull::new(self.head)?;
+        // SAFETY: S2: it is on this list, so it is ours.
+        self.head = unsafe { (*header.as_ptr()).next };
+        if self.head.is_null() {
+            self.tail = ptr::null_mut();
+        }
+        self.len -= 1;
+        Some(header)
+    }
+}
+
+/// A result of a multi-result operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item {
+    pub(crate) token: Token,
+    outcome: Outcome,
+    /// The backend has no more of this operation: it must be given to it again, or ended.
+    last: bool,
+}
+
+/// What the caller of [`InFlight::complete`] has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Verdict {
+    /// Nothing.
+    Done,
+    /// The operation is not finished: take it again.
+    Continue,
+}
+
+/// What the loop has to do to cancel an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cancel {
+    /// Nothing: it is over, or was cancelled before, or cannot be stopped any more.
+    Late,
+    /// Nothing: it will end as cancelled.
+    Noted,
+    /// Ask the backend.
+    AskBackend,
+}
+
+/// What the loop has to do with an item.
+pub(crate) enum Delivery {
+    /// Run the item callback with the outcome that is in the header.
+    Item(NonNull<Header>),
+    /// The owner must let go of what the outcome in the header stands for.
+    Discard(NonNull<Header>),
+    /// Nothing.
+    Nothing,
+}
+
+/// What the loop has to do after an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterItem {
+    Nothing,
+    AskBackendToCancel,
+    GiveToBackend,
+}
+
+/// Every operation that was submitted and whose callback has not run.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    table: Slab<Entry>,
+    capacity: usize,
+    sequence: u32,
+    loop_id: u32,
+    /// What other threads reach.
+    pub(crate) remote: Arc<Remote>,
+    wheel: Wheel,
+    pub(crate) clock: Clock,
+    ready: ReadyList,
+    items: VecDeque<Item>,
+    items_max: usize,
+    starved: VecDeque<Token>,
+    in_backend: usize,
+    background: usize,
+    /// Above every index that the table has ever used.
+    high_water: usize,
+    /// A step of the loop is running.
+    pub(crate) in_step: bool,
+    exact_arms: u32,
+}
+
+/// A timer that is submitted outside a step is resolved against the clock at once, so that its delay counts from
+/// there and not from the next `run`; but after this many in a row the rest is resolved together, because a clock
+/// reading (30 ns) costs more than everything else about a timer.
+const EXACT_ARMS_MAX: u32 = 64;
+
+/// Set by a backend in [`Outcome::flags`]: more results of the same submission come.
+pub(crate) const MORE: u32 = 1 << 1;
+
+impl InFlight {
+    pub(crate) fn new(capacity: usize, items_max: usize, loop_id: u32, remote: Arc<Remote>) -> InFlight {
+        let clock = Clock::new();
+        InFlight {
+            table: Slab::with_capacity(capacity),
+            capacity,
+            sequence: 0,
+            loop_id,
+            remote,
+            wheel: Wheel::new(clock.last_ns()),
+            clock,
+            ready: ReadyList::EMPTY,
+            items: VecDeque::with_capacity(items_max),
+            items_max,
+            starved: VecDeque::with_capacity(capacity),
+            in_backend: 0,
+            background: 0,
+            high_water: 0,
+            in_step: false,
+            exact_arms: 0,
+        }
+    }
+
+    // ---- asking
+
+    /// Operations whose callback has not run.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len() + self.ready.len
+    }
+
+    /// Operations that keep the loop running.
+    pub(crate) fn active(&self) -> usize {
+        self.len().saturating_sub(self.background)
+    }
+
+    pub(crate) fn in_backend(&self) -> usize {
+        self.in_backend
+    }
+
+    pub(crate) fn has_ready(&self) -> bool {
+        self.ready.len > 0 || !self.items.is_empty()
+    }
+
+    pub(crate) fn ready_len(&self) -> usize {
+        self.ready.len
+    }
+
+    pub(crate) fn items_len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// No more results of multi-result operations can be taken in this step: leave them in the kernel.
+    pub(crate) fn items_full(&self) -> bool {
+        self.items.len() >= self.items_max
+    }
+
+    pub(crate) fn loop_id(&self) -> u32 {
+        self.loop_id
+    }
+
+    pub(crate) fn op_id(&self, token: Token) -> OpId {
+        OpId { token, loop_id: self.loop_id }
+    }
+
+    /// The token, if the id is of this loop.
+    pub(crate) fn token(&self, id: OpId) -> Option<Token> {
+        (id.loop_id == self.loop_id).then_some(id.token)
+    }
+
+    #[inline]
+    fn get(&mut self, token: Token) -> Option<&mut Entry> {
+        self.table.get_mut(token.index()).filter(|entry| entry.sequence == token.sequence())
+    }
+
+    /// The description of an operation that the backend has.
+    pub(crate) fn op(&mut self, token: Token) -> Option<*mut RawOp> {
+        self.get(token).filter(|entry| entry.state == State::Backend).map(|entry| entry.op())
+    }
+
+    /// What an operation does that the backend has.
+    pub(crate) fn op_kind(&mut self, token: Token) -> Option<OpKind> {
+        self.get(token).filter(|entry| entry.state == State::Backend).map(|entry| entry.op_kind())
+    }
+
+    /// Whether the backend has this operation and the loop wants it ended.
+    pub(crate) fn is_ending(&mut self, token: Token) -> bool {
+        self.get(token).is_some_and(|entry| entry.flags & flag::ENDING != 0)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = InFlightOp> + '_ {
+        let now_ns = self.clock.now_ns();
+        self.table.iter().map(move |(index, entry)| InFlightOp {
+            id: self.op_id(Token::new(index as u32, entry.sequence)),
+            kind: entry.op_kind(),
+            fd: Some(entry.op_fd()).filter(|&fd| fd >= 0),
+            age: Duration::from_nanos(now_ns.saturating_sub(entry.submitted_ns)),
+        })
+    }
+
+    // ---- in
+
+    /// Enters an operation, or says that the table is full.
+    ///
+    /// # Safety
+    /// `header` belongs to the loop from here on (S2), and describes the operation.
+    #[inline]
+    pub(crate) unsafe fn insert(&mut self, header: NonNull<Header>, state: State) -> Option<Token> {
+        if self.table.len() >= self.capacity {
+            return None;
+        }
+        // SAFETY: S2: the header is ours and nobody writes to its flags.
+        let op_flags = unsafe { (*header.as_ptr()).op.flags };
+        // SAFETY: S2: as above.
+        let kind = unsafe { (*header.as_ptr()).op.kind };
+        let mut flags = 0;
+        if op_flags & (RawOp::EXACT | RawOp::MULTI) != 0 || kind == OpKind::RecvPooled {
+            flags |= flag::COMPOUND;
+        }
+        if op_flags & RawOp::BACKGROUND != 0 {
+            flags |= flag::BACKGROUND;
+            self.background += 1;
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        let submitted_ns = self.clock.last_ns();
+        let index = self.table.insert(Entry {
+            header,
+            deadline_ns: NO_DEADLINE,
+            submitted_ns,
+            sequence,
+            next: NIL,
+            prev: NIL,
+            place: Place::NONE,
+            state,
+            flags,
+        });
+        self.high_water = self.high_water.max(index + 1);
+        self.in_backend += usize::from(state == State::Backend);
+        Some(Token::new(index as u32, sequence))
+    }
+
+    /// Puts an operation on the ready list that never entered the table.
+    ///
+    /// # Safety
+    /// `header` belongs to the loop and is on no list (S2).
+    pub(crate) unsafe fn push_refused(&mut self, header: NonNull<Header>, op_flags: u8, outcome: Outcome) {
+        self.background += usize::from(op_flags & RawOp::BACKGROUND != 0);
+        // SAFETY: S2: the caller's promise.
+        unsafe { self.push_ready(header, outcome) };
+    }
+
+    /// Puts an operation on the ready list that is not in the table.
+    ///
+    /// # Safety
+    /// `header` belongs to the loop and is on no list (S2).
+    #[inline]
+    unsafe fn push_ready(&mut self, header: NonNull<Header>, outcome: Outcome) {
+        // SAFETY: S2: the header is ours.
+        unsafe { (*header.as_ptr()).outcome = outcome };
+        // SAFETY: S2: and on no list.
+        unsafe { self.ready.push(header) };
+    }
+
+    /// Takes what other threads posted.
+    ///
+    /// # Safety
+    /// `posted` is a list of headers, linked by `next`, that belongs to the loop from here on (S2).
+    pub(crate) unsafe fn push_posted(&mut self, mut posted: *mut Header) {
+        while let Some(header) = NonNull::new(posted) {
+            // SAFETY: S2: it is on the list that the caller gave us.
+            posted = unsafe { (*header.as_ptr()).next };
+            // SAFETY: S2: a header from the queue is the loop's.
+            let kind = unsafe { (*header.as_ptr()).op.kind };
+            if kind == OpKind::Notify {
+                // SAFETY: S2: it is off that list now.
+                unsafe { self.accept_notifier(header) };
+            } else {
+                // SAFETY: S2: as above.
+                unsafe { self.ready.push(header) };
+            }
+        }
+    }
+
+    /// Whether the loop itself has this operation, and has not completed it.
+    pub(crate) fn is_armed(&mut self, token: Token) -> bool {
+        self.get(token).is_some_and(|entry| entry.state == State::Armed)
+    }
+
+    /// Sets the time of an entry of the table to a delay from now.
+    pub(crate) fn arm(&mut self, token: Token, delay_ns: u64) {
+        let index = token.index() as u32;
+        if !self.in_step && self.exact_arms < EXACT_ARMS_MAX {
+            self.exact_arms += 1;
+            let now_ns = self.clock.refresh();
+            return self.arm_at(token, now_ns.saturating_add(delay_ns));
+        }
+        self.table[token.index()].deadline_ns = delay_ns;
+        self.wheel.insert_delay(&mut self.table, index);
+    }
+
+    /// Sets the time of an entry of the table to a moment on the loop's clock.
+    pub(crate) fn arm_at(&mut self, token: Token, deadline_ns: u64) {
+        self.table[token.index()].deadline_ns = deadline_ns;
+        self.wheel.insert(&mut self.table, token.index() as u32);
+    }
+
+    /// Marks an armed timer as one that ends in `TimedOut`: its deadline is before its time.
+    pub(crate) fn set_timed_out(&mut self, token: Token) {
+        self.table[token.index()].flags |= flag::TIMED_OUT;
+    }
+
+    // ---- time
+
+    /// Makes the delays that were armed since the last step count from now.
+    pub(crate) fn resolve_delays(&mut self) {
+        self.exact_arms = 0;
+        if self.wheel.has_unresolved() {
+            let now_ns = self.clock.refresh();
+            self.wheel.resolve(&mut self.table, now_ns);
+        }
+    }
+
+    /// When the clock has to be looked at next.
+    pub(crate) fn next_event_ns(&self) -> Option<u64> {
+        if self.wheel.is_empty() { None } else { self.wheel.next_event_ns() }
+    }
+
+    /// Expires what is due. Operations that the backend has to cancel for it are put into `cancel`, as far as there
+    /// is room: then `true` says that there may be more.
+    pub(crate) fn expire(&mut self, cancel: &mut Vec<Token>) -> bool {
+        if self.wheel.is_empty() {
+            return false;
+        }
+        let now_ns = self.clock.refresh();
+        let InFlight { wheel, ready, items, items_max, .. } = self;
+        let mut more = false;
+        wheel.advance(&mut self.table, now_ns, |table, index| {
+            let entry = &mut table[index as usize];
+            let token = Token::new(index, entry.sequence);
+            let settle = match entry.state {
+                State::Armed => match entry.op_copy() {
+                    op if op.kind == OpKind::Notify => {
+                        if !handle::withdraw(&op) {
+                            return Expiry::Taken;
+                        }
+                        -libc::ETIMEDOUT
+                    }
+                    op if op.flags & RawOp::MULTI != 0 => {
+                        if items.len() >= *items_max {
+                            return Expiry::Full;
+                        }
+                        let (period, lifetime) = (op.done, op.len as u64);
+                        if now_ns >= lifetime {
+                            -libc::ETIMEDOUT
+                        } else {
+                            let missed = (now_ns - entry.deadline_ns) / period;
+                            let periods = missed.saturating_add(1).min(i32::MAX as u64);
+                            entry.deadline_ns =
+                                entry.deadline_ns.saturating_add(period.saturating_mul(missed + 1));
+                            entry.state = State::Pending;
+                            let outcome = Outcome { result: periods as i32, flags: 0 };
+                            items.push_back(Item { token, outcome, last: true });
+                            return Expiry::Taken;
+                        }
+                    }
+                    _ if entry.flags & flag::TIMED_OUT != 0 => -libc::ETIMEDOUT,
+                    _ => 0,
+                },
+                State::Starved => -libc::ETIMEDOUT,
+                State::Backend => {
+                    if entry.flags & flag::ENDING != 0 {
+                        return Expiry::Taken;
+                    }
+                    if cancel.len() == cancel.capacity() {
+                        more = true;
+                        return Expiry::Full;
+                    }
+                    entry.flags |= flag::TIMED_OUT;
+                    cancel.push(token);
+                    return Expiry::Taken;
+                }
+                State::Pending => {
+                    if entry.flags & flag::ENDING == 0 {
+                        entry.flags |= flag::TIMED_OUT;
+                    }
+                    return Expiry::Taken;
+                }
+            };
+            let header = table.remove(index as usize).header;
+            // SAFETY: S2: it left the table, so it is on no list.
+            unsafe { (*header.as_ptr()).outcome = Outcome { result: settle, flags: 0 } };
+            // SAFETY: S2: as above.
+            unsafe { ready.push(header) };
+            Expiry::Taken
+        });
+        more
+    }
+
+    // ---- out
+
+    /// Takes an operation out of the table.
+    #[inline]
+    fn retire(&mut self, token: Token) -> NonNull<Header> {
+        let index = token.index();
+        if self.table[index].place != Place::NONE {
+            self.wheel.remove(&mut self.table, index as u32);
+        }
+        let entry = self.table.remove(index);
+        self.in_backend -= usize::from(entry.state == State::Backend);
+        entry.header
+    }
+
+    /// Takes an operation out of the table and puts it on the ready list.
+    fn settle(&mut self, token: Token, result: i32) {
+        let delivering = self.table[token.index()].flags & flag::DELIVERING != 0;
+        let header = self.retire(token);
+        if delivering {
+            // The loop is dropped inside the callback that has this owner's state by `&mut`: leak the owner (S10).
+            return;
+        }
+        // SAFETY: S2: it left the table, so it is on no list.
+        unsafe { self.push_ready(header, Outcome { result, flags: 0 }) };
+    }
+
+    /// A backend says how an operation went. Late and repeated news are ignored.
+    #[inline]
+    pub(crate) fn complete(&mut self, token: Token, outcome: Outcome) -> Verdict {
+        let Some(entry) = self.get(token) else { return Verdict::Done };
+        if entry.state != State::Backend {
+            return Verdict::Done;
+        }
+        let mut outcome = outcome;
+        if entry.flags & flag::ANY_RESULT != 0 || outcome.result == -libc::EINTR {
+            match self.complete_special(token, outcome) {
+                Ok(settled) => outcome = settled,
+                Err(verdict) => return verdict,
+            }
+        }
+        let header = self.retire(token);
+        // SAFETY: S2: it left the table, so it is on no list.
+        unsafe { self.push_ready(header, outcome) };
+        Verdict::Done
+    }
+
+    /// The uncommon results: the outcome to settle with, or that the operation goes on.
+    fn complete_special(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Verdict> {
+        let entry = &mut self.table[token.index()];
+        let ending = entry.flags & flag::ENDING;
+        if outcome.result == -libc::EINTR {
+            if ending == 0 {
+                return Err(Verdict::Continue);
+            }
+            outcome.result = -libc::ECANCELED;
+        }
+        if outcome.result == -libc::ECANCELED && ending & flag::TIMED_OUT != 0 {
+            outcome.result = -libc::ETIMEDOUT;
+        }
+        if entry.flags & flag::COMPOUND == 0 {
+            return Ok(outcome);
+        }
+        let op = entry.op();
+        // SAFETY: S3: the backend gave this outcome, so it is not writing to the description.
+        let flags = unsafe { (*op).flags };
+        // SAFETY: S3: as above.
+        let kind = unsafe { (*op).kind };
+        if kind == OpKind::RecvPooled && outcome.result == -libc::ENOBUFS && ending == 0 {
+            entry.state = State::Starved;
+            self.in_backend -= 1;
+            self.starve(token);
+            return Err(Verdict::Done);
+        }
+        if flags & RawOp::MULTI != 0 {
+            let last = outcome.flags & MORE == 0;
+            if last {
+                entry.state = State::Pending;
+                self.in_backend -= 1;
+            }
+            self.items.push_back(Item { token, outcome, last });
+            return Err(Verdict::Done);
+        }
+        if flags & RawOp::EXACT == 0 || outcome.result < 0 {
+            return Ok(outcome);
+        }
+        // SAFETY: S3: the operation is off the kernel, so its description is ours alone.
+        let op = unsafe { &mut *op };
+        if outcome.result == 0 && op.len > 0 {
+            let reads =
+                matches!(op.kind, OpKind::Recv | OpKind::RecvVectored | OpKind::Read | OpKind::ReadVectored);
+            outcome.result = if reads { -error::UNEXPECTED_EOF } else { -error::WRITE_ZERO };
+            return Ok(outcome);
+        }
+        io_vecs::advance(op, outcome.result as usize);
+        outcome.result = 0;
+        match ending {
+            _ if op.len == 0 => Ok(outcome),
+            0 => Err(Verdict::Continue),
+            flag::TIMED_OUT => Ok(Outcome { result: -libc::ETIMEDOUT, ..outcome }),
+            _ => Ok(Outcome { result: -libc::ECANCELED, ..outcome }),
+        }
+    }
+
+    /// The next operation whose callback is to run.
+    pub(crate) fn pop_ready(&mut self) -> Option<NonNull<Header>> {
+        let header = self.ready.pop()?;
+        // SAFETY: S2: it was on the ready list, so it is ours.
+        let flags = unsafe { (*header.as_ptr()).op.flags };
+        self.background -= usize::from(flags & RawOp::BACKGROUND != 0);
+        Some(header)
+    }
+
+    // ---- cancelling
+
+    /// Notes that an operation shall end.
+    pub(crate) fn cancel(&mut self, token: Token) -> Cancel {
+        let Some(entry) = self.get(token) else { return Cancel::Late };
+        if entry.flags & flag::ENDING != 0 && entry.state != State::Armed {
+            return Cancel::Late;
+        }
+        match entry.state {
+            State::Armed => {
+                let op = entry.op_copy();
+                if op.kind == OpKind::Notify && !handle::withdraw(&op) {
+                    return Cancel::Late;
+                }
+                self.settle(token, -libc::ECANCELED);
+                Cancel::Noted
+            }
+            State::Starved => {
+                self.settle(token, -libc::ECANCELED);
+                Cancel::Noted
+            }
+            State::Pending => {
+                entry.flags |= flag::CANCEL;
+                Cancel::Noted
+            }
+            State::Backend => {
+                entry.flags |= flag::CANCEL;
+                Cancel::AskBackend
+            }
+        }
+    }
+
+    /// The operations on a descriptor, one by one.
+    pub(crate) fn next_on_fd(&self, fd: RawDescriptor, cursor: &mut usize) -> Option<Token> {
+        while *cursor < self.high_water {
+            let index = std::mem::replace(cursor, *cursor + 1);
+            match self.table.get(index) {
+                Some(entry) if entry.op_fd() == fd && entry.op_kind() != OpKind::Close => {
+                    return Some(Token::new(index as u32, entry.sequence));
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Moves the time of a timer or a deadline, or sets a deadline where there was none.
+    pub(crate) fn reset(&mut self, token: Token, delay_ns: u64) -> bool {
+        let Some(entry) = self.get(token) else { return false };
+        if entry.flags & (flag::CANCEL | flag::DISARMED) != 0 {
+            return false;
+        }
+        if entry.flags & flag::TIMED_OUT != 0 && entry.state != State::Armed {
+            return false;
+        }
+        if entry.place != Place::NONE {
+            self.wheel.remove(&mut self.table, token.index() as u32);
+        }
+        self.arm(token, delay_ns);
+        true
+    }
+
+    // ---- several results
+
+    /// The next result of a multi-result operation, prepared for its callback.
+    pub(crate) fn pop_item(&mut self) -> Option<(Item, Delivery)> {
+        let item = self.items.pop_front()?;
+        let Some(entry) = self.get(item.token) else { return Some((item, Delivery::Nothing)) };
+        let header = entry.header;
+        // SAFETY: S3: no backend writes to the outcome in a header.
+        unsafe { (*header.as_ptr()).outcome = item.outcome };
+        let is_value = item.outcome.result >= 0 && !entry.is_end_of_stream(item.outcome);
+        let delivery = match is_value {
+            false => Delivery::Nothing,
+            true if entry.flags & flag::DISARMED != 0 => Delivery::Discard(header),
+            true => {
+                entry.flags |= flag::DELIVERING;
+                Delivery::Item(header)
+            }
+        };
+        Some((item, delivery))
+    }
+
+    /// What follows an item; `rearm` is the wish of its callback.
+    pub(crate) fn after_item(&mut self, item: Item, rearm: bool) -> AfterItem {
+        let Some(entry) = self.get(item.token) else { return AfterItem::Nothing };
+        entry.flags &= !flag::DELIVERING;
+        let was_ending = entry.flags & flag::ENDING != 0;
+        if !rearm && !was_ending {
+            entry.flags |= flag::DISARMED;
+        }
+        let ending = entry.flags & flag::ENDING;
+        if !item.last {
+            let ask = ending != 0 && !was_ending && entry.state == State::Backend;
+            return if ask { AfterItem::AskBackendToCancel } else { AfterItem::Nothing };
+        }
+        debug_assert_eq!(entry.state, State::Pending);
+        let end = match item.outcome.result {
+            _ if ending & flag::DISARMED != 0 => Some(0),
+            result if result < 0 => Some(result),
+            _ if entry.is_end_of_stream(item.outcome) => Some(0),
+            _ if ending & flag::TIMED_OUT != 0 => Some(-libc::ETIMEDOUT),
+            _ if ending & flag::CANCEL != 0 => Some(-libc::ECANCELED),
+            _ => None,
+        };
+        if let Some(result) = end {
+            self.settle(item.token, result);
+            return AfterItem::Nothing;
+        }
+        self.rearm(item.token)
+    }
+
+    /// Starts a multi-result operation again, after its last result.
+    fn rearm(&mut self, token: Token) -> AfterItem {
+        let entry = &mut self.table[token.index()];
+        let op = entry.op_copy();
+        match op.kind {
+            OpKind::Timer => {
+                entry.state = State::Armed;
+                if entry.place != Place::NONE {
+                    // The callback has reset it.
+                } else if op.flags & RawOp::FIXED_DELAY != 0 {
+                    self.arm(token, op.done);
+                } else {
+                    let deadline_ns = entry.deadline_ns.min(op.len as u64);
+                    self.arm_at(token, deadline_ns);
+                }
+            }
+            OpKind::Notify => {
+                entry.state = State::Armed;
+                self.start_wait(token, &op);
+            }
+            _ => {
+                entry.state = State::Backend;
+                self.in_backend += 1;
+                return AfterItem::GiveToBackend;
+            }
+        }
+        AfterItem::Nothing
+    }
+
+    // ---- notifiers and pools
+
+    /// Registers the wait of an armed entry with its notifier.
+    pub(crate) fn start_wait(&mut self, token: Token, op: &RawOp) {
+        if !handle::wait(op, token, &self.remote) {
+            self.settle(token, -libc::EBUSY);
+        }
+    }
+
+    /// The header of a notifier has come out of the queue.
+    ///
+    /// # Safety
+    /// It is on no list (S2).
+    pub(crate) unsafe fn accept_notifier(&mut self, header: NonNull<Header>) {
+        if self.items_full() {
+            // SAFETY: S2: the caller's promise. It comes back in the next step.
+            return unsafe { self.ready.push(header) };
+        }
+        // SAFETY: S11: it came from the queue and is off every list.
+        let token = unsafe { handle::deliver(header) };
+        self.notified(token);
+    }
+
+    /// A notifier's wait is over.
+    pub(crate) fn notified(&mut self, token: Token) {
+        let Some(entry) = self.get(token) else { return };
+        debug_assert_eq!(entry.state, State::Armed);
+        if entry.op_copy().flags & RawOp::MULTI == 0 {
+            return self.settle(token, 0);
+        }
+        entry.state = State::Pending;
+        debug_assert!(!self.items_full(), "the caller has looked");
+        self.items.push_back(Item { token, outcome: Outcome { result: 0, flags: 0 }, last: true });
+    }
+
+    /// Gives operations that waited for a buffer back to the backend, as long as their pools have any. Looks at no
+    /// more than a bounded number of them in one step.
+    pub(crate) fn next_fed(&mut self, looked_at: &mut usize) -> Option<Token> {
+        const LOOKED_AT_MAX: usize = 64;
+        while *looked_at < LOOKED_AT_MAX.min(self.starved.len()) {
+            *looked_at += 1;
+            let token = self.starved.pop_front()?;
+            let Some(entry) = self.get(token) else { continue };
+            if buf_pool::has_free(&entry.op_copy()) {
+                entry.state = State::Backend;
+                self.in_backend += 1;
+                return Some(token);
+            }
+            self.starved.push_back(token);
+        }
+        None
+    }
+
+    /// Puts an operation into the queue of those that wait for a buffer.
+    fn starve(&mut self, token: Token) {
+        if self.starved.len() == self.capacity {
+            // Some of these have been cancelled since.
+            let InFlight { starved, table, .. } = self;
+            starved.retain(|token| table.get(token.index()).is_some_and(|e| e.sequence == token.sequence()));
+        }
+        self.starved.push_back(token);
+    }
+
+    // ---- the end
+
+    /// Ends what the loop itself can end, when the loop is dropped, and gives the tokens of what the backend has to
+    /// cancel, one by one.
+    pub(crate) fn abandon_next(&mut self, cursor: &mut usize) -> Option<Token> {
+        while *cursor < self.high_water {
+            let index = std::mem::replace(cursor, *cursor + 1);
+            let Some(entry) = self.table.get_mut(index) else { continue };
+            let token = Token::new(index as u32, entry.sequence);
+            entry.flags |= flag::CANCEL;
+            match entry.state {
+                State::Backend => return Some(token),
+                State::Armed => {
+                    let op = entry.op_copy();
+                    if op.kind == OpKind::Notify {
+                        handle::withdraw(&op);
+                    }
+                    self.settle(token, -libc::ECANCELED);
+                }
+                State::Starved => self.settle(token, -libc::ECANCELED),
+                // Its item is in the queue or, if the loop is dropped by that very callback, never comes back.
+                State::Pending if entry.flags & flag::DELIVERING != 0 => self.settle(token, -libc::ECANCELED),
+                State::Pending => {}
+            }
+        }
+        None
+    }
+}

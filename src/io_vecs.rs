@@ -1,0 +1,198 @@
+//! Scatter/gather lists in the caller's memory: [`IoVecs`].
+
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::ptr;
+
+use crate::op::{OpKind, RawOp};
+
+/// Room for a scatter/gather list of up to `N` buffers (`readv(2)`, `sendmsg(2)`), for the vectored operations.
+///
+/// It lives in your state beside the buffers, so the list is where the kernel looks for it for as long as the
+/// operation is in flight, and nothing is allocated. Linux takes at most 1024 buffers.
+///
+/// ```
+/// use oxev::{Completion, IoVecs, Loop, RunMode, TcpStream};
+///
+/// struct Message { stream: TcpStream, head: [u8; 4], body: Vec<u8>, vecs: IoVecs<2> }
+///
+/// # fn main() -> std::io::Result<()> {
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// # let stream = TcpStream::from_std(std::net::TcpStream::connect(listener.local_addr()?)?)?;
+/// let mut lp = Loop::new()?;
+/// let message = Message { stream, head: *b"head", body: b"and body".to_vec(), vecs: IoVecs::new() };
+/// lp.submit(
+///     Box::new(Completion::new(message)),
+///     |m| m.stream.send_all_vectored(m.vecs.gather([&m.head[..], &m.body])),
+///     |_, _, sent| assert_eq!(sent.unwrap(), 12),
+/// );
+/// lp.run(RunMode::UntilDone)
+/// # }
+/// ```
+#[derive(Debug)]
+#[repr(C)]
+pub struct IoVecs<const N: usize> {
+    /// What `sendmsg` and `recvmsg` want; the other calls use its list alone. It must be the first field.
+    message: libc::msghdr,
+    vecs: [libc::iovec; N],
+}
+
+/// A list of buffers to send or write, made by [`IoVecs::gather`].
+#[derive(Debug)]
+pub struct Gather<'a> {
+    pub(crate) list: List<'a>,
+}
+
+/// A list of buffers to receive or read into, made by [`IoVecs::scatter`].
+#[derive(Debug)]
+pub struct Scatter<'a> {
+    pub(crate) list: List<'a>,
+}
+
+#[derive(Debug)]
+pub(crate) struct List<'a> {
+    message: *mut libc::msghdr,
+    bytes: usize,
+    fits: bool,
+    borrows: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: S5: the pointers in it are only used while an operation has them, and refilled before each.
+unsafe impl<const N: usize> Send for IoVecs<N> {}
+// SAFETY: S5: nothing can be reached through a shared reference.
+unsafe impl<const N: usize> Sync for IoVecs<N> {}
+
+impl<const N: usize> IoVecs<N> {
+    /// An empty list.
+    #[must_use]
+    pub const fn new() -> IoVecs<N> {
+        // SAFETY: S8: a message header is integers and pointers, for which zero is valid.
+        let message = unsafe { std::mem::zeroed() };
+        IoVecs { message, vecs: [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; N] }
+    }
+
+    /// Lists buffers to be sent or written, in order. With more than `N` of them the operation fails with `EMSGSIZE`.
+    pub fn gather<'a>(&'a mut self, buffers: impl IntoIterator<Item = &'a [u8]>) -> Gather<'a> {
+        Gather { list: self.fill(buffers.into_iter().map(|b| (b.as_ptr().cast_mut(), b.len()))) }
+    }
+
+    /// Lists buffers to be received or read into, in order. With more than `N` of them the operation fails with
+    /// `EMSGSIZE`.
+    pub fn scatter<'a>(&'a mut self, buffers: impl IntoIterator<Item = &'a mut [u8]>) -> Scatter<'a> {
+        Scatter { list: self.fill(buffers.into_iter().map(|b| (b.as_mut_ptr(), b.len()))) }
+    }
+
+    fn fill<'a>(&'a mut self, buffers: impl Iterator<Item = (*mut u8, usize)>) -> List<'a> {
+        let this = ptr::from_mut(self);
+        let (mut count, mut bytes, mut fits) = (0, 0usize, true);
+        for (base, len) in buffers {
+            if count == N {
+                fits = false;
+                break;
+            }
+            bytes = bytes.saturating_add(len);
+            let vec = libc::iovec { iov_base: base.cast(), iov_len: len };
+            // SAFETY: S3: a place in `self`, which is borrowed; the list's pointers all come from `this`.
+            unsafe { (*this).vecs[count] = vec };
+            count += 1;
+        }
+        // SAFETY: S3: as above.
+        let vecs = unsafe { &raw mut (*this).vecs };
+        // SAFETY: S3: as above.
+        let message = unsafe { &raw mut (*this).message };
+        // SAFETY: S3: as above.
+        unsafe { (*message).msg_iov = vecs.cast() };
+        // SAFETY: S3: as above.
+        unsafe { (*message).msg_iovlen = count as _ };
+        List { message, bytes, fits, borrows: PhantomData }
+    }
+}
+
+impl<const N: usize> Default for IoVecs<N> {
+    fn default() -> IoVecs<N> {
+        IoVecs::new()
+    }
+}
+
+impl List<'_> {
+    /// The operation over this list. `buf` points to the message header.
+    pub(crate) fn into_op(self, kind: OpKind, fd: crate::descriptor::RawDescriptor) -> RawOp {
+        if !self.fits {
+            return RawOp::settled(-libc::EMSGSIZE);
+        }
+        RawOp::with_buffer(kind, fd, self.message.cast(), self.bytes)
+    }
+}
+
+/// The list of a vectored operation: its first vector and their number.
+///
+/// # Safety
+/// `op` is a vectored operation in flight.
+pub(crate) unsafe fn vecs(op: &RawOp) -> (*mut libc::iovec, usize) {
+    let message: *mut libc::msghdr = op.buf.cast();
+    // SAFETY: S3: the caller's promise.
+    let vecs = unsafe { (*message).msg_iov };
+    // SAFETY: S3: as above.
+    let count = unsafe { (*message).msg_iovlen };
+    (vecs, count as usize)
+}
+
+/// Records that `n` bytes of an operation have been moved.
+pub(crate) fn advance(op: &mut RawOp, n: usize) {
+    let vectored = matches!(
+        op.kind,
+        OpKind::RecvVectored | OpKind::SendVectored | OpKind::ReadVectored | OpKind::WriteVectored
+    );
+    if !vectored {
+        return op.advance(n);
+    }
+    let message: *mut libc::msghdr = op.buf.cast();
+    // SAFETY: S3: the operation is the loop's, so its list is.
+    let (mut vec, mut count) = unsafe { vecs(op) };
+    let mut rest = n;
+    while count > 0 {
+        // SAFETY: S3: `vec` is one of the `count` vectors left.
+        let place = unsafe { &mut *vec };
+        if rest < place.iov_len {
+            place.iov_base = place.iov_base.wrapping_byte_add(rest);
+            place.iov_len -= rest;
+            break;
+        }
+        rest -= place.iov_len;
+        vec = vec.wrapping_add(1);
+        count -= 1;
+    }
+    // SAFETY: S3: as above.
+    unsafe { (*message).msg_iov = vec };
+    // SAFETY: S3: as above.
+    unsafe { (*message).msg_iovlen = count as _ };
+    op.len -= n;
+    op.offset = op.offset.wrapping_add(n as u64);
+    op.done += n as u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_transfer_leaves_the_rest_of_the_list() {
+        let (mut vecs_of, a, b) = (IoVecs::<3>::new(), [1u8; 4], [2u8; 6]);
+        let mut op = vecs_of.gather([&a[..], &[], &b]).list.into_op(OpKind::SendVectored, 3);
+        advance(&mut op, 6);
+        // SAFETY: the list is borrowed above.
+        let (first, count) = unsafe { vecs(&op) };
+        // SAFETY: there is one.
+        let first = unsafe { *first };
+        assert_eq!((count, first.iov_len, first.iov_base.addr()), (1, 4, b.as_ptr().addr() + 2));
+        assert_eq!((op.len, op.done), (4, 6));
+    }
+
+    #[test]
+    fn too_many_buffers_are_refused() {
+        let mut vecs_of = IoVecs::<1>::new();
+        let op = vecs_of.gather([&[1u8][..], &[2]]).list.into_op(OpKind::SendVectored, 3);
+        assert_eq!((op.kind, op.offset as i64), (OpKind::Settled, i64::from(-libc::EMSGSIZE)));
+    }
+}

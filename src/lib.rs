@@ -1,0 +1,39 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # A tour of the source, in reading order
+//!
+//! `op` (what an operation is) and `completion` (the caller's memory) · `event_loop` (submit, cancel, the step) · `in_flight`
+//! (the table and the states) · `timer` (the wheel) · `handle` (other threads) · `backend` (the contract) and `backends/` ·
+//! `pool`, `buf_pool`, `io_vecs` (memory) · `net`, `fs` (descriptors in, operations out) · `raw` (the unsafe layer).
+#![doc = include_str!("safety.md")]
+
+mod backend;
+mod buf_pool;
+mod completion;
+mod descriptor;
+mod error;
+mod event_loop;
+mod fs;
+mod handle;
+mod in_flight;
+mod io_vecs;
+mod net;
+mod op;
+mod pool;
+pub mod raw;
+mod timer;
+
+pub use backend::{Capabilities, Kind, UnknownKind};
+pub use buf_pool::{BufPool, Lease};
+pub use completion::{Action, Completion, Multi, Owner};
+pub use descriptor::RawDescriptor;
+pub use error::is_canceled;
+pub use event_loop::{Builder, Loop, RunMode};
+pub use fs::{File, Metadata, OpenOptions};
+pub use handle::{LoopHandle, Notifier};
+pub use in_flight::{InFlightOp, OpId};
+pub use io_vecs::{Gather, IoVecs, Scatter};
+pub use net::{ListenOptions, TcpListener, TcpStream};
+pub use op::{MultiOp, Op, OpKind, Outcome, Output, RawOp, TRANSFER_BYTES_MAX, nop};
+pub use pool::{Pool, Pooled, Shared};
+pub use timer::Timer;

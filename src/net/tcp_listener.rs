@@ -1,0 +1,177 @@
+//! [`TcpListener`]: accepting connections.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::TcpStream;
+use crate::descriptor::{Descriptor, descriptor_conversions};
+use crate::op::{MultiOp, Op, OpKind, RawOp};
+
+/// A TCP socket that accepts connections; closed when it is dropped.
+#[derive(Debug)]
+pub struct TcpListener {
+    descriptor: Descriptor,
+}
+
+descriptor_conversions!(TcpListener);
+
+impl TcpListener {
+    /// Binds and listens, with the defaults of [`ListenOptions`]. If the address resolves to several, the first that works is
+    /// taken. Port 0 asks for a free port. Names are looked up by the system, which blocks.
+    ///
+    /// # Errors
+    /// `EADDRINUSE`, `EACCES`, … : those of `bind(2)` and `listen(2)`.
+    pub fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+        TcpListener::options().bind(address)
+    }
+
+    /// Binds with other options than the defaults.
+    #[must_use]
+    pub fn options() -> ListenOptions {
+        ListenOptions::default()
+    }
+
+    /// Takes over a listener of the standard library.
+    ///
+    /// # Errors
+    /// Those of `fcntl(2)`: it is made non-blocking.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+        TcpListener::from_socket(listener.into())
+    }
+
+    /// Takes over a listening `socket2` socket: for options that are not here.
+    ///
+    /// # Errors
+    /// Those of `fcntl(2)`: it is made non-blocking.
+    pub fn from_socket(socket: Socket) -> io::Result<TcpListener> {
+        socket.set_nonblocking(true)?;
+        let descriptor = std::os::fd::OwnedFd::from(socket).into();
+        Ok(TcpListener { descriptor })
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        socket_addr(SockRef::from(self).local_addr()?)
+    }
+
+    /// Sets `TCP_NODELAY`, which accepted connections inherit on Linux.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)`.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        SockRef::from(self).set_tcp_nodelay(nodelay)
+    }
+
+    /// Accepts one connection (`accept4(2)`). The peer's address is at hand with [`TcpStream::peer_addr`], or with the result of
+    /// [`TcpListener::accept_with_addr`].
+    pub fn accept(&self) -> Op<'_, TcpStream> {
+        // SAFETY: S6: the operation points to nothing, and the socket is borrowed.
+        unsafe { Op::from_raw(RawOp::new(OpKind::Accept, self.descriptor.number())) }
+    }
+
+    /// Accepts one connection, and gives the peer's address with it.
+    pub fn accept_with_addr(&self) -> Op<'_, (TcpStream, SocketAddr)> {
+        let mut raw = RawOp::new(OpKind::Accept, self.descriptor.number());
+        raw.flags = RawOp::ADDRESS;
+        // SAFETY: S6: the operation points to its own address overlay, and the socket is borrowed.
+        unsafe { Op::from_raw(raw) }
+    }
+
+    /// Accepts connection after connection, for [`Loop::submit_multi`](crate::Loop::submit_multi).
+    pub fn accept_multi(&self) -> MultiOp<'_, TcpStream> {
+        MultiOp::repeat(self.accept())
+    }
+
+    /// Closes the socket as an operation; dropping it closes it, too, at once. Further operations on it end with `EBADF`.
+    pub fn close(&mut self) -> Op<'_, ()> {
+        // SAFETY: S6: the operation owns the descriptor that it closes.
+        unsafe { Op::from_raw(RawOp::new(OpKind::Close, self.descriptor.take())) }
+    }
+}
+
+/// How to listen: [`TcpListener::options`].
+///
+/// ```
+/// let listener = oxev::TcpListener::options().backlog(64).reuse_port(true).bind("127.0.0.1:0")?;
+/// assert_ne!(listener.local_addr()?.port(), 0);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing listens before `bind`"]
+pub struct ListenOptions {
+    backlog: i32,
+    reuse_address: bool,
+    reuse_port: bool,
+    only_v6: Option<bool>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> ListenOptions {
+        ListenOptions { backlog: 4096, reuse_address: true, reuse_port: false, only_v6: None }
+    }
+}
+
+impl ListenOptions {
+    /// How many connections may wait to be accepted: 4096 by default; the system has a limit of its own (`net.core.somaxconn`).
+    pub fn backlog(mut self, connections: i32) -> ListenOptions {
+        self.backlog = connections;
+        self
+    }
+
+    /// `SO_REUSEADDR`: bind although old connections linger on the address. On by default.
+    pub fn reuse_address(mut self, reuse: bool) -> ListenOptions {
+        self.reuse_address = reuse;
+        self
+    }
+
+    /// `SO_REUSEPORT`: several sockets on one address share the connections, one for each loop. Off by default.
+    pub fn reuse_port(mut self, reuse: bool) -> ListenOptions {
+        self.reuse_port = reuse;
+        self
+    }
+
+    /// `IPV6_V6ONLY`: whether an IPv6 socket leaves IPv4 alone. The system's default if it is not set.
+    pub fn only_v6(mut self, only: bool) -> ListenOptions {
+        self.only_v6 = Some(only);
+        self
+    }
+
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// As [`TcpListener::bind`].
+    pub fn bind(&self, address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+        let mut last = io::Error::from(io::ErrorKind::InvalidInput);
+        for address in address.to_socket_addrs()? {
+            match self.bind_one(address) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn bind_one(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(self.reuse_address)?;
+        socket.set_reuse_port(self.reuse_port)?;
+        if let (Some(only), SocketAddr::V6(_)) = (self.only_v6, address) {
+            socket.set_only_v6(only)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(self.backlog)?;
+        TcpListener::from_socket(socket)
+    }
+}
+
+/// An address of the family that TCP sockets have.
+pub(super) fn socket_addr(address: socket2::SockAddr) -> io::Result<SocketAddr> {
+    address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}

@@ -1,0 +1,399 @@
+//! The hierarchical timing wheel (Varghese and Lauck, 1987, scheme 7) under every timer and deadline.
+//!
+//! Five levels of 1024 slots; a slot of level *n* is 1024ⁿ ticks of 1.024 µs wide. An entry stands in the level of
+//! the highest digit in which its deadline differs from the present, so insert, cancel and reset are O(1), and an
+//! entry is moved to a lower level at most four times. The lists run through the in-flight table by index: nothing
+//! is allocated. Each level has a bitmap of its occupied slots, so time jumps from event to event.
+//!
+//! Order: a slot is a queue. A slot is spread over the level below when time enters it, before anything can be
+//! put in that level directly, so entries of one deadline stay in the order in which they came.
+
+use slab::Slab;
+
+use crate::in_flight::Entry;
+
+const LEVELS: usize = 5;
+const SLOT_BITS: usize = 10;
+const SLOTS: usize = 1 << SLOT_BITS;
+const WORDS: usize = SLOTS / 64;
+/// 1.024 µs.
+const TICK_BITS: u32 = 10;
+/// The last tick that the levels reach: 36 years.
+const TICK_MAX: u64 = (1 << (LEVELS * SLOT_BITS)) - 1;
+
+/// No entry.
+pub(crate) const NIL: u32 = u32::MAX;
+
+/// Where in the wheel an entry is linked: a slot, [`Place::NONE`] or [`Place::UNRESOLVED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(u16);
+
+impl Place {
+    /// In no list.
+    pub(crate) const NONE: Place = Place(u16::MAX);
+    /// In the list of delays that have not been resolved against the clock.
+    pub(crate) const UNRESOLVED: Place = Place((LEVELS * SLOTS) as u16);
+
+    fn new(level: usize, slot: usize) -> Place {
+        Place((level * SLOTS + slot) as u16)
+    }
+}
+
+/// The two ends of a list of entries.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    head: u32,
+    tail: u32,
+}
+
+impl List {
+    const EMPTY: List = List { head: NIL, tail: NIL };
+}
+
+/// Which slots of a level hold entries: one bit for each slot, and one for each word of those.
+#[derive(Debug)]
+struct Occupied {
+    words: [u64; WORDS],
+    summary: u16,
+}
+
+impl Occupied {
+    const NONE: Occupied = Occupied { words: [0; WORDS], summary: 0 };
+
+    fn set(&mut self, slot: usize) {
+        self.words[slot / 64] |= 1 << (slot % 64);
+        self.summary |= 1 << (slot / 64);
+    }
+
+    fn clear(&mut self, slot: usize) {
+        self.words[slot / 64] &= !(1 << (slot % 64));
+        if self.words[slot / 64] == 0 {
+            self.summary &= !(1 << (slot / 64));
+        }
+    }
+
+    /// The first occupied slot that is not before `from`.
+    fn first_from(&self, from: usize) -> Option<usize> {
+        let word = from / 64;
+        let here = self.words[word] & (u64::MAX << (from % 64));
+        if here != 0 {
+            return Some(word * 64 + here.trailing_zeros() as usize);
+        }
+        let later = u32::from(self.summary) & (u32::MAX << (word + 1));
+        if later == 0 {
+            return None;
+        }
+        let word = later.trailing_zeros() as usize;
+        Some(word * 64 + self.words[word].trailing_zeros() as usize)
+    }
+}
+
+/// What [`Wheel::advance`] does after an entry's deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expiry {
+    /// The entry was taken.
+    Taken,
+    /// There is no room: keep it and come back in the next step.
+    Full,
+}
+
+#[derive(Debug)]
+pub(crate) struct Wheel {
+    /// A list for each slot, and one more for unresolved delays.
+    lists: Box<[List]>,
+    occupied: [Occupied; LEVELS],
+    now_tick: u64,
+    /// Entries linked, unresolved ones included.
+    len: usize,
+}
+
+impl Wheel {
+    pub(crate) fn new(now_ns: u64) -> Wheel {
+        Wheel {
+            lists: vec![List::EMPTY; LEVELS * SLOTS + 1].into_boxed_slice(),
+            occupied: [Occupied::NONE; LEVELS],
+            now_tick: now_ns >> TICK_BITS,
+            len: 0,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn has_unresolved(&self) -> bool {
+        self.lists[Place::UNRESOLVED.0 as usize].head != NIL
+    }
+
+    /// Links an entry whose `deadline_ns` holds a delay, to be resolved against a later reading of the clock.
+    #[inline]
+    pub(crate) fn insert_delay(&mut self, table: &mut Slab<Entry>, index: u32) {
+        self.push_back(table, Place::UNRESOLVED, index);
+        self.len += 1;
+    }
+
+    /// Links an entry at its `deadline_ns`.
+    #[inline]
+    pub(crate) fn insert(&mut self, table: &mut Slab<Entry>, index: u32) {
+        self.place(table, index);
+        self.len += 1;
+    }
+
+    /// Turns the unresolved delays into deadlines that count from `now_ns`.
+    pub(crate) fn resolve(&mut self, table: &mut Slab<Entry>, now_ns: u64) {
+        let mut next = self.take_list(Place::UNRESOLVED);
+        while next != NIL {
+            let index = next;
+            let entry = &mut table[index as usize];
+            next = entry.next;
+            entry.deadline_ns = entry.deadline_ns.saturating_add(now_ns);
+            self.place(table, index);
+        }
+    }
+
+    /// Unlinks an entry from wherever it is.
+    #[inline]
+    pub(crate) fn remove(&mut self, table: &mut Slab<Entry>, index: u32) {
+        let entry = &mut table[index as usize];
+        let Entry { next, prev, place, .. } = *entry;
+        debug_assert!(place != Place::NONE);
+        entry.place = Place::NONE;
+        let list = &mut self.lists[place.0 as usize];
+        if prev == NIL {
+            list.head = next;
+        } else {
+            table[prev as usize].next = next;
+        }
+        if next == NIL {
+            list.tail = prev;
+        } else {
+            table[next as usize].prev = prev;
+        }
+        if list.head == NIL {
+            self.mark_empty(place);
+        }
+        self.len -= 1;
+    }
+
+    /// When the wheel has to be looked at next: a deadline, or the moment at which a slot has to be spread. `None`
+    /// if nothing is due, ever.
+    pub(crate) fn next_event_ns(&self) -> Option<u64> {
+        debug_assert!(!self.has_unresolved());
+        self.next_slot().map(|(_, _, tick)| tick << TICK_BITS)
+    }
+
+    /// Moves time to `now_ns` and hands over every entry whose deadline has come, in the order of their ticks.
+    pub(crate) fn advance(
+        &mut self,
+        table: &mut Slab<Entry>,
+        now_ns: u64,
+        mut expire: impl FnMut(&mut Slab<Entry>, u32) -> Expiry,
+    ) {
+        let target = (now_ns >> TICK_BITS).min(TICK_MAX);
+        while let Some((level, slot, tick)) = self.next_slot() {
+            if tick > target {
+                break;
+            }
+            self.now_tick = tick;
+            let place = Place::new(level, slot);
+            if level > 0 {
+                let mut next = self.take_list(place);
+                while next != NIL {
+                    let index = next;
+                    next = table[index as usize].next;
+                    self.place(table, index);
+                }
+            } else {
+                while self.lists[place.0 as usize].head != NIL {
+                    let index = self.lists[place.0 as usize].head;
+                    self.remove(table, index);
+                    if expire(table, index) == Expiry::Full {
+                        self.push_front(table, place, index);
+                        self.len += 1;
+                        return;
+                    }
+                }
+            }
+        }
+        self.now_tick = self.now_tick.max(target);
+    }
+
+    /// The first occupied slot in the order of time: level, slot, and the tick at which it begins.
+    fn next_slot(&self) -> Option<(usize, usize, u64)> {
+        for (level, occupied) in self.occupied.iter().enumerate() {
+            let shift = level * SLOT_BITS;
+            let position = (self.now_tick >> shift) as usize % SLOTS;
+            if let Some(slot) = occupied.first_from(position) {
+                let rotation = self.now_tick >> shift >> SLOT_BITS << SLOT_BITS;
+                return Some((level, slot, (rotation | slot as u64) << shift));
+            }
+        }
+        None
+    }
+
+    /// Links an entry in the slot of its deadline, rounded up to a tick so that it is never early.
+    #[inline]
+    fn place(&mut self, table: &mut Slab<Entry>, index: u32) {
+        let deadline_ns = table[index as usize].deadline_ns;
+        let tick = (deadline_ns >> TICK_BITS) + u64::from(deadline_ns & ((1 << TICK_BITS) - 1) != 0);
+        let tick = tick.clamp(self.now_tick, TICK_MAX);
+        let digits = 63 - ((tick ^ self.now_tick) | 1).leading_zeros() as usize;
+        let level = digits / SLOT_BITS;
+        let slot = (tick >> (level * SLOT_BITS)) as usize % SLOTS;
+        self.occupied[level].set(slot);
+        self.push_back(table, Place::new(level, slot), index);
+    }
+
+    #[inline]
+    fn push_back(&mut self, table: &mut Slab<Entry>, place: Place, index: u32) {
+        let list = &mut self.lists[place.0 as usize];
+        let tail = std::mem::replace(&mut list.tail, index);
+        if tail == NIL {
+            list.head = index;
+        } else {
+            table[tail as usize].next = index;
+        }
+        let entry = &mut table[index as usize];
+        entry.prev = tail;
+        entry.next = NIL;
+        entry.place = place;
+    }
+
+    fn push_front(&mut self, table: &mut Slab<Entry>, place: Place, index: u32) {
+        let list = &mut self.lists[place.0 as usize];
+        let head = std::mem::replace(&mut list.head, index);
+        if head == NIL {
+            list.tail = index;
+        } else {
+            table[head as usize].prev = index;
+        }
+        let entry = &mut table[index as usize];
+        entry.prev = NIL;
+        entry.next = head;
+        entry.place = place;
+        self.occupied[place.0 as usize / SLOTS].set(place.0 as usize % SLOTS);
+    }
+
+    fn take_list(&mut self, place: Place) -> u32 {
+        let list = std::mem::replace(&mut self.lists[place.0 as usize], List::EMPTY);
+        self.mark_empty(place);
+        list.head
+    }
+
+    fn mark_empty(&mut self, place: Place) {
+        if place != Place::UNRESOLVED {
+            self.occupied[place.0 as usize / SLOTS].clear(place.0 as usize % SLOTS);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const TICK: u64 = 1 << TICK_BITS;
+
+    fn insert_at(wheel: &mut Wheel, table: &mut Slab<Entry>, deadline_ns: u64) -> u32 {
+        let index = table.insert(Entry::for_test(deadline_ns)) as u32;
+        wheel.insert(table, index);
+        index
+    }
+
+    fn fired(wheel: &mut Wheel, table: &mut Slab<Entry>, now_ns: u64) -> Vec<u32> {
+        let mut fired = Vec::new();
+        wheel.advance(table, now_ns, |_, index| {
+            fired.push(index);
+            Expiry::Taken
+        });
+        fired
+    }
+
+    #[test]
+    fn a_deadline_between_two_ticks_fires_at_the_later_one() {
+        let (mut wheel, mut table) = (Wheel::new(0), Slab::new());
+        let index = insert_at(&mut wheel, &mut table, TICK + 1);
+        assert_eq!(fired(&mut wheel, &mut table, TICK + 1), []);
+        assert_eq!(fired(&mut wheel, &mut table, 2 * TICK), [index]);
+        assert!(wheel.is_empty());
+    }
+
+    #[test]
+    fn equal_deadlines_fire_in_order_even_across_levels() {
+        let (mut wheel, mut table) = (Wheel::new(0), Slab::new());
+        let far = 5_000_000 * TICK;
+        let first = insert_at(&mut wheel, &mut table, far);
+        assert_eq!(fired(&mut wheel, &mut table, far - 3 * TICK), []);
+        let second = insert_at(&mut wheel, &mut table, far);
+        assert_eq!(fired(&mut wheel, &mut table, far), [first, second]);
+    }
+
+    #[test]
+    fn the_longest_duration_is_held_and_can_be_removed() {
+        let (mut wheel, mut table) = (Wheel::new(123_456), Slab::new());
+        let index = insert_at(&mut wheel, &mut table, u64::MAX);
+        assert_eq!(fired(&mut wheel, &mut table, 1 << 58), []);
+        wheel.remove(&mut table, index);
+        assert!(wheel.is_empty());
+        assert_eq!(wheel.next_event_ns(), None);
+    }
+
+    #[test]
+    fn an_expiry_without_room_keeps_the_rest_in_order() {
+        let (mut wheel, mut table) = (Wheel::new(0), Slab::new());
+        let all: Vec<u32> = (0..3).map(|_| insert_at(&mut wheel, &mut table, TICK)).collect();
+        let mut taken = Vec::new();
+        wheel.advance(&mut table, 9 * TICK, |_, index| {
+            if taken.len() == 1 {
+                return Expiry::Full;
+            }
+            taken.push(index);
+            Expiry::Taken
+        });
+        taken.extend(fired(&mut wheel, &mut table, 9 * TICK));
+        assert_eq!(taken, all);
+    }
+
+    proptest! {
+        /// Against an ordered map: same entries, never early, in the order of ticks and then of insertion.
+        #[test]
+        fn it_agrees_with_an_ordered_map(
+            start in 0u64..1 << 45,
+            steps in prop::collection::vec((0u8..4, 0u64..1 << 44, 0usize..64), 1..200),
+        ) {
+            let (mut wheel, mut table) = (Wheel::new(start), Slab::new());
+            let mut model: BTreeMap<(u64, usize), u32> = BTreeMap::new();
+            let mut now = start;
+            for (order, (action, amount, pick)) in steps.into_iter().enumerate() {
+                let amount = amount >> (pick % 44);
+                match action {
+                    0 | 1 => {
+                        let index = insert_at(&mut wheel, &mut table, now + amount);
+                        let tick = (now + amount).div_ceil(TICK).max(now >> TICK_BITS);
+                        model.insert((tick, order), index);
+                    }
+                    2 => if let Some((&key, &index)) = model.iter().nth(pick) {
+                        wheel.remove(&mut table, index);
+                        table.remove(index as usize);
+                        model.remove(&key);
+                    },
+                    _ => {
+                        now += amount;
+                        let later = model.split_off(&((now >> TICK_BITS) + 1, 0));
+                        let due: Vec<u32> = std::mem::replace(&mut model, later).into_values().collect();
+                        prop_assert_eq!(fired(&mut wheel, &mut table, now), due.clone());
+                        for index in due {
+                            table.remove(index as usize);
+                        }
+                    }
+                }
+                let next = wheel.next_event_ns();
+                match model.keys().next() {
+                    None => prop_assert_eq!(next, None),
+                    Some(&(tick, _)) => prop_assert!(next.unwrap() <= tick << TICK_BITS),
+                }
+            }
+        }
+    }
+}
