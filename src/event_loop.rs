@@ -229,14 +229,18 @@ impl Loop {
     /// # Safety
     /// As [`Loop::launch`].
     unsafe fn launch_special(&mut self, header: NonNull<Header>, op: RawOp, timeout_ns: u64) -> Token {
-        match op.kind {
-            OpKind::RecvPooled if !buf_pool::belongs_to(&op, self.ops.loop_id()) => {
-                // SAFETY: S2: the caller's promise, here and below.
-                return unsafe { self.refuse(header, op.flags, -libc::EINVAL) };
-            }
-            OpKind::RecvPooled => return unsafe { self.launch_in_backend(header, op.flags, timeout_ns) },
-            OpKind::Settled => return unsafe { self.refuse(header, op.flags, op.offset as i64 as i32) },
-            _ => {}
+        let refusal = match op.kind {
+            OpKind::Settled => Some(op.offset as i64 as i32),
+            OpKind::RecvPooled if !buf_pool::belongs_to(&op, self.ops.loop_id()) => Some(-libc::EINVAL),
+            _ => None,
+        };
+        if let Some(result) = refusal {
+            // SAFETY: S2: the caller's promise.
+            return unsafe { self.refuse(header, op.flags, result) };
+        }
+        if op.kind == OpKind::RecvPooled {
+            // SAFETY: S2: the caller's promise.
+            return unsafe { self.launch_in_backend(header, op.flags, timeout_ns) };
         }
         // SAFETY: S2: the caller's promise.
         let Some(token) = (unsafe { self.ops.insert(header, State::Armed) }) else {
@@ -583,9 +587,7 @@ impl Loop {
             }
             let Some(header) = self.ops.pop_ready() else { return callbacks };
             // SAFETY: S2: it was on the ready list, so it is ours to complete.
-            let complete = unsafe { (*header.as_ptr()).complete };
-            // SAFETY: S2: as above.
-            unsafe { complete(Some(self), header, false) };
+            unsafe { Header::complete(header, Some(self), false) };
             callbacks += 1;
         }
         callbacks
@@ -598,13 +600,13 @@ impl Loop {
             Delivery::Nothing => {}
             Delivery::Discard(header) => {
                 // SAFETY: S2: the operation is in the table; the outcome in its header is for its type.
-                unsafe { ((*header.as_ptr()).complete)(None, header, true) };
+                unsafe { Header::complete(header, None, true) };
             }
             Delivery::Item(header) => {
                 let loop_id = self.ops.loop_id();
                 let mut guard = ItemGuard { lp: self, loop_id, item, rearm: false };
                 // SAFETY: S2: as above.
-                let action = unsafe { ((*header.as_ptr()).complete)(Some(guard.lp), header, true) };
+                let action = unsafe { Header::complete(header, Some(guard.lp), true) };
                 guard.rearm = action == Action::Rearm;
                 return true;
             }
@@ -667,7 +669,7 @@ impl Loop {
         let Some((item, delivery)) = self.ops.pop_item() else { return };
         if let Delivery::Item(header) | Delivery::Discard(header) = delivery {
             // SAFETY: S2: the operation is in the table; the outcome in its header is for its type.
-            unsafe { ((*header.as_ptr()).complete)(None, header, true) };
+            unsafe { Header::complete(header, None, true) };
         }
         self.ops.after_item(item, true);
     }
@@ -681,7 +683,7 @@ impl Drop for Loop {
             fn drop_all(&mut self) {
                 while let Some(header) = self.0.pop_ready() {
                     // SAFETY: S2: it was on the ready list, so it is ours to complete.
-                    unsafe { ((*header.as_ptr()).complete)(None, header, false) };
+                    unsafe { Header::complete(header, None, false) };
                 }
             }
         }

@@ -133,7 +133,7 @@ impl IoUring {
             self.submit_backlog(ops);
         }
         let wait = if self.backlog.is_empty() && !ops.has_ready() { wait } else { Wait::Not };
-        if wait != Wait::Not || ops.in_backend() > 0 || self.ring.to_submit() > 0 {
+        if wait != Wait::Not || ops.in_backend() > 0 || self.ring.unsubmitted() > 0 {
             self.ring.enter(wait)?;
         }
         self.collect(ops);
