@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Capabilities, Kind, Wait};
 use crate::buf_pool::{self, BUFFERS_MAX, BufPool, Buffers};
-use crate::completion::{Action, Completion, Header, Multi, Owner};
+use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::handle::{LoopHandle, Remote};
 use crate::in_flight::{AfterItem, Cancel, Delivery, InFlight, InFlightOp, Item, OpId, State, Token};
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
@@ -188,31 +188,37 @@ impl Loop {
         header: NonNull<Header>,
         op: RawOp,
         timeout_ns: u64,
-        complete: crate::completion::Complete,
+        complete: Complete,
     ) -> OpId {
+        let (kind, flags) = (op.kind, op.flags);
         // SAFETY: S2: the header is ours.
         unsafe { (*header.as_ptr()).complete = complete };
         // SAFETY: S2: as above.
         unsafe { (*header.as_ptr()).op = op };
-        let token = match op.kind {
+        let token = match kind {
             OpKind::Settled | OpKind::Timer | OpKind::Notify | OpKind::RecvPooled => {
                 // SAFETY: S2: as above.
                 unsafe { self.launch_special(header, op, timeout_ns) }
             }
             // SAFETY: S2: as above.
-            _ => unsafe { self.launch_in_backend(header, op.flags, timeout_ns) },
+            _ => unsafe { self.launch_in_backend(header, kind, flags, timeout_ns) },
         };
         self.ops.op_id(token)
     }
 
     /// # Safety
     /// As [`Loop::launch`].
-    #[inline]
-    unsafe fn launch_in_backend(&mut self, header: NonNull<Header>, op_flags: u8, timeout_ns: u64) -> Token {
+    unsafe fn launch_in_backend(
+        &mut self,
+        header: NonNull<Header>,
+        kind: OpKind,
+        flags: u8,
+        timeout_ns: u64,
+    ) -> Token {
         // SAFETY: S2: the header is ours.
-        let Some(token) = (unsafe { self.ops.insert(header, State::Backend) }) else {
+        let Some(token) = (unsafe { self.ops.insert(header, kind, flags, State::Backend) }) else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, op_flags, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, flags, -libc::ENOBUFS) };
         };
         if timeout_ns != NO_DEADLINE {
             self.ops.arm(token, timeout_ns);
@@ -240,10 +246,10 @@ impl Loop {
         }
         if op.kind == OpKind::RecvPooled {
             // SAFETY: S2: the caller's promise.
-            return unsafe { self.launch_in_backend(header, op.flags, timeout_ns) };
+            return unsafe { self.launch_in_backend(header, op.kind, op.flags, timeout_ns) };
         }
         // SAFETY: S2: the caller's promise.
-        let Some(token) = (unsafe { self.ops.insert(header, State::Armed) }) else {
+        let Some(token) = (unsafe { self.ops.insert(header, op.kind, op.flags, State::Armed) }) else {
             // SAFETY: S2: as above.
             return unsafe { self.refuse(header, op.flags, -libc::ENOBUFS) };
         };

@@ -357,7 +357,12 @@ impl InFlight {
 
     /// No more results of multi-result operations can be taken in this step: leave them in the kernel.
     pub(crate) fn items_full(&self) -> bool {
-        self.items.len() >= self.items_max
+        self.items_room() == 0
+    }
+
+    /// How many more results of multi-result operations can be taken in this step.
+    pub(crate) fn items_room(&self) -> usize {
+        self.items_max.saturating_sub(self.items.len())
     }
 
     pub(crate) fn loop_id(&self) -> u32 {
@@ -410,14 +415,16 @@ impl InFlight {
     /// # Safety
     /// `header` belongs to the loop from here on (S2), and describes the operation.
     #[inline]
-    pub(crate) unsafe fn insert(&mut self, header: NonNull<Header>, state: State) -> Option<Token> {
+    pub(crate) unsafe fn insert(
+        &mut self,
+        header: NonNull<Header>,
+        kind: OpKind,
+        op_flags: u8,
+        state: State,
+    ) -> Option<Token> {
         if self.table.len() >= self.capacity {
             return None;
         }
-        // SAFETY: S2: the header is ours and nobody writes to its flags.
-        let op_flags = unsafe { (*header.as_ptr()).op.flags };
-        // SAFETY: S2: as above.
-        let kind = unsafe { (*header.as_ptr()).op.kind };
         let mut flags = 0;
         if op_flags & (RawOp::EXACT | RawOp::MULTI) != 0 || kind == OpKind::RecvPooled {
             flags |= flag::COMPOUND;
@@ -605,7 +612,7 @@ impl InFlight {
     // ---- out
 
     /// Takes an operation out of the table.
-    #[inline]
+    #[inline(always)]
     fn retire(&mut self, token: Token) -> NonNull<Header> {
         let index = token.index();
         if self.table[index].place != Place::NONE {
@@ -629,7 +636,7 @@ impl InFlight {
     }
 
     /// A backend says how an operation went. Late and repeated news are ignored.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn complete(&mut self, token: Token, outcome: Outcome) -> Verdict {
         let Some(entry) = self.get(token) else { return Verdict::Done };
         if entry.state != State::Backend {
@@ -648,6 +655,7 @@ impl InFlight {
         Verdict::Done
     }
 
+    #[inline(never)]
     /// The uncommon results: the outcome to settle with, or that the operation goes on.
     fn complete_special(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Verdict> {
         let entry = &mut self.table[token.index()];

@@ -128,10 +128,10 @@ impl Ring {
         self.ring.submission().len()
     }
 
-    /// Takes the next completion.
+    /// The completions that there are; they are taken as they are looked at.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<cqueue::Entry> {
-        self.ring.completion().next()
+    pub(super) fn completions(&mut self) -> cqueue::CompletionQueue<'_> {
+        self.ring.completion()
     }
 
     /// Gives what is in the submission queue to the kernel.
