@@ -190,13 +190,15 @@ impl Loop {
         timeout_ns: u64,
         complete: Complete,
     ) -> OpId {
-        let (kind, flags) = (op.kind, op.flags);
+        let (kind, flags, time_ns) = (op.kind, op.flags, op.offset);
         // SAFETY: S2: the header is ours.
         unsafe { (*header.as_ptr()).complete = complete };
         // SAFETY: S2: as above.
         unsafe { (*header.as_ptr()).op = op };
         let token = match kind {
-            OpKind::Settled | OpKind::Timer | OpKind::Notify | OpKind::RecvPooled => {
+            // SAFETY: S2: as above.
+            OpKind::Timer => unsafe { self.launch_timer(header, time_ns, flags, timeout_ns) },
+            OpKind::Settled | OpKind::Notify | OpKind::RecvPooled => {
                 // SAFETY: S2: as above.
                 unsafe { self.launch_special(header, op, timeout_ns) }
             }
@@ -253,35 +255,49 @@ impl Loop {
             // SAFETY: S2: as above.
             return unsafe { self.refuse(header, op.flags, -libc::ENOBUFS) };
         };
-        if op.kind == OpKind::Notify {
-            self.ops.start_wait(token, &op);
-            if timeout_ns != NO_DEADLINE && self.ops.is_armed(token) {
-                self.ops.arm(token, timeout_ns);
+        self.ops.start_wait(token, &op);
+        if timeout_ns != NO_DEADLINE && self.ops.is_armed(token) {
+            self.ops.arm(token, timeout_ns);
+        }
+        token
+    }
+
+    /// Arms a timer: `time_ns` is its delay, or with [`RawOp::ABSOLUTE`] its time.
+    ///
+    /// # Safety
+    /// As [`Loop::launch`].
+    unsafe fn launch_timer(
+        &mut self,
+        header: NonNull<Header>,
+        time_ns: u64,
+        flags: u8,
+        timeout_ns: u64,
+    ) -> Token {
+        // SAFETY: S2: the caller's promise.
+        let Some(token) = (unsafe { self.ops.insert(header, OpKind::Timer, flags, State::Armed) }) else {
+            // SAFETY: S2: as above.
+            return unsafe { self.refuse(header, flags, -libc::ENOBUFS) };
+        };
+        if flags & (RawOp::MULTI | RawOp::ABSOLUTE) == 0 {
+            if timeout_ns < time_ns {
+                self.ops.set_timed_out(token);
             }
+            self.ops.arm(token, time_ns.min(timeout_ns));
             return token;
         }
-        if op.flags & RawOp::MULTI != 0 {
-            let lifetime_ns = match timeout_ns {
-                NO_DEADLINE => NO_DEADLINE,
-                limit_ns => self.ops.clock.refresh().saturating_add(limit_ns),
-            };
-            // SAFETY: S2: the caller's promise.
-            unsafe { (*header.as_ptr()).op.len = usize::try_from(lifetime_ns).unwrap_or(usize::MAX) };
-            self.ops.arm(token, op.offset.min(timeout_ns));
-        } else if op.flags & RawOp::ABSOLUTE != 0 {
-            let limit_ns = match timeout_ns {
-                NO_DEADLINE => NO_DEADLINE,
-                limit_ns => self.ops.clock.refresh().saturating_add(limit_ns),
-            };
-            if limit_ns < op.offset {
-                self.ops.set_timed_out(token);
-            }
-            self.ops.arm_at(token, op.offset.min(limit_ns));
+        let limit_ns = match timeout_ns {
+            NO_DEADLINE => NO_DEADLINE,
+            timeout_ns => self.ops.clock.refresh().saturating_add(timeout_ns),
+        };
+        if flags & RawOp::MULTI != 0 {
+            // SAFETY: S2: the caller's promise. A repeating timer keeps the end of its life there.
+            unsafe { (*header.as_ptr()).op.len = usize::try_from(limit_ns).unwrap_or(usize::MAX) };
+            self.ops.arm(token, time_ns.min(timeout_ns));
         } else {
-            if timeout_ns < op.offset {
+            if limit_ns < time_ns {
                 self.ops.set_timed_out(token);
             }
-            self.ops.arm(token, op.offset.min(timeout_ns));
+            self.ops.arm_at(token, time_ns.min(limit_ns));
         }
         token
     }

@@ -173,6 +173,11 @@ impl Entry {
         outcome.result == 0 && self.op_kind() == OpKind::RecvPooled
     }
 
+    fn is_one_shot_timer(&self) -> bool {
+        // SAFETY: S3: a field that nobody writes while the operation is in flight.
+        self.op_kind() == OpKind::Timer && unsafe { (*self.op()).flags } & RawOp::MULTI == 0
+    }
+
     fn op_kind(&self) -> OpKind {
         // SAFETY: S3: a field that nobody writes while the operation is in flight.
         unsafe { (*self.op()).kind }
@@ -551,6 +556,8 @@ impl InFlight {
             let entry = &mut table[index as usize];
             let token = Token::new(index, entry.sequence);
             let settle = match entry.state {
+                State::Armed if entry.flags & flag::TIMED_OUT != 0 => -libc::ETIMEDOUT,
+                State::Armed if entry.is_one_shot_timer() => 0,
                 State::Armed => match entry.op_copy() {
                     op if op.kind == OpKind::Notify => {
                         if !handle::withdraw(&op) {
@@ -558,7 +565,7 @@ impl InFlight {
                         }
                         -libc::ETIMEDOUT
                     }
-                    op if op.flags & RawOp::MULTI != 0 => {
+                    op => {
                         if items.len() >= *items_max {
                             return Expiry::Full;
                         }
@@ -576,8 +583,6 @@ impl InFlight {
                             return Expiry::Taken;
                         }
                     }
-                    _ if entry.flags & flag::TIMED_OUT != 0 => -libc::ETIMEDOUT,
-                    _ => 0,
                 },
                 State::Starved => -libc::ETIMEDOUT,
                 State::Backend => {
