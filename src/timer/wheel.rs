@@ -244,7 +244,7 @@ impl Wheel {
     #[inline]
     fn place(&mut self, table: &mut Slab<Entry>, index: u32) {
         let deadline_ns = table[index as usize].deadline_ns;
-        let tick = (deadline_ns >> TICK_BITS) + u64::from(deadline_ns % (1 << TICK_BITS) != 0);
+        let tick = deadline_ns.div_ceil(1 << TICK_BITS);
         let tick = tick.min(TICK_MAX).max(self.now_tick);
         let level = LEVEL_OF_BIT[(tick ^ self.now_tick | 1).ilog2() as usize] as usize;
         let slot = (tick >> (level * SLOT_BITS)) as usize % SLOTS;
