@@ -473,6 +473,7 @@ impl Loop {
                 break;
             }
         }
+        lp.take_stop();
         Ok(())
     }
 
