@@ -282,7 +282,7 @@ impl Loop {
     /// As [`Loop::launch`].
     unsafe fn refuse(&mut self, header: NonNull<Header>, op_flags: u8, result: i32) -> Token {
         // SAFETY: S2: the caller's promise.
-        unsafe { self.ops.push_refused(header, op_flags, Outcome { result, flags: 0 }) };
+        unsafe { self.ops.push_refused(header, op_flags, Outcome { result, flags: Outcome::UNTRIED }) };
         Token::NONE
     }
 
