@@ -488,6 +488,9 @@ impl Loop {
         if self.ops.has_ready() {
             self.ops.remote.signal();
         }
+        if self.embedded.get() {
+            self.ops.remote.prepare_poll();
+        }
         Ok(())
     }
 
@@ -532,6 +535,10 @@ impl Loop {
 
     /// How long this step may wait.
     fn wait_for(&mut self, limit: Limit) -> Wait {
+        if limit == Limit::Now && self.embedded.get() {
+            // Not `Wait::Not`: the backend must look, or its descriptor stays readable.
+            return Wait::For { timeout_ns: 0 };
+        }
         if limit == Limit::Now || self.ops.has_ready() || !self.ops.remote.prepare_sleep() {
             return Wait::Not;
         }
@@ -707,6 +714,7 @@ impl AsFd for Loop {
     /// one. Timers do not show in it: poll with [`Loop::next_timeout`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.embedded.set(true);
+        self.ops.remote.prepare_poll();
         self.backend.as_fd()
     }
 }

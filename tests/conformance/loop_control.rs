@@ -476,8 +476,6 @@ fn the_loop_tells_its_backend_and_what_it_can_do(v: Variant) {
     assert!(!format!("{lp:?}").is_empty());
 }
 
-
-
 fn a_nop_completes_through_every_mode(v: Variant) {
     let mut lp = v.new_loop();
     for mode in [RunMode::UntilDone, RunMode::Once] {

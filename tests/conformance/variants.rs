@@ -19,7 +19,7 @@ const CAPACITY: usize = 512;
 const ENTRIES: u32 = 128;
 
 /// Nothing takes that long: whoever is still waiting then waits for ever.
-const HUNG_AFTER: Duration = Duration::from_secs(120);
+const HUNG_AFTER: Duration = Duration::from_secs(60);
 
 impl Variant {
     /// A builder for loops of this variant.

@@ -7,12 +7,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use oxev::{
-    Action, BufPool, Completion, File, IoVecs, Lease, Loop, Multi, MultiOp, Notifier, Op, OpId, Output, TcpStream,
-    Timer,
+    Action, BufPool, Completion, File, IoVecs, Lease, Loop, Multi, MultiOp, Notifier, Op, OpId, Output,
+    TcpStream, Timer,
 };
 
 use super::sockets::{full_pair, listener, pair, unanswering};
-use super::{Counter, CountedDrop, HOUR};
+use super::{CountedDrop, Counter, HOUR};
 
 /// How an operation ended; `None` as long as its callback has not run.
 type End = Rc<RefCell<Option<io::Result<()>>>>;
