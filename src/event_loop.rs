@@ -308,7 +308,7 @@ impl Loop {
     /// As [`Loop::launch`].
     unsafe fn refuse(&mut self, header: NonNull<Header>, op_flags: u8, result: i32) -> Token {
         // SAFETY: S2: the caller's promise.
-        unsafe { self.ops.push_refused(header, op_flags, Outcome { result, flags: 0 }) };
+        unsafe { self.ops.push_refused(header, op_flags, Outcome { result, flags: Outcome::UNTRIED }) };
         Token::NONE
     }
 
@@ -499,6 +499,7 @@ impl Loop {
                 break;
             }
         }
+        lp.take_stop();
         Ok(())
     }
 
@@ -512,6 +513,9 @@ impl Loop {
         self.backend.flush(&mut self.ops)?;
         if self.ops.has_ready() {
             self.ops.remote.signal();
+        }
+        if self.embedded.get() {
+            self.ops.remote.prepare_poll();
         }
         Ok(())
     }
@@ -557,6 +561,10 @@ impl Loop {
 
     /// How long this step may wait.
     fn wait_for(&mut self, limit: Limit) -> Wait {
+        if limit == Limit::Now && self.embedded.get() {
+            // Not `Wait::Not`: the backend must look, or its descriptor stays readable.
+            return Wait::For { timeout_ns: 0 };
+        }
         if limit == Limit::Now || self.ops.has_ready() || !self.ops.remote.prepare_sleep() {
             return Wait::Not;
         }
@@ -730,6 +738,7 @@ impl AsFd for Loop {
     /// one. Timers do not show in it: poll with [`Loop::next_timeout`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.embedded.set(true);
+        self.ops.remote.prepare_poll();
         self.backend.as_fd()
     }
 }

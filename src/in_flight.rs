@@ -665,14 +665,15 @@ impl InFlight {
     fn complete_special(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Verdict> {
         let entry = &mut self.table[token.index()];
         let ending = entry.flags & flag::ENDING;
-        if outcome.result == -libc::EINTR {
+        // A close that was interrupted has closed: close(2).
+        if outcome.result == -libc::EINTR && entry.op_kind() != OpKind::Close {
             if ending == 0 {
                 return Err(Verdict::Continue);
             }
             outcome.result = -libc::ECANCELED;
         }
         if outcome.result == -libc::ECANCELED && ending & flag::TIMED_OUT != 0 {
-            outcome.result = -libc::ETIMEDOUT;
+            outcome = Outcome { result: -libc::ETIMEDOUT, flags: outcome.flags | Outcome::UNTRIED };
         }
         if entry.flags & flag::COMPOUND == 0 {
             return Ok(outcome);
