@@ -9,6 +9,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::op::{OpKind, Outcome, Output, RawOp};
 
@@ -251,7 +252,7 @@ pub(crate) struct Ring {
 impl Ring {
     fn new(count: u16) -> io::Result<Ring> {
         let slots = count.next_power_of_two();
-        let entries = Mapping::new(usize::from(slots) * size_of::<RingEntry>())?;
+        let entries = Mapping::new(usize::from(slots) * RING_ENTRY_BYTES)?;
         Ok(Ring { entries, mask: slots - 1, tail: Cell::new(0) })
     }
 
@@ -265,29 +266,30 @@ impl Ring {
 
     /// Gives a buffer to the kernel.
     fn provide(&self, buffers: &Buffers, index: u16) {
-        let entries: *mut RingEntry = self.entries.base.as_ptr().cast();
-        let entry = entries.wrapping_add(usize::from(self.tail.get() & self.mask));
-        // SAFETY: S13: an entry behind the tail is ours. `tail` is not written: in the first entry it is the ring's.
-        unsafe { (&raw mut (*entry).address).write(buffers.place(index).expose_provenance() as u64) };
-        // SAFETY: S13: as above.
-        unsafe { (&raw mut (*entry).len).write(buffers.size) };
-        // SAFETY: S13: as above.
-        unsafe { (&raw mut (*entry).index).write(index) };
+        let base = self.entries.base.as_ptr();
+        let offset = usize::from(self.tail.get() & self.mask) * RING_ENTRY_BYTES;
+        let entry: *mut RingEntry = base.wrapping_add(offset).cast();
+        let address = buffers.place(index).expose_provenance() as u64;
+        // SAFETY: S13: an entry behind the tail is ours; its last two bytes, which may be the ring's tail, are left alone.
+        unsafe { entry.write(RingEntry { address, len: buffers.size, index }) };
         self.tail.set(self.tail.get().wrapping_add(1));
+        let tail: *mut u16 = base.wrapping_add(size_of::<RingEntry>()).cast();
         // SAFETY: S13: the ring's tail, which the kernel only reads.
-        let tail = unsafe { std::sync::atomic::AtomicU16::from_ptr(&raw mut (*entries).tail) };
-        tail.store(self.tail.get(), std::sync::atomic::Ordering::Release);
+        let tail = unsafe { AtomicU16::from_ptr(tail) };
+        tail.store(self.tail.get(), Ordering::Release);
     }
 }
 
-/// `struct io_uring_buf`; in the first entry `tail` is that of `struct io_uring_buf_ring`.
-#[repr(C)]
+/// `struct io_uring_buf` without its last two bytes: in the first entry of the array they are the ring's tail.
+#[repr(C, packed(2))]
 struct RingEntry {
     address: u64,
     len: u32,
     index: u16,
-    tail: u16,
 }
+
+const RING_ENTRY_BYTES: usize = 16;
+const _: () = assert!(size_of::<RingEntry>() + size_of::<u16>() == RING_ENTRY_BYTES);
 
 /// Anonymous memory of whole pages, zero until it is used.
 struct Mapping {

@@ -49,6 +49,20 @@ impl Header {
     }
 }
 
+impl Header {
+    /// Runs the callback of an operation, or drops its owner if there is no loop.
+    ///
+    /// # Safety
+    /// The header is the loop's to complete (S2), and its outcome is for this call.
+    #[inline]
+    pub(crate) unsafe fn complete(this: NonNull<Header>, lp: Option<&mut Loop>, more: bool) -> Action {
+        // SAFETY: S2: the caller's promise.
+        let complete = unsafe { (*this.as_ptr()).complete };
+        // SAFETY: S2: as above; the function was put beside the operation by `submit`.
+        unsafe { complete(lp, this, more) }
+    }
+}
+
 // SAFETY: S5: a header that can be reached in safe code is not in flight, and then none of its pointers is used.
 unsafe impl Send for Header {}
 // SAFETY: S5: as above; nothing of it can be reached through a shared reference.

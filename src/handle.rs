@@ -113,6 +113,14 @@ impl Remote {
         self.queue.compare_exchange(AWAKE, SLEEPING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// Somebody else is about to block on the backend's descriptor: it must show what comes into the queue, or is there already.
+    pub(crate) fn prepare_poll(&self) {
+        let asleep = self.queue.compare_exchange(AWAKE, SLEEPING, Ordering::Relaxed, Ordering::Relaxed);
+        if asleep.is_err_and(|word| word != SLEEPING) {
+            self.signal();
+        }
+    }
+
     /// Takes all that is in the queue, in the order in which it came. The loop is awake afterwards.
     pub(crate) fn take(&self) -> Posted {
         if self.queue.load(Ordering::Relaxed) == AWAKE {

@@ -173,6 +173,11 @@ impl Entry {
         outcome.result == 0 && self.op_kind() == OpKind::RecvPooled
     }
 
+    fn is_one_shot_timer(&self) -> bool {
+        // SAFETY: S3: a field that nobody writes while the operation is in flight.
+        self.op_kind() == OpKind::Timer && unsafe { (*self.op()).flags } & RawOp::MULTI == 0
+    }
+
     fn op_kind(&self) -> OpKind {
         // SAFETY: S3: a field that nobody writes while the operation is in flight.
         unsafe { (*self.op()).kind }
@@ -357,7 +362,12 @@ impl InFlight {
 
     /// No more results of multi-result operations can be taken in this step: leave them in the kernel.
     pub(crate) fn items_full(&self) -> bool {
-        self.items.len() >= self.items_max
+        self.items_room() == 0
+    }
+
+    /// How many more results of multi-result operations can be taken in this step.
+    pub(crate) fn items_room(&self) -> usize {
+        self.items_max.saturating_sub(self.items.len())
     }
 
     pub(crate) fn loop_id(&self) -> u32 {
@@ -410,14 +420,16 @@ impl InFlight {
     /// # Safety
     /// `header` belongs to the loop from here on (S2), and describes the operation.
     #[inline]
-    pub(crate) unsafe fn insert(&mut self, header: NonNull<Header>, state: State) -> Option<Token> {
+    pub(crate) unsafe fn insert(
+        &mut self,
+        header: NonNull<Header>,
+        kind: OpKind,
+        op_flags: u8,
+        state: State,
+    ) -> Option<Token> {
         if self.table.len() >= self.capacity {
             return None;
         }
-        // SAFETY: S2: the header is ours and nobody writes to its flags.
-        let op_flags = unsafe { (*header.as_ptr()).op.flags };
-        // SAFETY: S2: as above.
-        let kind = unsafe { (*header.as_ptr()).op.kind };
         let mut flags = 0;
         if op_flags & (RawOp::EXACT | RawOp::MULTI) != 0 || kind == OpKind::RecvPooled {
             flags |= flag::COMPOUND;
@@ -544,6 +556,8 @@ impl InFlight {
             let entry = &mut table[index as usize];
             let token = Token::new(index, entry.sequence);
             let settle = match entry.state {
+                State::Armed if entry.flags & flag::TIMED_OUT != 0 => -libc::ETIMEDOUT,
+                State::Armed if entry.is_one_shot_timer() => 0,
                 State::Armed => match entry.op_copy() {
                     op if op.kind == OpKind::Notify => {
                         if !handle::withdraw(&op) {
@@ -551,7 +565,7 @@ impl InFlight {
                         }
                         -libc::ETIMEDOUT
                     }
-                    op if op.flags & RawOp::MULTI != 0 => {
+                    op => {
                         if items.len() >= *items_max {
                             return Expiry::Full;
                         }
@@ -569,8 +583,6 @@ impl InFlight {
                             return Expiry::Taken;
                         }
                     }
-                    _ if entry.flags & flag::TIMED_OUT != 0 => -libc::ETIMEDOUT,
-                    _ => 0,
                 },
                 State::Starved => -libc::ETIMEDOUT,
                 State::Backend => {
@@ -605,7 +617,7 @@ impl InFlight {
     // ---- out
 
     /// Takes an operation out of the table.
-    #[inline]
+    #[inline(always)]
     fn retire(&mut self, token: Token) -> NonNull<Header> {
         let index = token.index();
         if self.table[index].place != Place::NONE {
@@ -629,7 +641,7 @@ impl InFlight {
     }
 
     /// A backend says how an operation went. Late and repeated news are ignored.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn complete(&mut self, token: Token, outcome: Outcome) -> Verdict {
         let Some(entry) = self.get(token) else { return Verdict::Done };
         if entry.state != State::Backend {
@@ -648,18 +660,20 @@ impl InFlight {
         Verdict::Done
     }
 
+    #[inline(never)]
     /// The uncommon results: the outcome to settle with, or that the operation goes on.
     fn complete_special(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Verdict> {
         let entry = &mut self.table[token.index()];
         let ending = entry.flags & flag::ENDING;
-        if outcome.result == -libc::EINTR {
+        // A close that was interrupted has closed: close(2).
+        if outcome.result == -libc::EINTR && entry.op_kind() != OpKind::Close {
             if ending == 0 {
                 return Err(Verdict::Continue);
             }
             outcome.result = -libc::ECANCELED;
         }
         if outcome.result == -libc::ECANCELED && ending & flag::TIMED_OUT != 0 {
-            outcome.result = -libc::ETIMEDOUT;
+            outcome = Outcome { result: -libc::ETIMEDOUT, flags: outcome.flags | Outcome::UNTRIED };
         }
         if entry.flags & flag::COMPOUND == 0 {
             return Ok(outcome);

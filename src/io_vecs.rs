@@ -104,7 +104,7 @@ impl<const N: usize> IoVecs<N> {
         // SAFETY: S3: as above.
         unsafe { (*message).msg_iov = vecs.cast() };
         // SAFETY: S3: as above.
-        unsafe { (*message).msg_iovlen = count as _ };
+        unsafe { (*message).msg_iovlen = count };
         List { message, bytes, fits, borrows: PhantomData }
     }
 }
@@ -135,7 +135,7 @@ pub(crate) unsafe fn vecs(op: &RawOp) -> (*mut libc::iovec, usize) {
     let vecs = unsafe { (*message).msg_iov };
     // SAFETY: S3: as above.
     let count = unsafe { (*message).msg_iovlen };
-    (vecs, count as usize)
+    (vecs, count)
 }
 
 /// Records that `n` bytes of an operation have been moved.
@@ -166,7 +166,7 @@ pub(crate) fn advance(op: &mut RawOp, n: usize) {
     // SAFETY: S3: as above.
     unsafe { (*message).msg_iov = vec };
     // SAFETY: S3: as above.
-    unsafe { (*message).msg_iovlen = count as _ };
+    unsafe { (*message).msg_iovlen = count };
     op.len -= n;
     op.offset = op.offset.wrapping_add(n as u64);
     op.done += n as u64;

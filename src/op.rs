@@ -175,6 +175,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Set by the loop in `flags` with an error of its own: the operation was not tried.
+    pub(crate) const UNTRIED: u32 = 1 << 15;
+
     /// The result as a count, or the error.
     ///
     /// # Errors
@@ -211,7 +214,8 @@ unsafe impl Output for usize {
 // SAFETY: S7: these operations give no resource; `Close` gives its descriptor up in every case.
 unsafe impl Output for () {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<()> {
-        if op.kind == OpKind::Close && outcome.result == -libc::ECANCELED {
+        let untried = outcome.result == -libc::ECANCELED || outcome.flags & Outcome::UNTRIED != 0;
+        if op.kind == OpKind::Close && untried {
             crate::descriptor::close_raw(op.fd);
         }
         outcome.count().map(drop)
@@ -227,7 +231,8 @@ unsafe impl Output for () {
 pub struct Op<'a, R> {
     pub(crate) raw: RawOp,
     pub(crate) timeout_ns: u64,
-    borrows: PhantomData<(&'a mut (), fn() -> R)>,
+    borrows: PhantomData<&'a mut ()>,
+    ends_in: PhantomData<fn() -> R>,
 }
 
 /// Stands for "no deadline" where nanoseconds are kept.
@@ -240,12 +245,17 @@ impl<'a, R: Output> Op<'a, R> {
     /// For all of `'a` the memory that `raw` points to must be valid and not otherwise used (shared use is fine if
     /// the operation only reads), `raw.fd` must stay open, and `R` must be made for `raw.kind`.
     pub unsafe fn from_raw(raw: RawOp) -> Op<'a, R> {
-        Op { raw, timeout_ns: NO_DEADLINE, borrows: PhantomData }
+        Op { raw, timeout_ns: NO_DEADLINE, borrows: PhantomData, ends_in: PhantomData }
     }
 
     /// An operation that only brings the error `errno` to its callback.
     pub(crate) fn failed(errno: i32) -> Op<'a, R> {
-        Op { raw: RawOp::settled(-errno), timeout_ns: NO_DEADLINE, borrows: PhantomData }
+        Op {
+            raw: RawOp::settled(-errno),
+            timeout_ns: NO_DEADLINE,
+            borrows: PhantomData,
+            ends_in: PhantomData,
+        }
     }
 
     /// Sets a deadline: if the operation has not completed when `limit` has passed, it is cancelled and ends with
@@ -314,7 +324,12 @@ impl<'a, R: Output> MultiOp<'a, R> {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn nop() -> Op<'static, ()> {
-    Op { raw: RawOp::new(OpKind::Nop, -1), timeout_ns: NO_DEADLINE, borrows: PhantomData }
+    Op {
+        raw: RawOp::new(OpKind::Nop, -1),
+        timeout_ns: NO_DEADLINE,
+        borrows: PhantomData,
+        ends_in: PhantomData,
+    }
 }
 
 /// Nanoseconds of a duration; what does not fit (584 years) becomes the longest.

@@ -115,7 +115,7 @@ impl<T> Pool<T> {
             let next = unsafe { slot.as_ref() }.next_free.get();
             slots.free.set(next);
             // SAFETY: S12: as above; its state was dropped when it was freed.
-            unsafe { (&raw mut (*slot.as_ptr()).completion).write(Completion::new(state)) };
+            unsafe { slot.cast::<Completion<T>>().write(Completion::new(state)) };
             slot
         } else if slots.untouched.get() < slots.capacity {
             let index = slots.untouched.replace(slots.untouched.get() + 1);
@@ -200,7 +200,7 @@ impl<T> Slots<T> {
         // The slot is freed even if the drop of the state panics.
         let _free = Free(slot);
         // SAFETY: S12: the caller is the only user of a slot in use.
-        unsafe { (&raw mut (*slot.as_ptr()).completion).drop_in_place() };
+        unsafe { slot.cast::<Completion<T>>().drop_in_place() };
     }
 }
 

@@ -124,19 +124,19 @@ impl Ring {
 
     /// Entries that the kernel has not taken yet.
     #[inline]
-    pub(super) fn to_submit(&mut self) -> usize {
+    pub(super) fn unsubmitted(&mut self) -> usize {
         self.ring.submission().len()
     }
 
-    /// Takes the next completion.
+    /// The completions that there are; they are taken as they are looked at.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<cqueue::Entry> {
-        self.ring.completion().next()
+    pub(super) fn completions(&mut self) -> cqueue::CompletionQueue<'_> {
+        self.ring.completion()
     }
 
     /// Gives what is in the submission queue to the kernel.
     pub(super) fn submit(&mut self) -> io::Result<()> {
-        let to_submit = self.to_submit();
+        let to_submit = self.unsubmitted();
         if to_submit == 0 {
             return Ok(());
         }
@@ -153,7 +153,7 @@ impl Ring {
     /// Submits, waits and lets the kernel post completions. What was not taken stays in the queue for the next call.
     #[inline]
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
-        let to_submit = self.to_submit();
+        let to_submit = self.unsubmitted();
         let entered = match wait {
             Wait::Not => self.call(to_submit, 0, self.enter_flags, std::ptr::null(), 0),
             Wait::Forever => self.call(to_submit, 1, self.enter_flags, std::ptr::null(), 0),

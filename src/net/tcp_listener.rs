@@ -30,7 +30,6 @@ impl TcpListener {
     }
 
     /// Binds with other options than the defaults.
-    #[must_use]
     pub fn options() -> ListenOptions {
         ListenOptions::default()
     }
