@@ -61,7 +61,7 @@ impl Samples {
 /// Lets each contender measure one figure a round, in turns; the order changes from round to round.
 pub(crate) fn alternate<const N: usize>(
     rounds: usize,
-    mut contenders: [&mut dyn FnMut() -> f64; N],
+    contenders: [&mut dyn FnMut() -> f64; N],
 ) -> [Samples; N] {
     let mut samples = [const { Samples(Vec::new()) }; N];
     for round in 0..rounds {
