@@ -19,7 +19,9 @@ use crate::backend::{Backend, Capabilities, Kind, Wait};
 use crate::buf_pool::{self, BUFFERS_MAX, BufPool, Buffers};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::handle::{LoopHandle, Remote};
-use crate::in_flight::{AfterItem, Cancel, Delivery, InFlight, InFlightOp, Item, OpId, State, Token};
+use crate::in_flight::{
+    AfterItem, Cancel, Delivery, EntryFlags, InFlight, InFlightOp, Item, OpId, State, Token,
+};
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
 
 /// How long [`Loop::run`] runs.
@@ -203,7 +205,7 @@ impl Loop {
                 unsafe { self.launch_special(header, op, timeout_ns) }
             }
             // SAFETY: S2: as above.
-            _ => unsafe { self.launch_in_backend(header, kind, flags, timeout_ns) },
+            _ => unsafe { self.launch_in_backend(header, EntryFlags::of(kind, flags), timeout_ns) },
         };
         self.ops.op_id(token)
     }
@@ -213,14 +215,13 @@ impl Loop {
     unsafe fn launch_in_backend(
         &mut self,
         header: NonNull<Header>,
-        kind: OpKind,
-        flags: u8,
+        flags: EntryFlags,
         timeout_ns: u64,
     ) -> Token {
         // SAFETY: S2: the header is ours.
-        let Some(token) = (unsafe { self.ops.insert(header, kind, flags, State::Backend) }) else {
+        let Some(token) = (unsafe { self.ops.insert(header, flags, State::Backend) }) else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, flags, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, -libc::ENOBUFS) };
         };
         if timeout_ns != NO_DEADLINE {
             self.ops.arm(token, timeout_ns);
@@ -244,16 +245,18 @@ impl Loop {
         };
         if let Some(result) = refusal {
             // SAFETY: S2: the caller's promise.
-            return unsafe { self.refuse(header, op.flags, result) };
+            return unsafe { self.refuse(header, result) };
         }
         if op.kind == OpKind::RecvPooled {
             // SAFETY: S2: the caller's promise.
-            return unsafe { self.launch_in_backend(header, op.kind, op.flags, timeout_ns) };
+            return unsafe { self.launch_in_backend(header, EntryFlags::of(op.kind, op.flags), timeout_ns) };
         }
         // SAFETY: S2: the caller's promise.
-        let Some(token) = (unsafe { self.ops.insert(header, op.kind, op.flags, State::Armed) }) else {
+        let Some(token) =
+            (unsafe { self.ops.insert(header, EntryFlags::of(op.kind, op.flags), State::Armed) })
+        else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, op.flags, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, -libc::ENOBUFS) };
         };
         self.ops.start_wait(token, &op);
         if timeout_ns != NO_DEADLINE && self.ops.is_armed(token) {
@@ -274,9 +277,11 @@ impl Loop {
         timeout_ns: u64,
     ) -> Token {
         // SAFETY: S2: the caller's promise.
-        let Some(token) = (unsafe { self.ops.insert(header, OpKind::Timer, flags, State::Armed) }) else {
+        let Some(token) =
+            (unsafe { self.ops.insert(header, EntryFlags::of(OpKind::Timer, flags), State::Armed) })
+        else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, flags, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, -libc::ENOBUFS) };
         };
         if flags & (RawOp::MULTI | RawOp::ABSOLUTE) == 0 {
             if timeout_ns < time_ns {
@@ -306,9 +311,9 @@ impl Loop {
     ///
     /// # Safety
     /// As [`Loop::launch`].
-    unsafe fn refuse(&mut self, header: NonNull<Header>, op_flags: u8, result: i32) -> Token {
+    unsafe fn refuse(&mut self, header: NonNull<Header>, result: i32) -> Token {
         // SAFETY: S2: the caller's promise.
-        unsafe { self.ops.push_refused(header, op_flags, Outcome { result, flags: Outcome::UNTRIED }) };
+        unsafe { self.ops.push_refused(header, Outcome { result, flags: Outcome::UNTRIED }) };
         Token::NONE
     }
 

@@ -122,6 +122,19 @@ mod flag {
     pub(super) const ANY_RESULT: u8 = ENDING | COMPOUND;
 }
 
+/// The flags that an entry begins with. They follow from the operation; worked out where it is submitted they mostly cost nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EntryFlags(u8);
+
+impl EntryFlags {
+    #[inline(always)]
+    pub(crate) const fn of(kind: OpKind, op_flags: u8) -> EntryFlags {
+        let compound = op_flags & (RawOp::EXACT | RawOp::MULTI) != 0 || matches!(kind, OpKind::RecvPooled);
+        let background = op_flags & RawOp::BACKGROUND != 0;
+        EntryFlags(if compound { flag::COMPOUND } else { 0 } | if background { flag::BACKGROUND } else { 0 })
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Entry {
     header: NonNull<Header>,
@@ -423,19 +436,13 @@ impl InFlight {
     pub(crate) unsafe fn insert(
         &mut self,
         header: NonNull<Header>,
-        kind: OpKind,
-        op_flags: u8,
+        flags: EntryFlags,
         state: State,
     ) -> Option<Token> {
         if self.table.len() >= self.capacity {
             return None;
         }
-        let mut flags = 0;
-        if op_flags & (RawOp::EXACT | RawOp::MULTI) != 0 || kind == OpKind::RecvPooled {
-            flags |= flag::COMPOUND;
-        }
-        if op_flags & RawOp::BACKGROUND != 0 {
-            flags |= flag::BACKGROUND;
+        if flags.0 & flag::BACKGROUND != 0 {
             self.background += 1;
         }
         self.sequence = self.sequence.wrapping_add(1);
@@ -450,9 +457,11 @@ impl InFlight {
             prev: NIL,
             place: Place::NONE,
             state,
-            flags,
+            flags: flags.0,
         });
-        self.high_water = self.high_water.max(index + 1);
+        if index >= self.high_water {
+            self.high_water = index + 1;
+        }
         self.in_backend += usize::from(state == State::Backend);
         Some(Token::new(index as u32, sequence))
     }
@@ -461,7 +470,9 @@ impl InFlight {
     ///
     /// # Safety
     /// `header` belongs to the loop and is on no list (S2).
-    pub(crate) unsafe fn push_refused(&mut self, header: NonNull<Header>, op_flags: u8, outcome: Outcome) {
+    pub(crate) unsafe fn push_refused(&mut self, header: NonNull<Header>, outcome: Outcome) {
+        // SAFETY: S2: the header is ours.
+        let op_flags = unsafe { (*header.as_ptr()).op.flags };
         self.background += usize::from(op_flags & RawOp::BACKGROUND != 0);
         // SAFETY: S2: the caller's promise.
         unsafe { self.push_ready(header, outcome) };
@@ -647,22 +658,32 @@ impl InFlight {
         if entry.state != State::Backend {
             return Verdict::Done;
         }
-        let mut outcome = outcome;
-        if entry.flags & flag::ANY_RESULT != 0 || outcome.result == -libc::EINTR {
-            match self.complete_special(token, outcome) {
-                Ok(settled) => outcome = settled,
-                Err(verdict) => return verdict,
-            }
+        let has_deadline = entry.place != Place::NONE;
+        if has_deadline || entry.flags & flag::ANY_RESULT != 0 || outcome.result == -libc::EINTR {
+            return self.complete_special(token, outcome);
         }
+        self.in_backend -= 1;
+        let header = self.table.remove(token.index()).header;
+        // SAFETY: S2: it left the table, so it is on no list.
+        unsafe { self.push_ready(header, outcome) };
+        Verdict::Done
+    }
+
+    /// As [`InFlight::complete`], for all that is not so simple.
+    #[inline(never)]
+    fn complete_special(&mut self, token: Token, outcome: Outcome) -> Verdict {
+        let outcome = match self.examine(token, outcome) {
+            Ok(outcome) => outcome,
+            Err(verdict) => return verdict,
+        };
         let header = self.retire(token);
         // SAFETY: S2: it left the table, so it is on no list.
         unsafe { self.push_ready(header, outcome) };
         Verdict::Done
     }
 
-    #[inline(never)]
-    /// The uncommon results: the outcome to settle with, or that the operation goes on.
-    fn complete_special(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Verdict> {
+    /// The outcome to settle with, or that the operation goes on.
+    fn examine(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Verdict> {
         let entry = &mut self.table[token.index()];
         let ending = entry.flags & flag::ENDING;
         // A close that was interrupted has closed: close(2).

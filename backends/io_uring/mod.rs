@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use ::io_uring::{opcode, types};
+use ::io_uring::{opcode, squeue, types};
 
 use super::{Capabilities, Options, Wait, Waker};
 use crate::buf_pool::{self, BUFFER_USED, Buffers};
@@ -78,23 +78,38 @@ impl IoUring {
     #[inline(always)]
     unsafe fn push(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: nobody else has it now.
+        match unsafe { entry::of_common(op) } {
+            // SAFETY: S1: what the entry points to lives until the operation is completed.
+            Some(entry) => unsafe { self.push_entry(token, entry) },
+            // SAFETY: S3: as above.
+            None => unsafe { self.push_uncommon(token, op, ops) },
+        }
+    }
+
+    /// # Safety
+    /// As [`IoUring::submit`].
+    #[inline(never)]
+    unsafe fn push_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: nobody else has it now.
         if unsafe { (*op).kind } == OpKind::Connect {
             // SAFETY: S3: as above.
             if let Err(errno) = socket::open_for_connect(unsafe { &mut *op }) {
-                return report(
-                    token,
-                    Outcome { result: -errno, flags: 0 },
-                    &self.features,
-                    &mut self.backlog,
-                    ops,
-                );
+                let failed = Outcome { result: -errno, flags: 0 };
+                return report(token, failed, &self.features, &mut self.backlog, ops);
             }
         }
         // SAFETY: S3: as above.
-        let mut entry = unsafe { entry::of(op, &self.features) };
-        entry.set_user_data(token.bits());
+        let entry = unsafe { entry::of(op, &self.features) };
         // SAFETY: S1: what the entry points to lives until the operation is completed.
-        if !unsafe { self.ring.push(&entry) } {
+        unsafe { self.push_entry(token, entry) };
+    }
+
+    /// # Safety
+    /// What the entry points to is valid until its completion (S1).
+    #[inline(always)]
+    unsafe fn push_entry(&mut self, token: Token, entry: squeue::Entry) {
+        // SAFETY: S1: the caller's promise.
+        if !unsafe { self.ring.push(&entry.user_data(token.bits())) } {
             self.backlog.push_back(token.bits());
         }
     }
