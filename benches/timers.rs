@@ -130,10 +130,11 @@ impl OxevTimers {
     fn reset(&mut self, pattern: Pattern) -> f64 {
         self.refresh();
         let (_, ids) = self.insert(&pattern.delays(self.count, HOUR));
-        let resets = random_resets(self.count);
+        let resets = random_resets(self.count).into_iter();
+        let resets: Vec<_> = resets.map(|(index, delay)| (ids[index], delay)).collect();
         let reset = thread_ns_per(self.count, || {
-            for &(index, delay) in &resets {
-                assert!(self.lp.reset(ids[index], delay));
+            for &(id, delay) in &resets {
+                assert!(self.lp.reset(id, delay));
             }
             self.lp.flush().expect("nothing to flush but delays");
         });
