@@ -312,12 +312,20 @@ pub(crate) struct InFlight {
     /// A step of the loop is running.
     pub(crate) in_step: bool,
     exact_arms: u32,
+    unresolved_arms: u32,
 }
 
 /// A timer that is submitted outside a step is resolved against the clock at once, so that its delay counts from
 /// there and not from the next `run`; but after this many in a row the rest is resolved together, because a clock
 /// reading (30 ns) costs more than everything else about a timer.
 const EXACT_ARMS_MAX: u32 = 64;
+
+/// Delays that wait for the reading of the clock that resolves them: so few that their entries are still in the cache.
+const UNRESOLVED_ARMS_MAX: u32 = 64;
+
+/// Timers and deadlines that one step expires. So few that what expiring brings into the cache is still there for the callback, and that
+/// the kernel is asked in between.
+const EXPIRIES_MAX: u32 = 1024;
 
 /// Set by a backend in [`Outcome::flags`]: more results of the same submission come.
 pub(crate) const MORE: u32 = 1 << 1;
@@ -342,6 +350,7 @@ impl InFlight {
             high_water: 0,
             in_step: false,
             exact_arms: 0,
+            unresolved_arms: 0,
         }
     }
 
@@ -525,6 +534,11 @@ impl InFlight {
         }
         self.table[token.index()].deadline_ns = delay_ns;
         self.wheel.insert_delay(&mut self.table, index);
+        self.unresolved_arms += 1;
+        if self.unresolved_arms == UNRESOLVED_ARMS_MAX {
+            self.unresolved_arms = 0;
+            self.wheel.resolve(&mut self.table, self.clock.read());
+        }
     }
 
     /// Sets the time of an entry of the table to a moment on the loop's clock.
@@ -543,6 +557,7 @@ impl InFlight {
     /// Makes the delays that were armed since the last step count from now.
     pub(crate) fn resolve_delays(&mut self) {
         self.exact_arms = 0;
+        self.unresolved_arms = 0;
         if self.wheel.has_unresolved() {
             let now_ns = self.clock.refresh();
             self.wheel.resolve(&mut self.table, now_ns);
@@ -562,8 +577,12 @@ impl InFlight {
         }
         let now_ns = self.clock.refresh();
         let InFlight { wheel, ready, items, items_max, .. } = self;
-        let mut more = false;
+        let (mut more, mut room) = (false, EXPIRIES_MAX);
         wheel.advance(&mut self.table, now_ns, |table, index| {
+            if room == 0 {
+                return Expiry::Full;
+            }
+            room -= 1;
             let entry = &mut table[index as usize];
             let token = Token::new(index, entry.sequence);
             let settle = match entry.state {

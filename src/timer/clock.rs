@@ -50,9 +50,14 @@ impl Clock {
         self.now_ns.get()
     }
 
+    /// Reads the clock, without moving the time of the step.
+    pub(crate) fn read(&self) -> u64 {
+        monotonic_ns()
+    }
+
     /// Reads the clock.
     pub(crate) fn refresh(&self) -> u64 {
-        let now_ns = monotonic_ns();
+        let now_ns = self.read();
         self.now_ns.set(now_ns);
         self.stale.set(false);
         now_ns
