@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::buf_pool;
+use crate::buf_pool::{self, BUFFER_USED};
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::error;
@@ -117,6 +117,8 @@ mod flag {
     /// Results need a second look: exact, multi-result, pooled.
     pub(super) const COMPOUND: u8 = 1 << 4;
     pub(super) const BACKGROUND: u8 = 1 << 5;
+    /// The loop is dropped inside its item callback, so its owner is never given back (S10).
+    pub(super) const BORROWED: u8 = 1 << 6;
 
     pub(super) const ENDING: u8 = CANCEL | TIMED_OUT | DISARMED;
     pub(super) const ANY_RESULT: u8 = ENDING | COMPOUND;
@@ -171,6 +173,11 @@ impl Entry {
     /// Whether this outcome of a multi-result operation says that the peer sends no more.
     fn is_end_of_stream(&self, outcome: Outcome) -> bool {
         outcome.result == 0 && self.op_kind() == OpKind::RecvPooled
+    }
+
+    /// Whether this outcome says that the pool of a receive is empty.
+    fn wants_buffer(&self, outcome: Outcome) -> bool {
+        outcome.result == -libc::ENOBUFS && self.op_kind() == OpKind::RecvPooled
     }
 
     fn is_one_shot_timer(&self) -> bool {
@@ -630,10 +637,9 @@ impl InFlight {
 
     /// Takes an operation out of the table and puts it on the ready list.
     fn settle(&mut self, token: Token, result: i32) {
-        let delivering = self.table[token.index()].flags & flag::DELIVERING != 0;
+        let borrowed = self.table[token.index()].flags & flag::BORROWED != 0;
         let header = self.retire(token);
-        if delivering {
-            // The loop is dropped inside the callback that has this owner's state by `&mut`: leak the owner (S10).
+        if borrowed {
             return;
         }
         // SAFETY: S2: it left the table, so it is on no list.
@@ -680,14 +686,6 @@ impl InFlight {
         let op = entry.op();
         // SAFETY: S3: the backend gave this outcome, so it is not writing to the description.
         let flags = unsafe { (*op).flags };
-        // SAFETY: S3: as above.
-        let kind = unsafe { (*op).kind };
-        if kind == OpKind::RecvPooled && outcome.result == -libc::ENOBUFS && ending == 0 {
-            entry.state = State::Starved;
-            self.in_backend -= 1;
-            self.starve(token);
-            return Err(Verdict::Done);
-        }
         if flags & RawOp::MULTI != 0 {
             let last = outcome.flags & MORE == 0;
             if last {
@@ -696,6 +694,15 @@ impl InFlight {
             }
             self.items.push_back(Item { token, outcome, last });
             return Err(Verdict::Done);
+        }
+        if entry.wants_buffer(outcome) {
+            if ending == 0 {
+                self.in_backend -= 1;
+                self.starve(token);
+                return Err(Verdict::Done);
+            }
+            outcome.result = if ending == flag::TIMED_OUT { -libc::ETIMEDOUT } else { -libc::ECANCELED };
+            return Ok(outcome);
         }
         if flags & RawOp::EXACT == 0 || outcome.result < 0 {
             return Ok(outcome);
@@ -800,6 +807,7 @@ impl InFlight {
         unsafe { (*header.as_ptr()).outcome = item.outcome };
         let is_value = item.outcome.result >= 0 && !entry.is_end_of_stream(item.outcome);
         let delivery = match is_value {
+            false if item.outcome.flags & BUFFER_USED != 0 => Delivery::Discard(header),
             false => Delivery::Nothing,
             true if entry.flags & flag::DISARMED != 0 => Delivery::Discard(header),
             true => {
@@ -824,9 +832,14 @@ impl InFlight {
             return if ask { AfterItem::AskBackendToCancel } else { AfterItem::Nothing };
         }
         debug_assert_eq!(entry.state, State::Pending);
+        let wants_buffer = entry.wants_buffer(item.outcome);
+        if wants_buffer && ending == 0 {
+            self.starve(item.token);
+            return AfterItem::Nothing;
+        }
         let end = match item.outcome.result {
             _ if ending & flag::DISARMED != 0 => Some(0),
-            result if result < 0 => Some(result),
+            result if result < 0 && !wants_buffer => Some(result),
             _ if entry.is_end_of_stream(item.outcome) => Some(0),
             _ if ending & flag::TIMED_OUT != 0 => Some(-libc::ETIMEDOUT),
             _ if ending & flag::CANCEL != 0 => Some(-libc::ECANCELED),
@@ -921,8 +934,9 @@ impl InFlight {
         None
     }
 
-    /// Puts an operation into the queue of those that wait for a buffer.
+    /// Puts an operation into the queue of those that wait for a buffer. Its results have all been delivered.
     fn starve(&mut self, token: Token) {
+        self.table[token.index()].state = State::Starved;
         if self.starved.len() == self.capacity {
             // Some of these have been cancelled since.
             let InFlight { starved, table, .. } = self;
@@ -941,6 +955,9 @@ impl InFlight {
             let Some(entry) = self.table.get_mut(index) else { continue };
             let token = Token::new(index as u32, entry.sequence);
             entry.flags |= flag::CANCEL;
+            if entry.flags & flag::DELIVERING != 0 {
+                entry.flags |= flag::BORROWED;
+            }
             match entry.state {
                 State::Backend => return Some(token),
                 State::Armed => {
@@ -951,8 +968,7 @@ impl InFlight {
                     self.settle(token, -libc::ECANCELED);
                 }
                 State::Starved => self.settle(token, -libc::ECANCELED),
-                // Its item is in the queue or, if the loop is dropped by that very callback, never comes back.
-                State::Pending if entry.flags & flag::DELIVERING != 0 => self.settle(token, -libc::ECANCELED),
+                // Its last item is in the queue or, if the loop is dropped by that very callback, never comes back.
                 State::Pending => {}
             }
         }
