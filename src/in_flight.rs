@@ -17,8 +17,10 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ptr::{self, NonNull};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -303,8 +305,8 @@ pub(crate) struct InFlight {
     background: usize,
     /// Above every index that the table has ever used.
     high_water: usize,
-    /// A step of the loop is running.
-    pub(crate) in_step: bool,
+    /// The loop runs: it can not be run in itself.
+    pub(crate) in_step: Rc<Cell<bool>>,
     exact_arms: u32,
 }
 
@@ -334,7 +336,7 @@ impl InFlight {
             in_backend: 0,
             background: 0,
             high_water: 0,
-            in_step: false,
+            in_step: Rc::new(Cell::new(false)),
             exact_arms: 0,
         }
     }
@@ -514,7 +516,7 @@ impl InFlight {
     /// Sets the time of an entry of the table to a delay from now.
     pub(crate) fn arm(&mut self, token: Token, delay_ns: u64) {
         let index = token.index() as u32;
-        if !self.in_step && self.exact_arms < EXACT_ARMS_MAX {
+        if !self.in_step.get() && self.exact_arms < EXACT_ARMS_MAX {
             self.exact_arms += 1;
             let now_ns = self.clock.refresh();
             return self.arm_at(token, now_ns.saturating_add(delay_ns));
