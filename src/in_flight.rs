@@ -582,7 +582,8 @@ impl InFlight {
                         if now_ns >= lifetime {
                             -libc::ETIMEDOUT
                         } else {
-                            let missed = (now_ns - entry.deadline_ns) / period;
+                            let fixed_delay = op.flags & RawOp::FIXED_DELAY != 0;
+                            let missed = if fixed_delay { 0 } else { (now_ns - entry.deadline_ns) / period };
                             let periods = missed.saturating_add(1).min(i32::MAX as u64);
                             entry.deadline_ns =
                                 entry.deadline_ns.saturating_add(period.saturating_mul(missed + 1));
@@ -607,7 +608,8 @@ impl InFlight {
                     return Expiry::Taken;
                 }
                 State::Pending => {
-                    if entry.flags & flag::ENDING == 0 {
+                    // The time of a repeating timer that was reset meanwhile is no deadline: it fires again at once.
+                    if entry.flags & flag::ENDING == 0 && entry.op_kind() != OpKind::Timer {
                         entry.flags |= flag::TIMED_OUT;
                     }
                     return Expiry::Taken;
@@ -864,7 +866,11 @@ impl InFlight {
                 if entry.place != Place::NONE {
                     // The callback has reset it.
                 } else if op.flags & RawOp::FIXED_DELAY != 0 {
-                    self.arm(token, op.done);
+                    let life_left_ns = match op.len as u64 {
+                        NO_DEADLINE => NO_DEADLINE,
+                        end_ns => end_ns.saturating_sub(self.clock.refresh()),
+                    };
+                    self.arm(token, op.done.min(life_left_ns));
                 } else {
                     let deadline_ns = entry.deadline_ns.min(op.len as u64);
                     self.arm_at(token, deadline_ns);
