@@ -582,13 +582,8 @@ impl InFlight {
                         if now_ns >= lifetime {
                             -libc::ETIMEDOUT
                         } else {
-<<<<<<< HEAD
                             let fixed_delay = op.flags & RawOp::FIXED_DELAY != 0;
                             let missed = if fixed_delay { 0 } else { (now_ns - entry.deadline_ns) / period };
-=======
-                            let rated = op.flags & RawOp::FIXED_DELAY == 0;
-                            let missed = if rated { (now_ns - entry.deadline_ns) / period } else { 0 };
->>>>>>> conformance
                             let periods = missed.saturating_add(1).min(i32::MAX as u64);
                             entry.deadline_ns =
                                 entry.deadline_ns.saturating_add(period.saturating_mul(missed + 1));
