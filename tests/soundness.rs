@@ -3,7 +3,7 @@
 //! Each test is named by what must hold.
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -390,7 +390,7 @@ fn a_zero_copy_send_that_is_cancelled_while_the_kernel_has_the_buffer_waits_with
     listener.listen(1).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let stream = TcpStream::from_std(StdStream::connect(address).unwrap()).unwrap();
-    let (mut peer, _) = listener.accept().unwrap();
+    let (peer, _) = listener.accept().unwrap();
     stream.set_send_buffer_size(1 << 20).unwrap();
 
     let done = Rc::new(Cell::new(None));
@@ -406,18 +406,10 @@ fn a_zero_copy_send_that_is_cancelled_while_the_kernel_has_the_buffer_waits_with
     let (before, start) = (cpu_time(), Instant::now());
     lp.run_for(Duration::from_millis(200)).unwrap();
     let (busy, waited) = (cpu_time() - before, start.elapsed());
-    assert!(
-        done.get().is_some() || busy < waited / 2,
-        "{busy:?} of processor time in {waited:?} of waiting for the peer"
-    );
-    peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let reader = std::thread::spawn(move || {
-        let mut rest = [0; 4096];
-        while peer.read(&mut rest).is_ok_and(|n| n > 0) {}
-    });
+    assert!(busy < waited / 2, "{busy:?} of processor time in {waited:?} of waiting for the peer");
+    // A reset empties the queue.
+    drop(peer);
     run_until(&mut lp, || done.get().is_some());
-    drop(lp);
-    reader.join().unwrap();
 }
 
 // ---- notifiers

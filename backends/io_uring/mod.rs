@@ -36,6 +36,9 @@ const CANCEL_BIT: u64 = 1 << 31;
 /// In the flags of a completion: the kernel has let go of a zero-copy buffer (`IORING_CQE_F_NOTIF`).
 const NOTIFICATION: u32 = 1 << 3;
 
+/// [`RawOp::backend_state`] of a zero-copy send whose result is known, and whose buffer the kernel still has.
+const SENT: u16 = 1;
+
 pub(crate) struct IoUring {
     ring: Ring,
     features: Features,
@@ -261,10 +264,15 @@ fn receive_after_poll(
 }
 
 /// The kernel has answered a request to cancel. If it did not find an operation that is still in flight, that was between two
-/// states: again.
+/// states: again. A zero-copy send that only waits for its buffer cannot be found any more, nor stopped.
 #[cold]
 fn again_if_not_found(user_data: u64, outcome: Outcome, backlog: &mut VecDeque<u64>, ops: &mut InFlight) {
-    if outcome.result == -libc::ENOENT && ops.op(Token::from_bits(user_data & !CANCEL_BIT)).is_some() {
+    if outcome.result != -libc::ENOENT {
+        return;
+    }
+    let Some(op) = ops.op(Token::from_bits(user_data & !CANCEL_BIT)) else { return };
+    // SAFETY: S3: a field of the backend's own.
+    if unsafe { (*op).backend_state } != SENT {
         backlog.push_back(user_data);
     }
 }
@@ -275,10 +283,12 @@ fn zero_copy_sent(token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<
     // SAFETY: S3: the kernel reads the buffer, not the description.
     let op = unsafe { &mut *op };
     if outcome.flags & NOTIFICATION != 0 {
+        op.backend_state = 0;
         return Some(Outcome { result: op.offset as i64 as i32, flags: 0 });
     }
     if outcome.flags & MORE != 0 {
         op.offset = i64::from(outcome.result) as u64;
+        op.backend_state = SENT;
         return None;
     }
     Some(outcome)
