@@ -139,11 +139,13 @@ impl IoUring {
     }
 
     #[inline]
-    pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
+    pub(crate) fn poll(&mut self, mut wait: Wait, ops: &mut InFlight) -> io::Result<()> {
         if !self.backlog.is_empty() {
             self.submit_backlog(ops);
+            if !self.backlog.is_empty() || ops.has_ready() {
+                wait = Wait::Not;
+            }
         }
-        let wait = if self.backlog.is_empty() && !ops.has_ready() { wait } else { Wait::Not };
         if wait != Wait::Not || ops.in_backend() > 0 || self.ring.unsubmitted() > 0 {
             self.ring.enter(wait)?;
         }
