@@ -43,14 +43,14 @@ pub(crate) struct IoUring {
     ring: Ring,
     features: Features,
     waker: Waker,
-    /// User data of operations to submit, and of cancels, that found no room.
+    /// User data of operations to submit, of cancels, and of the waker's poll, that found no room.
     backlog: VecDeque<u64>,
 }
 
 impl IoUring {
     pub(crate) fn new(options: &Options, capacity: usize, waker: Waker) -> io::Result<IoUring> {
         let (ring, features) = Ring::new(options)?;
-        let mut this = IoUring { ring, features, waker, backlog: VecDeque::with_capacity(2 * capacity) };
+        let mut this = IoUring { ring, features, waker, backlog: VecDeque::with_capacity(2 * capacity + 1) };
         this.arm_waker();
         Ok(this)
     }
@@ -124,7 +124,9 @@ impl IoUring {
             }
             let Some(user_data) = self.backlog.pop_front() else { return };
             let token = Token::from_bits(user_data & !CANCEL_BIT);
-            if user_data & CANCEL_BIT != 0 {
+            if user_data == WAKE_UP {
+                self.arm_waker();
+            } else if user_data & CANCEL_BIT != 0 {
                 if ops.op(token).is_some() && !self.push_cancel(token.bits()) {
                     return self.backlog.push_front(user_data);
                 }
@@ -183,8 +185,9 @@ impl IoUring {
         let fd = types::Fd(self.waker.as_fd().as_raw_fd());
         let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build().user_data(WAKE_UP);
         // SAFETY: S1: a poll points to nothing; the waker outlives the ring.
-        let pushed = unsafe { self.ring.push(&entry) };
-        debug_assert!(pushed, "it is the first entry, or one has just been completed");
+        if !unsafe { self.ring.push(&entry) } {
+            self.backlog.push_back(WAKE_UP);
+        }
     }
 
     pub(crate) fn register_buffers(&mut self, buffers: &Buffers) -> io::Result<()> {
