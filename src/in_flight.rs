@@ -671,8 +671,10 @@ impl InFlight {
         let flags = unsafe { (*op).flags };
         // SAFETY: S3: as above.
         let kind = unsafe { (*op).kind };
-        if kind == OpKind::RecvPooled && outcome.result == -libc::ENOBUFS && ending == 0 {
-            entry.state = State::Starved;
+        let starves = kind == OpKind::RecvPooled && outcome.result == -libc::ENOBUFS;
+        if starves && ending != 0 {
+            outcome.result = if ending & flag::TIMED_OUT != 0 { -libc::ETIMEDOUT } else { -libc::ECANCELED };
+        } else if starves && flags & RawOp::MULTI == 0 {
             self.in_backend -= 1;
             self.starve(token);
             return Err(Verdict::Done);
@@ -813,9 +815,15 @@ impl InFlight {
             return if ask { AfterItem::AskBackendToCancel } else { AfterItem::Nothing };
         }
         debug_assert_eq!(entry.state, State::Pending);
+        // It waits for a buffer only now that every result before has been delivered.
+        let starves = entry.op_kind() == OpKind::RecvPooled && item.outcome.result == -libc::ENOBUFS;
+        if starves && ending == 0 {
+            self.starve(item.token);
+            return AfterItem::Nothing;
+        }
         let end = match item.outcome.result {
             _ if ending & flag::DISARMED != 0 => Some(0),
-            result if result < 0 => Some(result),
+            result if result < 0 && !starves => Some(result),
             _ if entry.is_end_of_stream(item.outcome) => Some(0),
             _ if ending & flag::TIMED_OUT != 0 => Some(-libc::ETIMEDOUT),
             _ if ending & flag::CANCEL != 0 => Some(-libc::ECANCELED),
@@ -912,6 +920,7 @@ impl InFlight {
 
     /// Puts an operation into the queue of those that wait for a buffer.
     fn starve(&mut self, token: Token) {
+        self.table[token.index()].state = State::Starved;
         if self.starved.len() == self.capacity {
             // Some of these have been cancelled since.
             let InFlight { starved, table, .. } = self;
