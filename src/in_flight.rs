@@ -117,6 +117,8 @@ mod flag {
     /// Results need a second look: exact, multi-result, pooled.
     pub(super) const COMPOUND: u8 = 1 << 4;
     pub(super) const BACKGROUND: u8 = 1 << 5;
+    /// The loop is dropped inside its item callback, which still has its owner's state by `&mut`: the owner is leaked (S10).
+    pub(super) const LEAKED: u8 = 1 << 6;
 
     pub(super) const ENDING: u8 = CANCEL | TIMED_OUT | DISARMED;
     pub(super) const ANY_RESULT: u8 = ENDING | COMPOUND;
@@ -619,10 +621,9 @@ impl InFlight {
 
     /// Takes an operation out of the table and puts it on the ready list.
     fn settle(&mut self, token: Token, result: i32) {
-        let delivering = self.table[token.index()].flags & flag::DELIVERING != 0;
+        let leaked = self.table[token.index()].flags & flag::LEAKED != 0;
         let header = self.retire(token);
-        if delivering {
-            // The loop is dropped inside the callback that has this owner's state by `&mut`: leak the owner (S10).
+        if leaked {
             return;
         }
         // SAFETY: S2: it left the table, so it is on no list.
@@ -939,6 +940,9 @@ impl InFlight {
             let Some(entry) = self.table.get_mut(index) else { continue };
             let token = Token::new(index as u32, entry.sequence);
             entry.flags |= flag::CANCEL;
+            if entry.flags & flag::DELIVERING != 0 {
+                entry.flags |= flag::LEAKED;
+            }
             match entry.state {
                 State::Backend => return Some(token),
                 State::Armed => {
@@ -949,8 +953,8 @@ impl InFlight {
                     self.settle(token, -libc::ECANCELED);
                 }
                 State::Starved => self.settle(token, -libc::ECANCELED),
-                // Its item is in the queue or, if the loop is dropped by that very callback, never comes back.
-                State::Pending if entry.flags & flag::DELIVERING != 0 => self.settle(token, -libc::ECANCELED),
+                // Its last item is in the queue or, if the loop is dropped by that very callback, never comes back: then the
+                // entry stays, and its owner with it.
                 State::Pending => {}
             }
         }
