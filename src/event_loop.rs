@@ -56,7 +56,8 @@ pub struct Loop {
     buf_pools: Vec<Rc<Buffers>>,
     /// Room for the operations that one round of expiries has to cancel.
     expired: Vec<Token>,
-    running: bool,
+    /// `run` has it too, to clear it even if a callback has put this loop elsewhere.
+    running: Rc<Cell<bool>>,
     /// Somebody polls the loop's descriptor, so nothing may be left unsaid to the kernel when `run` returns.
     embedded: Cell<bool>,
     drain_timeout: Duration,
@@ -734,36 +735,39 @@ enum Limit {
 }
 
 /// A loop while it runs; however `run` ends, it can be run again afterwards.
-struct Running<'a>(&'a mut Loop);
+struct Running<'a> {
+    lp: &'a mut Loop,
+    running: Rc<Cell<bool>>,
+}
 
 impl<'a> Running<'a> {
     fn enter(lp: &'a mut Loop) -> io::Result<Running<'a>> {
-        if lp.running {
+        let running = Rc::clone(&lp.running);
+        if running.replace(true) {
             return Err(io::Error::from_raw_os_error(libc::EDEADLK));
         }
-        lp.running = true;
         lp.ops.in_step = true;
-        Ok(Running(lp))
+        Ok(Running { lp, running })
     }
 }
 
 impl Deref for Running<'_> {
     type Target = Loop;
     fn deref(&self) -> &Loop {
-        self.0
+        self.lp
     }
 }
 
 impl DerefMut for Running<'_> {
     fn deref_mut(&mut self) -> &mut Loop {
-        self.0
+        self.lp
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.running = false;
-        self.0.ops.in_step = false;
+        self.running.set(false);
+        self.lp.ops.in_step = false;
     }
 }
 
@@ -962,7 +966,7 @@ impl Builder {
             backend,
             buf_pools: Vec::new(),
             expired: Vec::with_capacity(EXPIRED_MAX),
-            running: false,
+            running: Rc::new(Cell::new(false)),
             embedded: Cell::new(false),
             drain_timeout: self.drain_timeout,
             thread_bound: PhantomData,
