@@ -156,6 +156,9 @@ impl Load {
             "rate         {rate:.0} requests/s, {}/s each way",
             HumanBytes((rate * f64::from(args.size)) as u64)
         )?;
+        if done == 0 {
+            return Ok(());
+        }
         for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)] {
             writeln!(out, "latency {name:<4} {:10.1} us", us(latency_ns.value_at_quantile(quantile)))?;
         }

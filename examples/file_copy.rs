@@ -28,10 +28,10 @@ struct Args {
     /// The file to write; what was in it is lost.
     destination: PathBuf,
     /// How many blocks are read or written at once.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     blocks: u32,
     /// The size of a block.
-    #[arg(long, value_name = "BYTES", default_value_t = 128 << 10, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    #[arg(long, value_name = "BYTES", default_value_t = 128 << 10, value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
     block_size: u32,
     /// Waits until the copy would survive a loss of power.
     #[arg(long)]
@@ -80,25 +80,38 @@ fn context(what: &str, path: &Path, error: &io::Error) -> io::Error {
 /// Opens both files, and says how many bytes there are to copy. At the start there is nothing else to do, so this may block.
 fn open(args: &Args) -> io::Result<(File, File, u64)> {
     let (from, to) = (&args.source, &args.destination);
-    let source = std::fs::File::open(from).map_err(|error| context("cannot open", from, &error))?;
-    let metadata = source.metadata().map_err(|error| context("cannot open", from, &error))?;
-    let destination = create(to, &metadata).map_err(|error| context("cannot write", to, &error))?;
+    let (source, metadata) = open_source(from).map_err(|error| context("cannot read", from, &error))?;
+    let destination = open_destination(to, &metadata).map_err(|error| context("cannot write", to, &error))?;
     Ok((File::from_std(source), File::from_std(destination), metadata.len()))
 }
 
-/// Opens the destination, and empties it if it is not the source.
-fn create(path: &Path, source: &std::fs::Metadata) -> io::Result<std::fs::File> {
+fn open_source(path: &Path) -> io::Result<(std::fs::File, std::fs::Metadata)> {
+    let source = std::fs::File::open(path)?;
+    let metadata = source.metadata()?;
+    if metadata.is_file() { Ok((source, metadata)) } else { Err(invalid(NOT_REGULAR)) }
+}
+
+/// Empties the file only when it is known not to be the source.
+fn open_destination(path: &Path, source: &std::fs::Metadata) -> io::Result<std::fs::File> {
     let mut options = std::fs::OpenOptions::new();
     let options = options.write(true).create(true).truncate(false).mode(source.mode() & 0o777);
     let destination = options.open(path)?;
     let metadata = destination.metadata()?;
+    if !metadata.is_file() {
+        return Err(invalid(NOT_REGULAR));
+    }
     if (metadata.dev(), metadata.ino()) == (source.dev(), source.ino()) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is the file that is to be copied"));
+        return Err(invalid("it is the file that is to be copied"));
     }
-    if metadata.is_file() {
-        destination.set_len(0)?;
-    }
+    destination.set_len(0)?;
     Ok(destination)
+}
+
+/// Pipes and terminals have no offsets, so the parts would come in any order.
+const NOT_REGULAR: &str = "not a regular file";
+
+fn invalid(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
 // ---- the blocks

@@ -65,7 +65,7 @@ fn serve(args: &Args) -> io::Result<()> {
     handles.push(first.clone());
     ctrlc::set_handler(move || handles.iter().for_each(LoopHandle::stop)).map_err(io::Error::other)?;
 
-    writeln!(io::stdout(), "listening on {address} ({}, {threads} loops)", lp.backend())?;
+    writeln!(io::stdout(), "listening on {address} ({}, loops: {threads})", lp.backend())?;
     STATISTICS.set(Statistics::new(threads));
     show_regularly(&mut lp);
     let own = run_server(lp, own_listener, 0, first);

@@ -58,7 +58,6 @@ pub struct Loop {
     buf_pools: Vec<Rc<Buffers>>,
     /// Room for the operations that one round of expiries has to cancel.
     expired: Vec<Token>,
-    running: bool,
     /// Somebody polls the loop's descriptor, so nothing may be left unsaid to the kernel when `run` returns.
     embedded: Cell<bool>,
     drain_timeout: Duration,
@@ -763,36 +762,38 @@ enum Limit {
 }
 
 /// A loop while it runs; however `run` ends, it can be run again afterwards.
-struct Running<'a>(&'a mut Loop);
+struct Running<'a> {
+    lp: &'a mut Loop,
+    /// The loop's own: a callback may have put another loop in its place, which may run or not.
+    in_step: Rc<Cell<bool>>,
+}
 
 impl<'a> Running<'a> {
     fn enter(lp: &'a mut Loop) -> io::Result<Running<'a>> {
-        if lp.running {
+        let in_step = Rc::clone(&lp.ops.in_step);
+        if in_step.replace(true) {
             return Err(io::Error::from_raw_os_error(libc::EDEADLK));
         }
-        lp.running = true;
-        lp.ops.in_step = true;
-        Ok(Running(lp))
+        Ok(Running { lp, in_step })
     }
 }
 
 impl Deref for Running<'_> {
     type Target = Loop;
     fn deref(&self) -> &Loop {
-        self.0
+        self.lp
     }
 }
 
 impl DerefMut for Running<'_> {
     fn deref_mut(&mut self) -> &mut Loop {
-        self.0
+        self.lp
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.running = false;
-        self.0.ops.in_step = false;
+        self.in_step.set(false);
     }
 }
 
@@ -991,7 +992,6 @@ impl Builder {
             backend,
             buf_pools: Vec::new(),
             expired: Vec::with_capacity(EXPIRED_MAX),
-            running: false,
             embedded: Cell::new(false),
             drain_timeout: self.drain_timeout,
             thread_bound: PhantomData,

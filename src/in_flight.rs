@@ -17,14 +17,16 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ptr::{self, NonNull};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
 
-use crate::buf_pool;
+use crate::buf_pool::{self, BUFFER_USED};
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::error;
@@ -117,6 +119,8 @@ mod flag {
     /// Results need a second look: exact, multi-result, pooled.
     pub(super) const COMPOUND: u8 = 1 << 4;
     pub(super) const BACKGROUND: u8 = 1 << 5;
+    /// The loop is dropped inside its item callback, so its owner is never given back (S10).
+    pub(super) const BORROWED: u8 = 1 << 6;
 
     pub(super) const ENDING: u8 = CANCEL | TIMED_OUT | DISARMED;
     pub(super) const ANY_RESULT: u8 = ENDING | COMPOUND;
@@ -184,6 +188,11 @@ impl Entry {
     /// Whether this outcome of a multi-result operation says that the peer sends no more.
     fn is_end_of_stream(&self, outcome: Outcome) -> bool {
         outcome.result == 0 && self.op_kind() == OpKind::RecvPooled
+    }
+
+    /// Whether this outcome says that the pool of a receive is empty.
+    fn wants_buffer(&self, outcome: Outcome) -> bool {
+        outcome.result == -libc::ENOBUFS && self.op_kind() == OpKind::RecvPooled
     }
 
     fn is_one_shot_timer(&self) -> bool {
@@ -309,8 +318,8 @@ pub(crate) struct InFlight {
     background: usize,
     /// Above every index that the table has ever used.
     high_water: usize,
-    /// A step of the loop is running.
-    pub(crate) in_step: bool,
+    /// The loop runs: it can not be run in itself.
+    pub(crate) in_step: Rc<Cell<bool>>,
     exact_arms: u32,
     unresolved_arms: u32,
 }
@@ -348,7 +357,7 @@ impl InFlight {
             in_backend: 0,
             background: 0,
             high_water: 0,
-            in_step: false,
+            in_step: Rc::new(Cell::new(false)),
             exact_arms: 0,
             unresolved_arms: 0,
         }
@@ -527,7 +536,7 @@ impl InFlight {
     /// Sets the time of an entry of the table to a delay from now.
     pub(crate) fn arm(&mut self, token: Token, delay_ns: u64) {
         let index = token.index() as u32;
-        if !self.in_step && self.exact_arms < EXACT_ARMS_MAX {
+        if !self.in_step.get() && self.exact_arms < EXACT_ARMS_MAX {
             self.exact_arms += 1;
             let now_ns = self.clock.refresh();
             return self.arm_at(token, now_ns.saturating_add(delay_ns));
@@ -603,7 +612,8 @@ impl InFlight {
                         if now_ns >= lifetime {
                             -libc::ETIMEDOUT
                         } else {
-                            let missed = (now_ns - entry.deadline_ns) / period;
+                            let fixed_delay = op.flags & RawOp::FIXED_DELAY != 0;
+                            let missed = if fixed_delay { 0 } else { (now_ns - entry.deadline_ns) / period };
                             let periods = missed.saturating_add(1).min(i32::MAX as u64);
                             entry.deadline_ns =
                                 entry.deadline_ns.saturating_add(period.saturating_mul(missed + 1));
@@ -628,7 +638,8 @@ impl InFlight {
                     return Expiry::Taken;
                 }
                 State::Pending => {
-                    if entry.flags & flag::ENDING == 0 {
+                    // The time of a repeating timer that was reset meanwhile is no deadline: it fires again at once.
+                    if entry.flags & flag::ENDING == 0 && entry.op_kind() != OpKind::Timer {
                         entry.flags |= flag::TIMED_OUT;
                     }
                     return Expiry::Taken;
@@ -660,10 +671,9 @@ impl InFlight {
 
     /// Takes an operation out of the table and puts it on the ready list.
     fn settle(&mut self, token: Token, result: i32) {
-        let delivering = self.table[token.index()].flags & flag::DELIVERING != 0;
+        let borrowed = self.table[token.index()].flags & flag::BORROWED != 0;
         let header = self.retire(token);
-        if delivering {
-            // The loop is dropped inside the callback that has this owner's state by `&mut`: leak the owner (S10).
+        if borrowed {
             return;
         }
         // SAFETY: S2: it left the table, so it is on no list.
@@ -721,14 +731,6 @@ impl InFlight {
         let op = entry.op();
         // SAFETY: S3: the backend gave this outcome, so it is not writing to the description.
         let flags = unsafe { (*op).flags };
-        // SAFETY: S3: as above.
-        let kind = unsafe { (*op).kind };
-        if kind == OpKind::RecvPooled && outcome.result == -libc::ENOBUFS && ending == 0 {
-            entry.state = State::Starved;
-            self.in_backend -= 1;
-            self.starve(token);
-            return Err(Verdict::Done);
-        }
         if flags & RawOp::MULTI != 0 {
             let last = outcome.flags & MORE == 0;
             if last {
@@ -737,6 +739,15 @@ impl InFlight {
             }
             self.items.push_back(Item { token, outcome, last });
             return Err(Verdict::Done);
+        }
+        if entry.wants_buffer(outcome) {
+            if ending == 0 {
+                self.in_backend -= 1;
+                self.starve(token);
+                return Err(Verdict::Done);
+            }
+            outcome.result = if ending == flag::TIMED_OUT { -libc::ETIMEDOUT } else { -libc::ECANCELED };
+            return Ok(outcome);
         }
         if flags & RawOp::EXACT == 0 || outcome.result < 0 {
             return Ok(outcome);
@@ -841,6 +852,7 @@ impl InFlight {
         unsafe { (*header.as_ptr()).outcome = item.outcome };
         let is_value = item.outcome.result >= 0 && !entry.is_end_of_stream(item.outcome);
         let delivery = match is_value {
+            false if item.outcome.flags & BUFFER_USED != 0 => Delivery::Discard(header),
             false => Delivery::Nothing,
             true if entry.flags & flag::DISARMED != 0 => Delivery::Discard(header),
             true => {
@@ -856,7 +868,7 @@ impl InFlight {
         let Some(entry) = self.get(item.token) else { return AfterItem::Nothing };
         entry.flags &= !flag::DELIVERING;
         let was_ending = entry.flags & flag::ENDING != 0;
-        if !rearm && !was_ending {
+        if !rearm {
             entry.flags |= flag::DISARMED;
         }
         let ending = entry.flags & flag::ENDING;
@@ -865,9 +877,14 @@ impl InFlight {
             return if ask { AfterItem::AskBackendToCancel } else { AfterItem::Nothing };
         }
         debug_assert_eq!(entry.state, State::Pending);
+        let wants_buffer = entry.wants_buffer(item.outcome);
+        if wants_buffer && ending == 0 {
+            self.starve(item.token);
+            return AfterItem::Nothing;
+        }
         let end = match item.outcome.result {
             _ if ending & flag::DISARMED != 0 => Some(0),
-            result if result < 0 => Some(result),
+            result if result < 0 && !wants_buffer => Some(result),
             _ if entry.is_end_of_stream(item.outcome) => Some(0),
             _ if ending & flag::TIMED_OUT != 0 => Some(-libc::ETIMEDOUT),
             _ if ending & flag::CANCEL != 0 => Some(-libc::ECANCELED),
@@ -890,7 +907,11 @@ impl InFlight {
                 if entry.place != Place::NONE {
                     // The callback has reset it.
                 } else if op.flags & RawOp::FIXED_DELAY != 0 {
-                    self.arm(token, op.done);
+                    let life_left_ns = match op.len as u64 {
+                        NO_DEADLINE => NO_DEADLINE,
+                        end_ns => end_ns.saturating_sub(self.clock.refresh()),
+                    };
+                    self.arm(token, op.done.min(life_left_ns));
                 } else {
                     let deadline_ns = entry.deadline_ns.min(op.len as u64);
                     self.arm_at(token, deadline_ns);
@@ -962,8 +983,9 @@ impl InFlight {
         None
     }
 
-    /// Puts an operation into the queue of those that wait for a buffer.
+    /// Puts an operation into the queue of those that wait for a buffer. Its results have all been delivered.
     fn starve(&mut self, token: Token) {
+        self.table[token.index()].state = State::Starved;
         if self.starved.len() == self.capacity {
             // Some of these have been cancelled since.
             let InFlight { starved, table, .. } = self;
@@ -982,6 +1004,9 @@ impl InFlight {
             let Some(entry) = self.table.get_mut(index) else { continue };
             let token = Token::new(index as u32, entry.sequence);
             entry.flags |= flag::CANCEL;
+            if entry.flags & flag::DELIVERING != 0 {
+                entry.flags |= flag::BORROWED;
+            }
             match entry.state {
                 State::Backend => return Some(token),
                 State::Armed => {
@@ -992,8 +1017,7 @@ impl InFlight {
                     self.settle(token, -libc::ECANCELED);
                 }
                 State::Starved => self.settle(token, -libc::ECANCELED),
-                // Its item is in the queue or, if the loop is dropped by that very callback, never comes back.
-                State::Pending if entry.flags & flag::DELIVERING != 0 => self.settle(token, -libc::ECANCELED),
+                // Its last item is in the queue or, if the loop is dropped by that very callback, never comes back.
                 State::Pending => {}
             }
         }

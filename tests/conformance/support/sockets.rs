@@ -38,21 +38,6 @@ pub(crate) fn loop_pair() -> (TcpStream, TcpStream) {
     (TcpStream::from_std(one).unwrap(), TcpStream::from_std(two).unwrap())
 }
 
-/// A connection whose buffers are small and full, so that our end cannot send until the peer reads.
-pub(crate) fn full_pair() -> (TcpStream, std::net::TcpStream) {
-    let (ours, peer) = small_pair();
-    socket2::SockRef::from(&ours).set_nonblocking(true).unwrap();
-    let mut sender = &ours;
-    loop {
-        match io::Write::write(&mut sender, &[0xff; 4096]) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    (TcpStream::from_std(ours).unwrap(), peer)
-}
-
 /// A connection with small buffers.
 pub(crate) fn small_pair() -> (std::net::TcpStream, std::net::TcpStream) {
     let (ours, peer) = std_pair();
