@@ -477,6 +477,19 @@ fn a_notifier_serves_another_loop_after_its_loop_was_dropped_in_the_middle_of_a_
 }
 
 #[test]
+fn a_wake_up_that_comes_before_the_wait_ends_it() {
+    let mut lp = Loop::new().unwrap();
+    let handle = lp.handle();
+    lp.submit(
+        Box::new(Completion::new(())),
+        |()| Timer::after(Duration::from_secs(20)),
+        |_, _, _| unreachable!("the loop waited although it had been woken"),
+    );
+    handle.wake();
+    lp.run(RunMode::Once).unwrap();
+}
+
+#[test]
 fn a_stop_is_not_lost_among_wake_ups_and_posts_of_other_threads() {
     for _ in 0..300 {
         let mut lp = Loop::builder().capacity(4).entries(4).build().unwrap();
