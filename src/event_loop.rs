@@ -512,7 +512,8 @@ impl Loop {
         let mut woken = self.take_posted();
         self.ops.resolve_delays();
         self.feed_starved();
-        let wait = self.wait_for(limit);
+        // Who was woken looks round before it waits again.
+        let wait = self.wait_for(if woken { Limit::Now } else { limit });
         let polled = self.backend.poll(wait, &mut self.ops);
         self.ops.clock.invalidate();
         woken |= self.take_posted();
