@@ -438,8 +438,9 @@ impl Loop {
         let mut groups = 0..=u16::MAX;
         let group = groups.find(|group| self.buf_pools.iter().all(|pool| pool.group() != *group));
         let group = group.ok_or_else(einval)?;
-        let buffers =
-            Rc::new(Buffers::new(count, size, self.ops.loop_id(), group, self.backend.has_buffer_rings())?);
+        let returned = Rc::clone(&self.ops.buffer_returned);
+        let ring = self.backend.has_buffer_rings();
+        let buffers = Rc::new(Buffers::new(count, size, self.ops.loop_id(), group, returned, ring)?);
         self.backend.register_buffers(&buffers)?;
         self.buf_pools.push(Rc::clone(&buffers));
         Ok(BufPool(buffers))
@@ -591,8 +592,8 @@ impl Loop {
     }
 
     fn feed_starved(&mut self) {
-        let mut looked_at = 0;
-        while let Some(token) = self.ops.next_fed(&mut looked_at) {
+        let mut to_look_at = self.ops.starved_to_look_at();
+        while let Some(token) = self.ops.next_fed(&mut to_look_at) {
             self.give_to_backend(token);
         }
     }
