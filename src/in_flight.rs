@@ -45,7 +45,7 @@ impl Token {
     /// Names nothing: what a refused operation gets.
     pub(crate) const NONE: Token = Token(Token::ENTRIES_MAX as u64);
 
-    fn new(index: u32, sequence: u32) -> Token {
+    pub(crate) fn new(index: u32, sequence: u32) -> Token {
         Token(u64::from(sequence) << 32 | u64::from(index))
     }
 
@@ -61,7 +61,7 @@ impl Token {
         self.0 as u32 as usize
     }
 
-    const fn sequence(self) -> u32 {
+    pub(crate) const fn sequence(self) -> u32 {
         (self.0 >> 32) as u32
     }
 }

@@ -111,6 +111,9 @@ impl RawOp {
     pub const ABSOLUTE: u8 = 1 << 5;
     /// [`OpKind::Timer`]: the period counts from the end of the callback (fixed delay), not from the last deadline.
     pub const FIXED_DELAY: u8 = 1 << 6;
+    /// `fd` is not a descriptor of this crate, so nobody says when its number comes to name another file: backends remember
+    /// nothing of it beyond the operation.
+    pub const UNTRACKED: u8 = 1 << 7;
 
     /// An operation of this kind on this descriptor, with every word zero.
     #[must_use]
