@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as EpollDescriptor, EpollCreateFlags, EpollEvent, EpollFlags};
 
-use super::readiness::{Edge, Event, Selector};
+use super::readiness::{Edge, Event, Interest, Selector};
 use super::{Wait, Waker};
 use crate::descriptor::RawDescriptor;
 
@@ -78,21 +78,32 @@ impl Epoll {
 }
 
 impl Selector for Epoll {
-    fn register(&mut self, fd: RawDescriptor, generation: u32) -> Result<(), i32> {
-        let interest = EpollFlags::EPOLLIN
-            | EpollFlags::EPOLLOUT
-            | EpollFlags::EPOLLRDHUP
-            | EpollFlags::EPOLLPRI
-            | EpollFlags::EPOLLET;
-        let mut event = EpollEvent::new(interest, u64::from(generation) << 32 | u64::from(fd as u32));
+    fn register(
+        &mut self,
+        fd: RawDescriptor,
+        generation: u32,
+        interest: Interest,
+        is_known: bool,
+    ) -> Result<(), i32> {
+        let mut events = EpollFlags::EPOLLET;
+        if interest.read {
+            events |= EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI;
+        }
+        if interest.write {
+            events |= EpollFlags::EPOLLOUT;
+        }
+        let mut event = EpollEvent::new(events, u64::from(generation) << 32 | u64::from(fd as u32));
         // SAFETY: S6: an operation borrows the descriptor, so it is open.
         let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
-        match self.descriptor.add(descriptor, event) {
-            // It was registered when it was somebody else's: the same file came back. This, too, reports what it is ready for now.
-            Err(Errno::EEXIST) => self.descriptor.modify(descriptor, &mut event),
-            added => added,
+        if !is_known {
+            match self.descriptor.add(descriptor, event) {
+                // It was registered when it was somebody else's: the same file came back.
+                Err(Errno::EEXIST) => {}
+                added => return added.map_err(|errno| errno as i32),
+            }
         }
-        .map_err(|errno| errno as i32)
+        // This, too, reports what it is ready for now.
+        self.descriptor.modify(descriptor, &mut event).map_err(|errno| errno as i32)
     }
 
     fn wait(&mut self, wait: Wait) -> io::Result<usize> {

@@ -51,6 +51,32 @@ impl Lane {
     }
 }
 
+/// The edges that the selector is asked for. It is never asked for less again: a registration is changed at most once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interest {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+impl Interest {
+    /// What has to be watched for an operation: often a connection is never watched for writing, and so is not reported
+    /// just because it could be written to.
+    pub(super) fn of(op: &RawOp) -> Interest {
+        match Lane::of(op.kind) {
+            Lane::Read => Interest { read: true, write: false },
+            Lane::Write => Interest { read: false, write: true },
+            Lane::Poll => {
+                let write = op.len & libc::POLLOUT as usize != 0;
+                Interest { read: !write || op.len & !(libc::POLLOUT as usize) != 0, write }
+            }
+        }
+    }
+
+    const fn flags(self) -> u8 {
+        (if self.read { flag::WATCHED_READ } else { 0 }) | (if self.write { flag::WATCHED_WRITE } else { 0 })
+    }
+}
+
 /// What an edge says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edge {
@@ -79,13 +105,16 @@ pub(super) enum FileKind {
 }
 
 mod flag {
-    /// The selector watches it.
-    pub(super) const REGISTERED: u8 = 1 << 0;
-    /// Reading is of no use before the next edge. Only set while it is registered.
-    pub(super) const NOT_READABLE: u8 = 1 << 1;
-    pub(super) const NOT_WRITABLE: u8 = 1 << 2;
+    /// The selector watches it for reading.
+    pub(super) const WATCHED_READ: u8 = 1 << 0;
+    pub(super) const WATCHED_WRITE: u8 = 1 << 1;
+    /// Reading is of no use before the next edge. Only set while it is watched for it.
+    pub(super) const NOT_READABLE: u8 = 1 << 2;
+    pub(super) const NOT_WRITABLE: u8 = 1 << 3;
     /// An edge was special: see [`Edge`](super::Edge).
-    pub(super) const SPECIAL: u8 = 1 << 3;
+    pub(super) const SPECIAL: u8 = 1 << 4;
+
+    pub(super) const WATCHED: u8 = WATCHED_READ | WATCHED_WRITE;
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -115,12 +144,29 @@ impl Record {
         self.generation
     }
 
+    /// Whether the selector knows it.
     pub(super) fn is_registered(&self) -> bool {
-        self.flags & flag::REGISTERED != 0
+        self.flags & flag::WATCHED != 0
     }
 
-    pub(super) fn set_registered(&mut self) {
-        self.flags |= flag::REGISTERED;
+    fn is_watched(&self, lane: Lane) -> bool {
+        let watched = match lane {
+            Lane::Read => flag::WATCHED_READ,
+            Lane::Write => flag::WATCHED_WRITE,
+            Lane::Poll => flag::WATCHED,
+        };
+        self.flags & watched != 0
+    }
+
+    /// What the selector has to be asked for so that this, too, is watched; `None` if it is.
+    pub(super) fn missing(&self, interest: Interest) -> Option<Interest> {
+        let all = self.flags & flag::WATCHED | interest.flags();
+        let wanted = Interest { read: all & flag::WATCHED_READ != 0, write: all & flag::WATCHED_WRITE != 0 };
+        (all != self.flags & flag::WATCHED).then_some(wanted)
+    }
+
+    pub(super) fn set_watched(&mut self, interest: Interest) {
+        self.flags |= interest.flags();
     }
 
     /// Whether it is worth trying.
@@ -130,7 +176,7 @@ impl Record {
 
     /// Nothing more to be had before the next edge.
     pub(super) fn set_not_ready(&mut self, lane: Lane) {
-        debug_assert!(self.is_registered(), "without a registration there is no next edge");
+        debug_assert!(self.is_watched(lane), "otherwise there is no next edge");
         self.flags |= lane.not_ready();
     }
 
@@ -149,7 +195,7 @@ impl Record {
     /// A transfer moved less than it was asked to: on a TCP connection there is no more to be had (`epoll(7)`, questions and answers),
     /// so the call that would say so is spared. Not if the end of the stream may be behind what was read: it makes no edge of its own.
     pub(super) fn note_short_transfer(&mut self, lane: Lane, fd: RawDescriptor) {
-        if self.flags & (flag::REGISTERED | flag::SPECIAL) != flag::REGISTERED {
+        if !self.is_watched(lane) || self.flags & flag::SPECIAL != 0 {
             return;
         }
         if self.kind == FileKind::Unknown {

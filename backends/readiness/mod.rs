@@ -33,16 +33,22 @@ use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
 use attempt::{Attempt, attempt};
-pub(crate) use descriptors::Edge;
 use descriptors::{Descriptors, FileKind, Lane};
+pub(crate) use descriptors::{Edge, Interest};
 use jobs::Jobs;
 use queue::{Nodes, Place};
 
 /// What an operating system has for waiting on many descriptors, edge-triggered.
 pub(crate) trait Selector: AsFd {
-    /// Reports every edge of an open descriptor from now on, and at once what it is ready for now. The error is an errno; `EPERM`
-    /// says that such a descriptor is always ready.
-    fn register(&mut self, fd: RawDescriptor, generation: u32) -> Result<(), i32>;
+    /// Reports these edges of an open descriptor from now on, and at once what it is ready for now. `is_known`: it was registered for
+    /// less. The error is an errno; `EPERM` says that such a descriptor is always ready.
+    fn register(
+        &mut self,
+        fd: RawDescriptor,
+        generation: u32,
+        interest: Interest,
+        is_known: bool,
+    ) -> Result<(), i32>;
 
     /// Waits for edges, and says how many there are to be asked for.
     fn wait(&mut self, wait: Wait) -> io::Result<usize>;
@@ -213,7 +219,8 @@ impl<S: Selector> Readiness<S> {
             return self.conclude(token, outcome, ops);
         }
         self.nodes.push(record.lane(Lane::Poll), token, Place::Waiting);
-        self.block(fd, Lane::Poll, ops);
+        let interest = Interest::of(raw);
+        self.block(fd, Lane::Poll, interest, ops);
     }
 
     /// # Safety
@@ -300,8 +307,12 @@ impl<S: Selector> Readiness<S> {
                 continue;
             };
             // SAFETY: S3: the operation is ours, and nobody else looks at it now.
-            match attempt(unsafe { &mut *op }, record) {
-                Attempt::NotReady => return self.block(fd, lane, ops),
+            let raw = unsafe { &mut *op };
+            match attempt(raw, record) {
+                Attempt::NotReady => {
+                    let interest = Interest::of(raw);
+                    return self.block(fd, lane, interest, ops);
+                }
                 Attempt::Over(outcome) => {
                     if ops.complete(token, outcome) == Verdict::Done {
                         self.nodes.remove(record.lane(lane), token);
@@ -339,13 +350,15 @@ impl<S: Selector> Readiness<S> {
     }
 
     /// A try found that the descriptor is not ready: the next edge brings its operations on.
-    fn block(&mut self, fd: RawDescriptor, lane: Lane, ops: &mut InFlight) {
+    #[inline]
+    fn block(&mut self, fd: RawDescriptor, lane: Lane, interest: Interest, ops: &mut InFlight) {
         let record = self.descriptors.record(fd);
-        if !record.is_registered() {
-            if let Err(errno) = self.selector.register(fd, record.generation()) {
+        if let Some(wanted) = record.missing(interest) {
+            let (generation, is_known) = (record.generation(), record.is_registered());
+            if let Err(errno) = self.selector.register(fd, generation, wanted, is_known) {
                 return self.fail_lane(fd, lane, errno, ops);
             }
-            record.set_registered();
+            record.set_watched(wanted);
         }
         record.set_not_ready(lane);
     }
