@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Capabilities, Kind, Wait};
 use crate::buf_pool::{self, BUFFERS_MAX, BufPool, Buffers};
-use crate::completion::{Action, Completion, Header, Multi, Owner};
+use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::handle::{LoopHandle, Remote};
 use crate::in_flight::{AfterItem, Cancel, Delivery, InFlight, InFlightOp, Item, OpId, State, Token};
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
@@ -56,7 +56,6 @@ pub struct Loop {
     buf_pools: Vec<Rc<Buffers>>,
     /// Room for the operations that one round of expiries has to cancel.
     expired: Vec<Token>,
-    running: bool,
     /// Somebody polls the loop's descriptor, so nothing may be left unsaid to the kernel when `run` returns.
     embedded: Cell<bool>,
     drain_timeout: Duration,
@@ -188,31 +187,39 @@ impl Loop {
         header: NonNull<Header>,
         op: RawOp,
         timeout_ns: u64,
-        complete: crate::completion::Complete,
+        complete: Complete,
     ) -> OpId {
+        let (kind, flags, time_ns) = (op.kind, op.flags, op.offset);
         // SAFETY: S2: the header is ours.
         unsafe { (*header.as_ptr()).complete = complete };
         // SAFETY: S2: as above.
         unsafe { (*header.as_ptr()).op = op };
-        let token = match op.kind {
-            OpKind::Settled | OpKind::Timer | OpKind::Notify | OpKind::RecvPooled => {
+        let token = match kind {
+            // SAFETY: S2: as above.
+            OpKind::Timer => unsafe { self.launch_timer(header, time_ns, flags, timeout_ns) },
+            OpKind::Settled | OpKind::Notify | OpKind::RecvPooled => {
                 // SAFETY: S2: as above.
                 unsafe { self.launch_special(header, op, timeout_ns) }
             }
             // SAFETY: S2: as above.
-            _ => unsafe { self.launch_in_backend(header, op.flags, timeout_ns) },
+            _ => unsafe { self.launch_in_backend(header, kind, flags, timeout_ns) },
         };
         self.ops.op_id(token)
     }
 
     /// # Safety
     /// As [`Loop::launch`].
-    #[inline]
-    unsafe fn launch_in_backend(&mut self, header: NonNull<Header>, op_flags: u8, timeout_ns: u64) -> Token {
+    unsafe fn launch_in_backend(
+        &mut self,
+        header: NonNull<Header>,
+        kind: OpKind,
+        flags: u8,
+        timeout_ns: u64,
+    ) -> Token {
         // SAFETY: S2: the header is ours.
-        let Some(token) = (unsafe { self.ops.insert(header, State::Backend) }) else {
+        let Some(token) = (unsafe { self.ops.insert(header, kind, flags, State::Backend) }) else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, op_flags, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, flags, -libc::ENOBUFS) };
         };
         if timeout_ns != NO_DEADLINE {
             self.ops.arm(token, timeout_ns);
@@ -240,42 +247,56 @@ impl Loop {
         }
         if op.kind == OpKind::RecvPooled {
             // SAFETY: S2: the caller's promise.
-            return unsafe { self.launch_in_backend(header, op.flags, timeout_ns) };
+            return unsafe { self.launch_in_backend(header, op.kind, op.flags, timeout_ns) };
         }
         // SAFETY: S2: the caller's promise.
-        let Some(token) = (unsafe { self.ops.insert(header, State::Armed) }) else {
+        let Some(token) = (unsafe { self.ops.insert(header, op.kind, op.flags, State::Armed) }) else {
             // SAFETY: S2: as above.
             return unsafe { self.refuse(header, op.flags, -libc::ENOBUFS) };
         };
-        if op.kind == OpKind::Notify {
-            self.ops.start_wait(token, &op);
-            if timeout_ns != NO_DEADLINE && self.ops.is_armed(token) {
-                self.ops.arm(token, timeout_ns);
+        self.ops.start_wait(token, &op);
+        if timeout_ns != NO_DEADLINE && self.ops.is_armed(token) {
+            self.ops.arm(token, timeout_ns);
+        }
+        token
+    }
+
+    /// Arms a timer: `time_ns` is its delay, or with [`RawOp::ABSOLUTE`] its time.
+    ///
+    /// # Safety
+    /// As [`Loop::launch`].
+    unsafe fn launch_timer(
+        &mut self,
+        header: NonNull<Header>,
+        time_ns: u64,
+        flags: u8,
+        timeout_ns: u64,
+    ) -> Token {
+        // SAFETY: S2: the caller's promise.
+        let Some(token) = (unsafe { self.ops.insert(header, OpKind::Timer, flags, State::Armed) }) else {
+            // SAFETY: S2: as above.
+            return unsafe { self.refuse(header, flags, -libc::ENOBUFS) };
+        };
+        if flags & (RawOp::MULTI | RawOp::ABSOLUTE) == 0 {
+            if timeout_ns < time_ns {
+                self.ops.set_timed_out(token);
             }
+            self.ops.arm(token, time_ns.min(timeout_ns));
             return token;
         }
-        if op.flags & RawOp::MULTI != 0 {
-            let lifetime_ns = match timeout_ns {
-                NO_DEADLINE => NO_DEADLINE,
-                limit_ns => self.ops.clock.refresh().saturating_add(limit_ns),
-            };
-            // SAFETY: S2: the caller's promise.
-            unsafe { (*header.as_ptr()).op.len = usize::try_from(lifetime_ns).unwrap_or(usize::MAX) };
-            self.ops.arm(token, op.offset.min(timeout_ns));
-        } else if op.flags & RawOp::ABSOLUTE != 0 {
-            let limit_ns = match timeout_ns {
-                NO_DEADLINE => NO_DEADLINE,
-                limit_ns => self.ops.clock.refresh().saturating_add(limit_ns),
-            };
-            if limit_ns < op.offset {
-                self.ops.set_timed_out(token);
-            }
-            self.ops.arm_at(token, op.offset.min(limit_ns));
+        let limit_ns = match timeout_ns {
+            NO_DEADLINE => NO_DEADLINE,
+            timeout_ns => self.ops.clock.refresh().saturating_add(timeout_ns),
+        };
+        if flags & RawOp::MULTI != 0 {
+            // SAFETY: S2: the caller's promise. A repeating timer keeps the end of its life there.
+            unsafe { (*header.as_ptr()).op.len = usize::try_from(limit_ns).unwrap_or(usize::MAX) };
+            self.ops.arm(token, time_ns.min(timeout_ns));
         } else {
-            if timeout_ns < op.offset {
+            if limit_ns < time_ns {
                 self.ops.set_timed_out(token);
             }
-            self.ops.arm(token, op.offset.min(timeout_ns));
+            self.ops.arm_at(token, time_ns.min(limit_ns));
         }
         token
     }
@@ -286,7 +307,7 @@ impl Loop {
     /// As [`Loop::launch`].
     unsafe fn refuse(&mut self, header: NonNull<Header>, op_flags: u8, result: i32) -> Token {
         // SAFETY: S2: the caller's promise.
-        unsafe { self.ops.push_refused(header, op_flags, Outcome { result, flags: 0 }) };
+        unsafe { self.ops.push_refused(header, op_flags, Outcome { result, flags: Outcome::UNTRIED }) };
         Token::NONE
     }
 
@@ -477,6 +498,7 @@ impl Loop {
                 break;
             }
         }
+        lp.take_stop();
         Ok(())
     }
 
@@ -490,6 +512,9 @@ impl Loop {
         self.backend.flush(&mut self.ops)?;
         if self.ops.has_ready() {
             self.ops.remote.signal();
+        }
+        if self.embedded.get() {
+            self.ops.remote.prepare_poll();
         }
         Ok(())
     }
@@ -535,6 +560,10 @@ impl Loop {
 
     /// How long this step may wait.
     fn wait_for(&mut self, limit: Limit) -> Wait {
+        if limit == Limit::Now && self.embedded.get() {
+            // Not `Wait::Not`: the backend must look, or its descriptor stays readable.
+            return Wait::For { timeout_ns: 0 };
+        }
         if limit == Limit::Now || self.ops.has_ready() || !self.ops.remote.prepare_sleep() {
             return Wait::Not;
         }
@@ -708,6 +737,7 @@ impl AsFd for Loop {
     /// one. Timers do not show in it: poll with [`Loop::next_timeout`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.embedded.set(true);
+        self.ops.remote.prepare_poll();
         self.backend.as_fd()
     }
 }
@@ -727,36 +757,38 @@ enum Limit {
 }
 
 /// A loop while it runs; however `run` ends, it can be run again afterwards.
-struct Running<'a>(&'a mut Loop);
+struct Running<'a> {
+    lp: &'a mut Loop,
+    /// The loop's own: a callback may have put another loop in its place, which may run or not.
+    in_step: Rc<Cell<bool>>,
+}
 
 impl<'a> Running<'a> {
     fn enter(lp: &'a mut Loop) -> io::Result<Running<'a>> {
-        if lp.running {
+        let in_step = Rc::clone(&lp.ops.in_step);
+        if in_step.replace(true) {
             return Err(io::Error::from_raw_os_error(libc::EDEADLK));
         }
-        lp.running = true;
-        lp.ops.in_step = true;
-        Ok(Running(lp))
+        Ok(Running { lp, in_step })
     }
 }
 
 impl Deref for Running<'_> {
     type Target = Loop;
     fn deref(&self) -> &Loop {
-        self.0
+        self.lp
     }
 }
 
 impl DerefMut for Running<'_> {
     fn deref_mut(&mut self) -> &mut Loop {
-        self.0
+        self.lp
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.running = false;
-        self.0.ops.in_step = false;
+        self.in_step.set(false);
     }
 }
 
@@ -955,7 +987,6 @@ impl Builder {
             backend,
             buf_pools: Vec::new(),
             expired: Vec::with_capacity(EXPIRED_MAX),
-            running: false,
             embedded: Cell::new(false),
             drain_timeout: self.drain_timeout,
             thread_bound: PhantomData,

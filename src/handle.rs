@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | a thread that posts | anything but `CLOSED` | its header, before the list there was | wakes the loop if it was `SLEEPING` |
 //! | a thread that wakes | `AWAKE`, `SLEEPING` | `NOTIFIED` | wakes the loop if it was `SLEEPING` |
+//! | | `NOTIFIED`, a list | the same | |
 //! | the loop, about to block | `AWAKE` | `SLEEPING` | blocks; from anything else it does not block |
 //! | the loop, in each step | anything | `AWAKE` | runs what was in the list |
 //! | the loop, dropped | anything | `CLOSED` | drops what was in the list |
@@ -93,9 +94,12 @@ impl Remote {
 
     fn wake(&self) {
         let mut word = self.queue.load(Ordering::Relaxed);
-        while word == AWAKE || word == SLEEPING {
-            match self.queue.compare_exchange_weak(word, NOTIFIED, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) if word == SLEEPING => return self.waker.wake(),
+        while word != CLOSED {
+            // If there is something in the queue already, it is written all the same: the loop, which has yet to take it, then
+            // sees what this thread did before, a request to stop for instance.
+            let next = if word == AWAKE || word == SLEEPING { NOTIFIED } else { word };
+            match self.queue.compare_exchange_weak(word, next, Ordering::Release, Ordering::Relaxed) {
+                Ok(SLEEPING) => return self.waker.wake(),
                 Ok(_) => return,
                 Err(now) => word = now,
             }
@@ -111,6 +115,14 @@ impl Remote {
             return self.queue.load(Ordering::Relaxed) == AWAKE;
         }
         self.queue.compare_exchange(AWAKE, SLEEPING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Somebody else is about to block on the backend's descriptor: it must show what comes into the queue, or is there already.
+    pub(crate) fn prepare_poll(&self) {
+        let asleep = self.queue.compare_exchange(AWAKE, SLEEPING, Ordering::Relaxed, Ordering::Relaxed);
+        if asleep.is_err_and(|word| word != SLEEPING) {
+            self.signal();
+        }
     }
 
     /// Takes all that is in the queue, in the order in which it came. The loop is awake afterwards.
@@ -364,6 +376,10 @@ unsafe fn send(shared: &Arc<Shared>) {
     let header = unsafe { NonNull::new_unchecked(header) };
     // SAFETY: S11: PENDING beside WAITING: the header is on no list, and ours to push.
     if let Err(header) = unsafe { remote.push(header) } {
+        // The loop is gone, and the wait with it: the notification is kept for the next one.
+        // SAFETY: S11: the header was not pushed, so the waiter is still ours.
+        unsafe { *shared.waiter.get() = None };
+        shared.state.swap(PENDING, Ordering::Release);
         // SAFETY: S11: it was not pushed, so the count is ours to give back.
         drop(unsafe { Arc::from_raw(header.as_ptr().cast_const().cast::<Shared>()) });
     }

@@ -17,14 +17,16 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ptr::{self, NonNull};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
 
-use crate::buf_pool;
+use crate::buf_pool::{self, BUFFER_USED};
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::error;
@@ -117,6 +119,8 @@ mod flag {
     /// Results need a second look: exact, multi-result, pooled.
     pub(super) const COMPOUND: u8 = 1 << 4;
     pub(super) const BACKGROUND: u8 = 1 << 5;
+    /// The loop is dropped inside its item callback, so its owner is never given back (S10).
+    pub(super) const BORROWED: u8 = 1 << 6;
 
     pub(super) const ENDING: u8 = CANCEL | TIMED_OUT | DISARMED;
     pub(super) const ANY_RESULT: u8 = ENDING | COMPOUND;
@@ -171,6 +175,16 @@ impl Entry {
     /// Whether this outcome of a multi-result operation says that the peer sends no more.
     fn is_end_of_stream(&self, outcome: Outcome) -> bool {
         outcome.result == 0 && self.op_kind() == OpKind::RecvPooled
+    }
+
+    /// Whether this outcome says that the pool of a receive is empty.
+    fn wants_buffer(&self, outcome: Outcome) -> bool {
+        outcome.result == -libc::ENOBUFS && self.op_kind() == OpKind::RecvPooled
+    }
+
+    fn is_one_shot_timer(&self) -> bool {
+        // SAFETY: S3: a field that nobody writes while the operation is in flight.
+        self.op_kind() == OpKind::Timer && unsafe { (*self.op()).flags } & RawOp::MULTI == 0
     }
 
     fn op_kind(&self) -> OpKind {
@@ -291,8 +305,8 @@ pub(crate) struct InFlight {
     background: usize,
     /// Above every index that the table has ever used.
     high_water: usize,
-    /// A step of the loop is running.
-    pub(crate) in_step: bool,
+    /// The loop runs: it can not be run in itself.
+    pub(crate) in_step: Rc<Cell<bool>>,
     exact_arms: u32,
 }
 
@@ -322,7 +336,7 @@ impl InFlight {
             in_backend: 0,
             background: 0,
             high_water: 0,
-            in_step: false,
+            in_step: Rc::new(Cell::new(false)),
             exact_arms: 0,
         }
     }
@@ -357,7 +371,12 @@ impl InFlight {
 
     /// No more results of multi-result operations can be taken in this step: leave them in the kernel.
     pub(crate) fn items_full(&self) -> bool {
-        self.items.len() >= self.items_max
+        self.items_room() == 0
+    }
+
+    /// How many more results of multi-result operations can be taken in this step.
+    pub(crate) fn items_room(&self) -> usize {
+        self.items_max.saturating_sub(self.items.len())
     }
 
     pub(crate) fn loop_id(&self) -> u32 {
@@ -410,14 +429,16 @@ impl InFlight {
     /// # Safety
     /// `header` belongs to the loop from here on (S2), and describes the operation.
     #[inline]
-    pub(crate) unsafe fn insert(&mut self, header: NonNull<Header>, state: State) -> Option<Token> {
+    pub(crate) unsafe fn insert(
+        &mut self,
+        header: NonNull<Header>,
+        kind: OpKind,
+        op_flags: u8,
+        state: State,
+    ) -> Option<Token> {
         if self.table.len() >= self.capacity {
             return None;
         }
-        // SAFETY: S2: the header is ours and nobody writes to its flags.
-        let op_flags = unsafe { (*header.as_ptr()).op.flags };
-        // SAFETY: S2: as above.
-        let kind = unsafe { (*header.as_ptr()).op.kind };
         let mut flags = 0;
         if op_flags & (RawOp::EXACT | RawOp::MULTI) != 0 || kind == OpKind::RecvPooled {
             flags |= flag::COMPOUND;
@@ -495,7 +516,7 @@ impl InFlight {
     /// Sets the time of an entry of the table to a delay from now.
     pub(crate) fn arm(&mut self, token: Token, delay_ns: u64) {
         let index = token.index() as u32;
-        if !self.in_step && self.exact_arms < EXACT_ARMS_MAX {
+        if !self.in_step.get() && self.exact_arms < EXACT_ARMS_MAX {
             self.exact_arms += 1;
             let now_ns = self.clock.refresh();
             return self.arm_at(token, now_ns.saturating_add(delay_ns));
@@ -544,6 +565,8 @@ impl InFlight {
             let entry = &mut table[index as usize];
             let token = Token::new(index, entry.sequence);
             let settle = match entry.state {
+                State::Armed if entry.flags & flag::TIMED_OUT != 0 => -libc::ETIMEDOUT,
+                State::Armed if entry.is_one_shot_timer() => 0,
                 State::Armed => match entry.op_copy() {
                     op if op.kind == OpKind::Notify => {
                         if !handle::withdraw(&op) {
@@ -551,7 +574,7 @@ impl InFlight {
                         }
                         -libc::ETIMEDOUT
                     }
-                    op if op.flags & RawOp::MULTI != 0 => {
+                    op => {
                         if items.len() >= *items_max {
                             return Expiry::Full;
                         }
@@ -559,7 +582,8 @@ impl InFlight {
                         if now_ns >= lifetime {
                             -libc::ETIMEDOUT
                         } else {
-                            let missed = (now_ns - entry.deadline_ns) / period;
+                            let fixed_delay = op.flags & RawOp::FIXED_DELAY != 0;
+                            let missed = if fixed_delay { 0 } else { (now_ns - entry.deadline_ns) / period };
                             let periods = missed.saturating_add(1).min(i32::MAX as u64);
                             entry.deadline_ns =
                                 entry.deadline_ns.saturating_add(period.saturating_mul(missed + 1));
@@ -569,8 +593,6 @@ impl InFlight {
                             return Expiry::Taken;
                         }
                     }
-                    _ if entry.flags & flag::TIMED_OUT != 0 => -libc::ETIMEDOUT,
-                    _ => 0,
                 },
                 State::Starved => -libc::ETIMEDOUT,
                 State::Backend => {
@@ -586,7 +608,8 @@ impl InFlight {
                     return Expiry::Taken;
                 }
                 State::Pending => {
-                    if entry.flags & flag::ENDING == 0 {
+                    // The time of a repeating timer that was reset meanwhile is no deadline: it fires again at once.
+                    if entry.flags & flag::ENDING == 0 && entry.op_kind() != OpKind::Timer {
                         entry.flags |= flag::TIMED_OUT;
                     }
                     return Expiry::Taken;
@@ -605,7 +628,7 @@ impl InFlight {
     // ---- out
 
     /// Takes an operation out of the table.
-    #[inline]
+    #[inline(always)]
     fn retire(&mut self, token: Token) -> NonNull<Header> {
         let index = token.index();
         if self.table[index].place != Place::NONE {
@@ -618,10 +641,9 @@ impl InFlight {
 
     /// Takes an operation out of the table and puts it on the ready list.
     fn settle(&mut self, token: Token, result: i32) {
-        let delivering = self.table[token.index()].flags & flag::DELIVERING != 0;
+        let borrowed = self.table[token.index()].flags & flag::BORROWED != 0;
         let header = self.retire(token);
-        if delivering {
-            // The loop is dropped inside the callback that has this owner's state by `&mut`: leak the owner (S10).
+        if borrowed {
             return;
         }
         // SAFETY: S2: it left the table, so it is on no list.
@@ -629,7 +651,7 @@ impl InFlight {
     }
 
     /// A backend says how an operation went. Late and repeated news are ignored.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn complete(&mut self, token: Token, outcome: Outcome) -> Verdict {
         let Some(entry) = self.get(token) else { return Verdict::Done };
         if entry.state != State::Backend {
@@ -648,18 +670,20 @@ impl InFlight {
         Verdict::Done
     }
 
+    #[inline(never)]
     /// The uncommon results: the outcome to settle with, or that the operation goes on.
     fn complete_special(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Verdict> {
         let entry = &mut self.table[token.index()];
         let ending = entry.flags & flag::ENDING;
-        if outcome.result == -libc::EINTR {
+        // A close that was interrupted has closed: close(2).
+        if outcome.result == -libc::EINTR && entry.op_kind() != OpKind::Close {
             if ending == 0 {
                 return Err(Verdict::Continue);
             }
             outcome.result = -libc::ECANCELED;
         }
         if outcome.result == -libc::ECANCELED && ending & flag::TIMED_OUT != 0 {
-            outcome.result = -libc::ETIMEDOUT;
+            outcome = Outcome { result: -libc::ETIMEDOUT, flags: outcome.flags | Outcome::UNTRIED };
         }
         if entry.flags & flag::COMPOUND == 0 {
             return Ok(outcome);
@@ -667,14 +691,6 @@ impl InFlight {
         let op = entry.op();
         // SAFETY: S3: the backend gave this outcome, so it is not writing to the description.
         let flags = unsafe { (*op).flags };
-        // SAFETY: S3: as above.
-        let kind = unsafe { (*op).kind };
-        if kind == OpKind::RecvPooled && outcome.result == -libc::ENOBUFS && ending == 0 {
-            entry.state = State::Starved;
-            self.in_backend -= 1;
-            self.starve(token);
-            return Err(Verdict::Done);
-        }
         if flags & RawOp::MULTI != 0 {
             let last = outcome.flags & MORE == 0;
             if last {
@@ -683,6 +699,15 @@ impl InFlight {
             }
             self.items.push_back(Item { token, outcome, last });
             return Err(Verdict::Done);
+        }
+        if entry.wants_buffer(outcome) {
+            if ending == 0 {
+                self.in_backend -= 1;
+                self.starve(token);
+                return Err(Verdict::Done);
+            }
+            outcome.result = if ending == flag::TIMED_OUT { -libc::ETIMEDOUT } else { -libc::ECANCELED };
+            return Ok(outcome);
         }
         if flags & RawOp::EXACT == 0 || outcome.result < 0 {
             return Ok(outcome);
@@ -787,6 +812,7 @@ impl InFlight {
         unsafe { (*header.as_ptr()).outcome = item.outcome };
         let is_value = item.outcome.result >= 0 && !entry.is_end_of_stream(item.outcome);
         let delivery = match is_value {
+            false if item.outcome.flags & BUFFER_USED != 0 => Delivery::Discard(header),
             false => Delivery::Nothing,
             true if entry.flags & flag::DISARMED != 0 => Delivery::Discard(header),
             true => {
@@ -811,9 +837,14 @@ impl InFlight {
             return if ask { AfterItem::AskBackendToCancel } else { AfterItem::Nothing };
         }
         debug_assert_eq!(entry.state, State::Pending);
+        let wants_buffer = entry.wants_buffer(item.outcome);
+        if wants_buffer && ending == 0 {
+            self.starve(item.token);
+            return AfterItem::Nothing;
+        }
         let end = match item.outcome.result {
             _ if ending & flag::DISARMED != 0 => Some(0),
-            result if result < 0 => Some(result),
+            result if result < 0 && !wants_buffer => Some(result),
             _ if entry.is_end_of_stream(item.outcome) => Some(0),
             _ if ending & flag::TIMED_OUT != 0 => Some(-libc::ETIMEDOUT),
             _ if ending & flag::CANCEL != 0 => Some(-libc::ECANCELED),
@@ -836,7 +867,11 @@ impl InFlight {
                 if entry.place != Place::NONE {
                     // The callback has reset it.
                 } else if op.flags & RawOp::FIXED_DELAY != 0 {
-                    self.arm(token, op.done);
+                    let life_left_ns = match op.len as u64 {
+                        NO_DEADLINE => NO_DEADLINE,
+                        end_ns => end_ns.saturating_sub(self.clock.refresh()),
+                    };
+                    self.arm(token, op.done.min(life_left_ns));
                 } else {
                     let deadline_ns = entry.deadline_ns.min(op.len as u64);
                     self.arm_at(token, deadline_ns);
@@ -908,8 +943,9 @@ impl InFlight {
         None
     }
 
-    /// Puts an operation into the queue of those that wait for a buffer.
+    /// Puts an operation into the queue of those that wait for a buffer. Its results have all been delivered.
     fn starve(&mut self, token: Token) {
+        self.table[token.index()].state = State::Starved;
         if self.starved.len() == self.capacity {
             // Some of these have been cancelled since.
             let InFlight { starved, table, .. } = self;
@@ -928,6 +964,9 @@ impl InFlight {
             let Some(entry) = self.table.get_mut(index) else { continue };
             let token = Token::new(index as u32, entry.sequence);
             entry.flags |= flag::CANCEL;
+            if entry.flags & flag::DELIVERING != 0 {
+                entry.flags |= flag::BORROWED;
+            }
             match entry.state {
                 State::Backend => return Some(token),
                 State::Armed => {
@@ -938,8 +977,7 @@ impl InFlight {
                     self.settle(token, -libc::ECANCELED);
                 }
                 State::Starved => self.settle(token, -libc::ECANCELED),
-                // Its item is in the queue or, if the loop is dropped by that very callback, never comes back.
-                State::Pending if entry.flags & flag::DELIVERING != 0 => self.settle(token, -libc::ECANCELED),
+                // Its last item is in the queue or, if the loop is dropped by that very callback, never comes back.
                 State::Pending => {}
             }
         }

@@ -4,7 +4,7 @@
 //!
 //! `op` (what an operation is) and `completion` (the caller's memory) · `event_loop` (submit, cancel, the step) · `in_flight`
 //! (the table and the states) · `timer` (the wheel) · `handle` (other threads) · `backend` (the contract) and `backends/` ·
-//! `pool`, `buf_pool`, `io_vecs` (memory) · `net`, `fs` (descriptors in, operations out) · `raw` (the unsafe layer).
+//! `pool`, `buf_pool`, `io_vecs` (memory) · `net`, `fs` (descriptors in, operations out) · `thread_pool` (work that blocks or computes) · `raw` (the unsafe layer).
 #![doc = include_str!("safety.md")]
 
 mod backend;
@@ -21,6 +21,7 @@ mod net;
 mod op;
 mod pool;
 pub mod raw;
+pub mod thread_pool;
 mod timer;
 
 pub use backend::{Capabilities, Kind, UnknownKind};
@@ -36,4 +37,5 @@ pub use io_vecs::{Gather, IoVecs, Scatter};
 pub use net::{ListenOptions, TcpListener, TcpStream};
 pub use op::{MultiOp, Op, OpKind, Outcome, Output, RawOp, TRANSFER_BYTES_MAX, nop};
 pub use pool::{Pool, Pooled, Shared};
+pub use thread_pool::ThreadPool;
 pub use timer::Timer;

@@ -178,6 +178,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Set by the loop in `flags` with an error of its own: the operation was not tried.
+    pub(crate) const UNTRIED: u32 = 1 << 15;
+
     /// The result as a count, or the error.
     ///
     /// # Errors
@@ -214,7 +217,8 @@ unsafe impl Output for usize {
 // SAFETY: S7: these operations give no resource; `Close` gives its descriptor up in every case.
 unsafe impl Output for () {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<()> {
-        if op.kind == OpKind::Close && outcome.result == -libc::ECANCELED {
+        let untried = outcome.result == -libc::ECANCELED || outcome.flags & Outcome::UNTRIED != 0;
+        if op.kind == OpKind::Close && untried {
             crate::descriptor::close_raw(op.fd);
         }
         outcome.count().map(drop)

@@ -15,7 +15,7 @@ use crate::op::{OpKind, RawOp};
 ///
 /// # Safety
 /// `op` is an operation of the backend.
-#[inline]
+#[inline(always)]
 pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
     // SAFETY: S3: nobody writes to it now.
     let raw = unsafe { &*op };

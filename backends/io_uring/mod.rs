@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use ::io_uring::{cqueue, opcode, types};
+use ::io_uring::{opcode, types};
 
 use super::{Capabilities, Options, Wait, Waker};
 use crate::buf_pool::{self, BUFFER_USED, Buffers};
@@ -75,17 +75,24 @@ impl IoUring {
     ///
     /// # Safety
     /// As [`IoUring::submit`].
-    #[inline]
+    #[inline(always)]
     unsafe fn push(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: nobody else has it now.
         if unsafe { (*op).kind } == OpKind::Connect {
             // SAFETY: S3: as above.
             if let Err(errno) = socket::open_for_connect(unsafe { &mut *op }) {
-                return self.report(token, Outcome { result: -errno, flags: 0 }, ops);
+                return report(
+                    token,
+                    Outcome { result: -errno, flags: 0 },
+                    &self.features,
+                    &mut self.backlog,
+                    ops,
+                );
             }
         }
         // SAFETY: S3: as above.
-        let entry = unsafe { entry::of(op, &self.features) }.user_data(token.bits());
+        let mut entry = unsafe { entry::of(op, &self.features) };
+        entry.set_user_data(token.bits());
         // SAFETY: S1: what the entry points to lives until the operation is completed.
         if !unsafe { self.ring.push(&entry) } {
             self.backlog.push_back(token.bits());
@@ -119,7 +126,8 @@ impl IoUring {
                     return self.backlog.push_front(user_data);
                 }
             } else if ops.is_ending(token) {
-                self.report(token, Outcome { result: -libc::ECANCELED, flags: 0 }, ops);
+                let canceled = Outcome { result: -libc::ECANCELED, flags: 0 };
+                report(token, canceled, &self.features, &mut self.backlog, ops);
             } else if let Some(op) = ops.op(token) {
                 // SAFETY: S3: the table says that the operation is ours.
                 unsafe { self.push(token, op, ops) };
@@ -145,84 +153,23 @@ impl IoUring {
         self.ring.submit()
     }
 
-    /// Reports every completion that is in the queue.
+    /// Reports every completion that is in the queue, or as many as the loop has room for.
     fn collect(&mut self, ops: &mut InFlight) {
-        loop {
-            if ops.items_full() {
-                return;
-            }
-            let Some(completion) = self.ring.pop() else { break };
+        let room = ops.items_room();
+        let mut rearm_waker = false;
+        for completion in self.ring.completions().take(room) {
             let user_data = completion.user_data();
-            if user_data & CANCEL_BIT != 0 || user_data == WAKE_UP {
-                self.collect_special(&completion, ops);
-                continue;
-            }
             let outcome = Outcome { result: completion.result(), flags: completion.flags() };
-            self.report(Token::from_bits(user_data), outcome, ops);
-        }
-    }
-
-    /// Passes an outcome on to the loop, or goes on with the operation.
-    #[inline]
-    fn report(&mut self, token: Token, outcome: Outcome, ops: &mut InFlight) {
-        let mut outcome = outcome;
-        if outcome.flags & (MORE | NOTIFICATION) != 0 || !self.features.buffer_rings {
-            match self.report_part(token, outcome, ops) {
-                Some(whole) => outcome = whole,
-                None => return,
+            if user_data & CANCEL_BIT != 0 {
+                again_if_not_found(user_data, outcome, &mut self.backlog, ops);
+            } else if user_data == WAKE_UP {
+                rearm_waker |= outcome.flags & MORE == 0;
+            } else {
+                report(Token::from_bits(user_data), outcome, &self.features, &mut self.backlog, ops);
             }
         }
-        if ops.complete(token, outcome) == Verdict::Continue {
-            self.backlog.push_back(token.bits());
-        }
-    }
-
-    /// Outcomes that may be only a part of the operation's.
-    fn report_part(&mut self, token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<Outcome> {
-        match ops.op_kind(token)? {
-            OpKind::SendZeroCopy => zero_copy_sent(token, outcome, ops),
-            OpKind::RecvPooled if !self.features.buffer_rings => self.receive_after_poll(token, outcome, ops),
-            _ => Some(outcome),
-        }
-    }
-
-    /// A pooled receive without buffer rings is a poll, and then a receive that does not block.
-    fn receive_after_poll(&mut self, token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<Outcome> {
-        let op = ops.op(token)?;
-        if outcome.result < 0 {
-            return Some(outcome);
-        }
-        // SAFETY: S3: a poll does not write to the operation's description.
-        let op = unsafe { &mut *op };
-        let buffers = buf_pool::buffers_of(op);
-        let Some(index) = buffers.take() else { return Some(Outcome { result: -libc::ENOBUFS, flags: 0 }) };
-        let (place, len) = (buffers.place(index), buffers.size() as usize);
-        // SAFETY: S13: the buffer is free and ours until it is given back or reported.
-        let result = unsafe { socket::recv_now(op.fd, place, len) };
-        if result > 0 {
-            return Some(Outcome { result, flags: BUFFER_USED | u32::from(index) << 16 });
-        }
-        buffers.give_back(index);
-        if result == -libc::EAGAIN {
-            self.backlog.push_back(token.bits());
-            return None;
-        }
-        Some(Outcome { result, flags: 0 })
-    }
-
-    /// Completions of the loop's own submissions.
-    #[cold]
-    fn collect_special(&mut self, completion: &cqueue::Entry, ops: &mut InFlight) {
-        if completion.user_data() == WAKE_UP {
-            if !cqueue::more(completion.flags()) {
-                self.arm_waker();
-            }
-            return;
-        }
-        // ENOENT: the kernel did not find the operation. If it is still in flight it was between two states: again.
-        let token = Token::from_bits(completion.user_data() & !CANCEL_BIT);
-        if completion.result() == -libc::ENOENT && ops.op(token).is_some() {
-            self.backlog.push_back(completion.user_data());
+        if rearm_waker {
+            self.arm_waker();
         }
     }
 
@@ -245,6 +192,80 @@ impl IoUring {
         if buffers.ring().is_some() {
             self.ring.unregister_buf_ring(buffers.group());
         }
+    }
+}
+
+/// Passes an outcome on to the loop, or goes on with the operation.
+#[inline(always)]
+fn report(
+    token: Token,
+    mut outcome: Outcome,
+    features: &Features,
+    backlog: &mut VecDeque<u64>,
+    ops: &mut InFlight,
+) {
+    if outcome.flags & (MORE | NOTIFICATION) != 0 || !features.buffer_rings {
+        match report_part(token, outcome, features, backlog, ops) {
+            Some(whole) => outcome = whole,
+            None => return,
+        }
+    }
+    if ops.complete(token, outcome) == Verdict::Continue {
+        backlog.push_back(token.bits());
+    }
+}
+
+/// Outcomes that may be only a part of the operation's.
+#[cold]
+fn report_part(
+    token: Token,
+    outcome: Outcome,
+    features: &Features,
+    backlog: &mut VecDeque<u64>,
+    ops: &mut InFlight,
+) -> Option<Outcome> {
+    match ops.op_kind(token)? {
+        OpKind::SendZeroCopy => zero_copy_sent(token, outcome, ops),
+        OpKind::RecvPooled if !features.buffer_rings => receive_after_poll(token, outcome, backlog, ops),
+        _ => Some(outcome),
+    }
+}
+
+/// A pooled receive without buffer rings is a poll, and then a receive that does not block.
+fn receive_after_poll(
+    token: Token,
+    outcome: Outcome,
+    backlog: &mut VecDeque<u64>,
+    ops: &mut InFlight,
+) -> Option<Outcome> {
+    let op = ops.op(token)?;
+    if outcome.result < 0 {
+        return Some(outcome);
+    }
+    // SAFETY: S3: a poll does not write to the operation's description.
+    let op = unsafe { &*op };
+    let buffers = buf_pool::buffers_of(op);
+    let Some(index) = buffers.take() else { return Some(Outcome { result: -libc::ENOBUFS, flags: 0 }) };
+    let (place, len) = (buffers.place(index), buffers.size() as usize);
+    // SAFETY: S13: the buffer is free and ours until it is given back or reported.
+    let result = unsafe { socket::recv_now(op.fd, place, len) };
+    if result > 0 {
+        return Some(Outcome { result, flags: BUFFER_USED | u32::from(index) << 16 });
+    }
+    buffers.give_back(index);
+    if result == -libc::EAGAIN {
+        backlog.push_back(token.bits());
+        return None;
+    }
+    Some(Outcome { result, flags: 0 })
+}
+
+/// The kernel has answered a request to cancel. If it did not find an operation that is still in flight, that was between two
+/// states: again.
+#[cold]
+fn again_if_not_found(user_data: u64, outcome: Outcome, backlog: &mut VecDeque<u64>, ops: &mut InFlight) {
+    if outcome.result == -libc::ENOENT && ops.op(Token::from_bits(user_data & !CANCEL_BIT)).is_some() {
+        backlog.push_back(user_data);
     }
 }
 

@@ -39,11 +39,9 @@ impl Ring {
         let first = if options.baseline { FLAGS.len() - 1 } else { 0 };
         let mut refusal = io::Error::from_raw_os_error(libc::ENOSYS);
         for (index, set_flags) in FLAGS.iter().enumerate().skip(first) {
+            let completions = options.entries.saturating_mul(COMPLETIONS_PER_SUBMISSION).min(1 << 31);
             let mut builder = IoUring::builder();
-            builder
-                .dontfork()
-                .setup_clamp()
-                .setup_cqsize(options.entries.saturating_mul(COMPLETIONS_PER_SUBMISSION).next_power_of_two());
+            builder.dontfork().setup_clamp().setup_cqsize(completions.next_power_of_two());
             set_flags(&mut builder);
             match builder.build(options.entries) {
                 Ok(ring) => {
@@ -128,10 +126,10 @@ impl Ring {
         self.ring.submission().len()
     }
 
-    /// Takes the next completion.
+    /// The completions that there are; they are taken as they are looked at.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<cqueue::Entry> {
-        self.ring.completion().next()
+    pub(super) fn completions(&mut self) -> cqueue::CompletionQueue<'_> {
+        self.ring.completion()
     }
 
     /// Gives what is in the submission queue to the kernel.

@@ -21,6 +21,17 @@ const TICK_BITS: u32 = 10;
 /// The last tick that the levels reach: 36 years.
 const TICK_MAX: u64 = (1 << (LEVELS * SLOT_BITS)) - 1;
 
+/// The level of each bit of a tick.
+const LEVEL_OF_BIT: [u8; 64] = {
+    let mut levels = [0; 64];
+    let mut bit = 0;
+    while bit < 64 {
+        levels[bit] = if bit / SLOT_BITS < LEVELS { (bit / SLOT_BITS) as u8 } else { LEVELS as u8 - 1 };
+        bit += 1;
+    }
+    levels
+};
+
 /// No entry.
 pub(crate) const NIL: u32 = u32::MAX;
 
@@ -141,7 +152,7 @@ impl Wheel {
 
     /// Turns the unresolved delays into deadlines that count from `now_ns`.
     pub(crate) fn resolve(&mut self, table: &mut Slab<Entry>, now_ns: u64) {
-        let mut next = self.take_list(Place::UNRESOLVED);
+        let mut next = self.take_list(Place::UNRESOLVED).head;
         while next != NIL {
             let index = next;
             let entry = &mut table[index as usize];
@@ -196,22 +207,20 @@ impl Wheel {
             }
             self.now_tick = tick;
             let place = Place::new(level, slot);
-            if level > 0 {
-                let mut next = self.take_list(place);
-                while next != NIL {
-                    let index = next;
-                    next = table[index as usize].next;
+            let List { head: mut next, tail } = self.take_list(place);
+            while next != NIL {
+                let index = next;
+                let entry = &mut table[index as usize];
+                next = entry.next;
+                if level > 0 {
                     self.place(table, index);
+                    continue;
                 }
-            } else {
-                while self.lists[place.0 as usize].head != NIL {
-                    let index = self.lists[place.0 as usize].head;
-                    self.remove(table, index);
-                    if expire(table, index) == Expiry::Full {
-                        self.push_front(table, place, index);
-                        self.len += 1;
-                        return;
-                    }
+                entry.place = Place::NONE;
+                self.len -= 1;
+                if expire(table, index) == Expiry::Full {
+                    self.put_back(table, place, List { head: index, tail });
+                    return;
                 }
             }
         }
@@ -235,10 +244,9 @@ impl Wheel {
     #[inline]
     fn place(&mut self, table: &mut Slab<Entry>, index: u32) {
         let deadline_ns = table[index as usize].deadline_ns;
-        let tick = (deadline_ns >> TICK_BITS) + u64::from(deadline_ns & ((1 << TICK_BITS) - 1) != 0);
-        let tick = tick.clamp(self.now_tick, TICK_MAX);
-        let digits = 63 - ((tick ^ self.now_tick) | 1).leading_zeros() as usize;
-        let level = digits / SLOT_BITS;
+        let tick = deadline_ns.div_ceil(1 << TICK_BITS);
+        let tick = tick.min(TICK_MAX).max(self.now_tick);
+        let level = LEVEL_OF_BIT[(tick ^ self.now_tick | 1).ilog2() as usize] as usize;
         let slot = (tick >> (level * SLOT_BITS)) as usize % SLOTS;
         self.occupied[level].set(slot);
         self.push_back(table, Place::new(level, slot), index);
@@ -259,25 +267,19 @@ impl Wheel {
         entry.place = place;
     }
 
-    fn push_front(&mut self, table: &mut Slab<Entry>, place: Place, index: u32) {
-        let list = &mut self.lists[place.0 as usize];
-        let head = std::mem::replace(&mut list.head, index);
-        if head == NIL {
-            list.tail = index;
-        } else {
-            table[head as usize].prev = index;
-        }
-        let entry = &mut table[index as usize];
-        entry.prev = NIL;
-        entry.next = head;
-        entry.place = place;
+    /// Links the rest of a list again that was taken from a slot; its first entry was unlinked already.
+    fn put_back(&mut self, table: &mut Slab<Entry>, place: Place, rest: List) {
+        let first = &mut table[rest.head as usize];
+        first.prev = NIL;
+        first.place = place;
+        self.lists[place.0 as usize] = rest;
         self.occupied[place.0 as usize / SLOTS].set(place.0 as usize % SLOTS);
+        self.len += 1;
     }
 
-    fn take_list(&mut self, place: Place) -> u32 {
-        let list = std::mem::replace(&mut self.lists[place.0 as usize], List::EMPTY);
+    fn take_list(&mut self, place: Place) -> List {
         self.mark_empty(place);
-        list.head
+        std::mem::replace(&mut self.lists[place.0 as usize], List::EMPTY)
     }
 
     fn mark_empty(&mut self, place: Place) {

@@ -1,0 +1,1 @@
+//! libxev_families

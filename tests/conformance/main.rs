@@ -1,0 +1,23 @@
+//! The conformance suite: what a loop does, one body per behaviour, run on every variant of the loop that this machine has.
+//!
+//! A file is a concept and reads like a specification; `variants.rs` has the list of variants, to which another backend is one more
+//! line; `support/` has the few helpers. A test is named `concept::variant::claim`.
+
+#[macro_use]
+mod variants;
+mod support;
+
+mod buffers;
+mod cancel;
+mod cross_thread;
+mod deadline;
+mod file;
+mod libxev_families;
+mod loop_control;
+mod owners;
+mod panics;
+mod regressions;
+mod ring;
+mod tcp;
+mod teardown;
+mod timer;

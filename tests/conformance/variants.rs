@@ -1,0 +1,92 @@
+//! The variants of the loop that every behaviour is checked on.
+
+use std::io;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use oxev::{Builder, Loop};
+
+/// One way to build a loop.
+#[derive(Clone, Copy)]
+pub(crate) struct Variant {
+    name: &'static str,
+    make: fn() -> Builder,
+}
+
+/// Small enough that a test has its loops in no time, and large enough that it need not think of it.
+const CAPACITY: usize = 512;
+const ENTRIES: u32 = 128;
+
+/// Nothing takes that long: whoever is still waiting then waits for ever.
+const HUNG_AFTER: Duration = Duration::from_secs(60);
+
+impl Variant {
+    /// A builder for loops of this variant.
+    pub(crate) fn builder(self) -> Builder {
+        (self.make)().capacity(CAPACITY).entries(ENTRIES)
+    }
+
+    /// A loop of this variant.
+    pub(crate) fn new_loop(self) -> Loop {
+        self.builder().build().expect("the variant was there a moment ago")
+    }
+
+    fn is_missing(self) -> Option<io::Error> {
+        self.builder().build().err().filter(|e| matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)))
+    }
+}
+
+/// Runs one body on one variant; fails if it panics or hangs.
+pub(crate) fn check(name: &'static str, make: fn() -> Builder, body: fn(Variant)) {
+    let variant = Variant { name, make };
+    if let Some(why) = variant.is_missing() {
+        return eprintln!("not run: this machine has no {}: {why}", variant.name);
+    }
+    let (done, is_done) = mpsc::channel::<()>();
+    let test = thread::Builder::new().name(name.into()).spawn(move || {
+        let _done = done;
+        body(variant);
+    });
+    let test = test.expect("a thread for the test");
+    match is_done.recv_timeout(HUNG_AFTER) {
+        Err(RecvTimeoutError::Timeout) => panic!("it hangs"),
+        _ => test.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    }
+}
+
+/// Makes a test of each body on each variant. **The list of variants is here**: a name, and how to make a builder.
+macro_rules! conformance {
+    ($($body:ident,)*) => {
+        conformance! { @each [$($body)*]
+            io_uring: || oxev::Loop::builder().backend(oxev::Kind::IoUring),
+            io_uring_baseline: || oxev::Loop::builder().backend(oxev::Kind::IoUring).baseline(true),
+        }
+    };
+    (@each $bodies:tt $($variant:ident: $make:expr,)*) => {
+        $(conformance! { @one $variant, $make, $bodies })*
+    };
+    (@one $variant:ident, $make:expr, [$($body:ident)*]) => {
+        mod $variant {
+            $(#[test]
+            fn $body() {
+                crate::variants::check(stringify!($variant), $make, super::$body);
+            })*
+        }
+    };
+}
+
+conformance! {
+    the_variant_builds_or_is_missing_for_a_reason,
+}
+
+fn the_variant_builds_or_is_missing_for_a_reason(variant: Variant) {
+    assert!(variant.new_loop().is_empty());
+}
+
+/// A machine on which nothing runs would pass every test.
+#[test]
+fn the_best_backend_of_this_machine_is_tested() {
+    let best = Loop::new().expect("no backend works here").backend();
+    assert!(oxev::Kind::COMPILED.contains(&best));
+}
