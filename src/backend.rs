@@ -16,6 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::buf_pool::Buffers;
 use crate::in_flight::{InFlight, Token};
 use crate::op::RawOp;
+use crate::thread_pool::ThreadPool;
 
 #[cfg(all(target_os = "linux", feature = "epoll"))]
 #[path = "../backends/epoll/mod.rs"]
@@ -106,11 +107,12 @@ pub(crate) struct Options {
     pub(crate) kind: Option<Kind>,
     pub(crate) entries: u32,
     pub(crate) baseline: bool,
+    pub(crate) pool: Option<ThreadPool>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { kind: None, entries: 4096, baseline: false }
+        Options { kind: None, entries: 4096, baseline: false, pool: None }
     }
 }
 
@@ -173,7 +175,7 @@ impl Compiled {
             #[cfg(all(target_os = "linux", feature = "epoll"))]
             Kind::Epoll => {
                 let selector = epoll::Epoll::new(options.baseline, waker)?;
-                Ok(Compiled::Epoll(readiness::Readiness::new(selector, capacity, waker.clone())))
+                Ok(Compiled::Epoll(readiness::Readiness::new(selector, options, capacity, waker.clone())))
             }
             #[allow(unreachable_patterns, reason = "if all are compiled in")]
             _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
@@ -251,6 +253,11 @@ impl Backend {
     /// Begins what was submitted.
     pub(crate) fn flush(&mut self, ops: &mut InFlight) -> io::Result<()> {
         forward!(&mut self.compiled, backend => backend.flush(ops))
+    }
+
+    /// Takes its own headers that have come back from a thread pool.
+    pub(crate) fn take_jobs(&mut self, ops: &mut InFlight) {
+        forward!(&mut self.compiled, backend => backend.take_jobs(ops));
     }
 
     pub(crate) fn has_buffer_rings(&self) -> bool {

@@ -29,6 +29,7 @@ use slab::Slab;
 use crate::buf_pool::{self, BUFFER_USED};
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
+use crate::errand;
 use crate::error;
 use crate::handle::{self, Remote};
 use crate::io_vecs;
@@ -301,6 +302,8 @@ pub(crate) struct InFlight {
     items: VecDeque<Item>,
     items_max: usize,
     starved: VecDeque<Token>,
+    /// Headers of the backend that have come back from a thread pool.
+    jobs: ReadyList,
     in_backend: usize,
     background: usize,
     /// Above every index that the table has ever used.
@@ -333,6 +336,7 @@ impl InFlight {
             items: VecDeque::with_capacity(items_max),
             items_max,
             starved: VecDeque::with_capacity(capacity),
+            jobs: ReadyList::EMPTY,
             in_backend: 0,
             background: 0,
             high_water: 0,
@@ -498,14 +502,35 @@ impl InFlight {
             posted = unsafe { (*header.as_ptr()).next };
             // SAFETY: S2: a header from the queue is the loop's.
             let kind = unsafe { (*header.as_ptr()).op.kind };
-            if kind == OpKind::Notify {
+            match kind {
                 // SAFETY: S2: it is off that list now.
-                unsafe { self.accept_notifier(header) };
-            } else {
+                OpKind::Notify => unsafe { self.accept_notifier(header) },
                 // SAFETY: S2: as above.
-                unsafe { self.ready.push(header) };
+                OpKind::Offload => unsafe { self.accept_work(header) },
+                // SAFETY: S2: as above.
+                OpKind::Job => unsafe { self.jobs.push(header) },
+                // SAFETY: S2: as above.
+                _ => unsafe { self.ready.push(header) },
             }
         }
+    }
+
+    /// The next header of the backend's own that has come back from a thread pool.
+    pub(crate) fn pop_job(&mut self) -> Option<NonNull<Header>> {
+        self.jobs.pop()
+    }
+
+    /// Work is back from a thread pool.
+    ///
+    /// # Safety
+    /// `header` is that of an operation of the table that was sent there, and on no list (S2).
+    unsafe fn accept_work(&mut self, header: NonNull<Header>) {
+        // SAFETY: S14: it has come back.
+        let token = unsafe { errand::token_of(header) };
+        // SAFETY: S14: as above; the worker put it there.
+        let outcome = unsafe { (*header.as_ptr()).outcome };
+        let verdict = self.complete(token, outcome);
+        debug_assert_eq!(verdict, Verdict::Done);
     }
 
     /// Whether the loop itself has this operation, and has not completed it.

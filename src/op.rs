@@ -65,6 +65,10 @@ pub enum OpKind {
     SyncData,
     /// Fills the `statx` record at `buf`.
     Metadata,
+    /// Work on a thread pool: [`Loop::offload`](crate::Loop::offload). The words are the loop's own.
+    Offload,
+    /// Never submitted: a backend's own header, back from a thread pool.
+    Job,
 }
 
 /// A plain-data description of one operation, as a backend sees it: 40 bytes that live in the caller's

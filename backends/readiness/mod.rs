@@ -25,7 +25,7 @@ mod zeroed;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Capabilities, Wait, Waker};
+use super::{Capabilities, Options, Wait, Waker};
 use crate::buf_pool::Buffers;
 use crate::descriptor::RawDescriptor;
 use crate::in_flight::{InFlight, Token, Verdict};
@@ -35,7 +35,7 @@ use crate::op::{OpKind, Outcome, RawOp};
 use attempt::{Attempt, attempt};
 use descriptors::{Descriptors, FileKind, Lane};
 pub(crate) use descriptors::{Edge, Interest};
-use jobs::Jobs;
+use jobs::{Jobs, Returned, Started};
 use queue::{Nodes, Place};
 
 /// What an operating system has for waiting on many descriptors, edge-triggered.
@@ -83,12 +83,12 @@ pub(crate) struct Readiness<S> {
 }
 
 impl<S: Selector> Readiness<S> {
-    pub(crate) fn new(selector: S, capacity: usize, waker: Waker) -> Readiness<S> {
+    pub(crate) fn new(selector: S, options: &Options, capacity: usize, waker: Waker) -> Readiness<S> {
         Readiness {
             selector,
             descriptors: Descriptors::new(),
             nodes: Nodes::new(capacity),
-            jobs: Jobs::new(),
+            jobs: Jobs::new(options.pool.clone()),
             waker,
             capacity,
             skips: 0,
@@ -148,7 +148,12 @@ impl<S: Selector> Readiness<S> {
                 let result = calls::shutdown(unsafe { &*op });
                 report(token, result, ops);
             }
-            OpKind::Nop | OpKind::Settled | OpKind::Timer | OpKind::Notify => report(token, 0, ops),
+            OpKind::Nop
+            | OpKind::Settled
+            | OpKind::Timer
+            | OpKind::Notify
+            | OpKind::Offload
+            | OpKind::Job => report(token, 0, ops),
         }
     }
 
@@ -404,8 +409,36 @@ impl<S: Selector> Readiness<S> {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &*op };
         // SAFETY: S6: the caller's promise.
-        let result = unsafe { self.jobs.perform(raw) };
-        self.conclude(token, Outcome { result: after_part(raw, result), flags: 0 }, ops);
+        match unsafe { self.jobs.start(token, raw, &mut self.nodes, ops) } {
+            Started::Later => {}
+            Started::Done(result) => {
+                self.conclude(token, Outcome { result: after_part(raw, result), flags: 0 }, ops);
+            }
+        }
+    }
+
+    /// Reports the jobs that have come back, and starts those that waited for one.
+    pub(crate) fn take_jobs(&mut self, ops: &mut InFlight) {
+        while let Some(header) = ops.pop_job() {
+            // SAFETY: S14: only jobs of ours come back this way.
+            let returned = unsafe { self.jobs.take(header, &mut self.nodes) };
+            if let Some(Returned { token, result }) = returned {
+                self.conclude_job(token, result, ops);
+            }
+        }
+        while let Some(token) = self.jobs.next_waiting(&mut self.nodes) {
+            if let Some(op) = ops.op(token) {
+                // SAFETY: S3: the operation is ours.
+                unsafe { self.start_job(token, op, ops) };
+            }
+        }
+    }
+
+    fn conclude_job(&mut self, token: Token, result: i32, ops: &mut InFlight) {
+        let Some(op) = ops.op(token) else { return };
+        // SAFETY: S3: nobody else looks at it now.
+        let result = after_part(unsafe { &*op }, result);
+        self.conclude(token, Outcome { result, flags: 0 }, ops);
     }
 
     // ---- out
@@ -421,13 +454,20 @@ impl<S: Selector> Readiness<S> {
                 // Whoever is first now has not been tried.
                 self.run_later(fd, lane);
             }
-            Place::Nowhere | Place::WaitingForJob | Place::InJob => {}
+            Place::WaitingForJob | Place::InJob => {
+                if self.jobs.withdraw(token, &mut self.nodes) {
+                    self.conclude_job(token, -libc::ECANCELED, ops);
+                }
+            }
+            Place::Nowhere => debug_assert!(false, "what the backend has is somewhere"),
         }
     }
 
     pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
         let busy = ops.has_ready() || self.nodes.runnable_len() > 0;
-        if busy && self.skips < SKIPS_MAX {
+        // Who sets a limit of nothing wants the selector to be asked.
+        let may_skip = wait != Wait::For { timeout_ns: 0 };
+        if busy && may_skip && self.skips < SKIPS_MAX {
             self.skips += 1;
         } else {
             self.skips = 0;
