@@ -107,7 +107,8 @@ pub(crate) unsafe fn run(
     // SAFETY: S14: the header is this worker's, the state aside.
     let op = unsafe { &raw mut (*header.as_ptr()).op };
     // SAFETY: S14: as above.
-    let claim = unsafe { state_of(op) }.compare_exchange(QUEUED, RUNNING, Ordering::Relaxed, Ordering::Relaxed);
+    let claim =
+        unsafe { state_of(op) }.compare_exchange(QUEUED, RUNNING, Ordering::Relaxed, Ordering::Relaxed);
     let result = match (claim, disposition) {
         (Ok(_), Disposition::Run) => work(header),
         _ => -libc::ECANCELED,

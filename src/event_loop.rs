@@ -385,7 +385,8 @@ impl Loop {
 
     /// Asks whoever has an operation to end it: the backend, or a thread pool.
     fn cancel_in_backend(&mut self, token: Token) {
-        match self.ops.op_kind(token).and_then(|kind| self.ops.op(token).filter(|_| kind == OpKind::Offload)) {
+        match self.ops.op_kind(token).and_then(|kind| self.ops.op(token).filter(|_| kind == OpKind::Offload))
+        {
             // SAFETY: S14: it was sent when it was submitted, and is not back.
             Some(op) => _ = unsafe { errand::withdraw(op) },
             None => self.backend.cancel(token, &mut self.ops),

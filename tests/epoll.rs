@@ -12,8 +12,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use oxev::{
-    Action, Completion, File, Kind, Loop, Multi, Op, OpId, OpenOptions, Output, RunMode, TcpListener, TcpStream,
-    ThreadPool,
+    Action, Completion, File, Kind, Loop, Multi, Op, OpId, OpenOptions, Output, RunMode, TcpListener,
+    TcpStream, ThreadPool,
 };
 
 fn new_loop() -> Loop {
@@ -53,10 +53,14 @@ fn start<T: 'static, R: Output>(
 ) -> Started<T, R> {
     let slot = Rc::new(RefCell::new(None));
     let owner = Box::new(Completion::new((state, Slot(Rc::clone(&slot)))));
-    let id = lp.submit(owner, |(state, _)| prepare(state), |_, owner, result| {
-        let (state, slot) = owner.into_inner();
-        *slot.0.borrow_mut() = Some((state, result));
-    });
+    let id = lp.submit(
+        owner,
+        |(state, _)| prepare(state),
+        |_, owner, result| {
+            let (state, slot) = owner.into_inner();
+            *slot.0.borrow_mut() = Some((state, result));
+        },
+    );
     Started { id, slot }
 }
 
@@ -284,7 +288,9 @@ fn a_listener_gives_every_connection_also_those_between_two_submissions() {
         |lp, server, end| {
             end.unwrap();
             let Multi { source: listener, state: (accepted, _) } = server.into_inner();
-            let count = |_: &mut Loop, listener: Box<Completion<(TcpListener, Rc<Cell<usize>>)>>, r: io::Result<TcpStream>| {
+            let count = |_: &mut Loop,
+                         listener: Box<Completion<(TcpListener, Rc<Cell<usize>>)>>,
+                         r: io::Result<TcpStream>| {
                 r.unwrap();
                 listener.1.set(listener.1.get() + 1);
             };
@@ -400,11 +406,14 @@ fn more_file_operations_than_there_are_jobs_are_all_done() {
     let mut lp = new_loop();
     let file = Rc::new(File::from_std(tempfile::tempfile().unwrap()));
     let writes: Vec<_> = (0..WRITES)
-        .map(|i| start(&mut lp, (Rc::clone(&file), [i as u8; 8]), move |(f, b)| f.write_all_at(b, i as u64 * 8)))
+        .map(|i| {
+            start(&mut lp, (Rc::clone(&file), [i as u8; 8]), move |(f, b)| f.write_all_at(b, i as u64 * 8))
+        })
         .collect();
     run_until(&mut lp, || writes.iter().all(Started::is_done));
     assert!(writes.iter().all(|write| write.take().1.is_ok_and(|count| count == 8)));
-    let ((_, buffer), read) = complete(&mut lp, (file, vec![0u8; WRITES * 8]), |(f, b)| f.read_exact_at(b, 0));
+    let ((_, buffer), read) =
+        complete(&mut lp, (file, vec![0u8; WRITES * 8]), |(f, b)| f.read_exact_at(b, 0));
     read.unwrap();
     assert!(buffer.chunks(8).enumerate().all(|(i, chunk)| chunk == [i as u8; 8]));
 }

@@ -84,10 +84,15 @@ fn the_work_is_done_on_a_worker_and_the_owner_comes_back() {
         lp.run(RunMode::UntilDone).unwrap();
         assert!(matches!(ends()[..], [("one", Ok(()))]));
         let state = Box::new(Completion::new((here, None::<ThreadId>)));
-        lp.offload(&pool, state, |s| s.1 = Some(std::thread::current().id()), |_, s, end| {
-            end.unwrap();
-            assert_ne!(s.1, Some(s.0));
-        });
+        lp.offload(
+            &pool,
+            state,
+            |s| s.1 = Some(std::thread::current().id()),
+            |_, s, end| {
+                end.unwrap();
+                assert_ne!(s.1, Some(s.0));
+            },
+        );
         lp.run(RunMode::UntilDone).unwrap();
     });
 }
@@ -172,7 +177,9 @@ fn a_panic_of_the_work_is_an_error_of_its_callback() {
         lp.run(RunMode::UntilDone).unwrap();
         let mut ends = ends();
         ends.sort_by_key(|(name, _)| *name);
-        assert!(matches!(&ends[..], [("after", Ok(())), ("bomb", Err(e))] if e.kind() == io::ErrorKind::Other));
+        assert!(
+            matches!(&ends[..], [("after", Ok(())), ("bomb", Err(e))] if e.kind() == io::ErrorKind::Other)
+        );
     });
 }
 
@@ -184,9 +191,7 @@ fn a_pool_that_was_shut_down_is_an_error_of_the_callback() {
         offload(&mut lp, &pool, "refused");
         assert!(ends().is_empty(), "never inside `offload`");
         lp.run(RunMode::UntilDone).unwrap();
-        assert!(
-            matches!(&ends()[..], [("refused", Err(e))] if e.raw_os_error() == Some(libc::ESHUTDOWN))
-        );
+        assert!(matches!(&ends()[..], [("refused", Err(e))] if e.raw_os_error() == Some(libc::ESHUTDOWN)));
     });
 }
 

@@ -133,7 +133,11 @@ impl Selector for Epoll {
             writable: flags.intersects(EpollFlags::EPOLLOUT | broken),
             special: flags.intersects(special),
         };
-        Some(Event { fd: event.data() as u32 as RawDescriptor, generation: (event.data() >> 32) as u32, edge })
+        Some(Event {
+            fd: event.data() as u32 as RawDescriptor,
+            generation: (event.data() >> 32) as u32,
+            edge,
+        })
     }
 }
 

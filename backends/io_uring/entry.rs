@@ -91,12 +91,9 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             .flags(libc::AT_EMPTY_PATH)
             .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
             .build(),
-        OpKind::Nop
-        | OpKind::Settled
-        | OpKind::Timer
-        | OpKind::Notify
-        | OpKind::Offload
-        | OpKind::Job => opcode::Nop::new().build(),
+        OpKind::Nop | OpKind::Settled | OpKind::Timer | OpKind::Notify | OpKind::Offload | OpKind::Job => {
+            opcode::Nop::new().build()
+        }
     }
 }
 

@@ -88,5 +88,9 @@ impl Features {
 
 /// A kernel that does not know a request is one that does not have io_uring as it is needed.
 pub(super) fn too_old(error: io::Error) -> io::Error {
-    if error.raw_os_error() == Some(libc::EINVAL) { io::Error::from_raw_os_error(libc::ENOSYS) } else { error }
+    if error.raw_os_error() == Some(libc::EINVAL) {
+        io::Error::from_raw_os_error(libc::ENOSYS)
+    } else {
+        error
+    }
 }

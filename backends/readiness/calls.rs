@@ -36,9 +36,8 @@ fn socket_option(fd: RawDescriptor, option: i32) -> Result<i32, i32> {
     let mut value = 0i32;
     let mut len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: S8: value and length are valid for the length of the call.
-    let status = unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len)
-    };
+    let status =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len) };
     if status == 0 { Ok(value) } else { Err(errno()) }
 }
 

@@ -259,7 +259,9 @@ impl<S: Selector> Readiness<S> {
             let raw = unsafe { &mut *op };
             let result = calls::read_cached(raw);
             match result {
-                _ if result == -libc::EAGAIN || result == -libc::EOPNOTSUPP || result == -libc::ENOSYS => break,
+                _ if result == -libc::EAGAIN || result == -libc::EOPNOTSUPP || result == -libc::ENOSYS => {
+                    break;
+                }
                 1.. if (result as usize) < raw.len && raw.flags & RawOp::EXACT == 0 => {
                     io_vecs::advance(raw, result as usize);
                 }
@@ -376,10 +378,8 @@ impl<S: Selector> Readiness<S> {
             let Some(op) = ops.op(token) else { continue };
             // SAFETY: S3: nobody else looks at it now.
             let kind = unsafe { (*op).kind };
-            let reads_or_writes = matches!(
-                kind,
-                OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored
-            );
+            let reads_or_writes =
+                matches!(kind, OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored);
             if errno == libc::EPERM && reads_or_writes {
                 self.descriptors.record(fd).set_regular();
                 // SAFETY: S3: the operation is ours.

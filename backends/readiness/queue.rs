@@ -220,7 +220,10 @@ mod tests {
         }
         nodes.remove(&mut queue, b);
         assert_eq!(nodes.runnable_len(), 2);
-        assert_eq!([nodes.pop_runnable(), nodes.pop_runnable(), nodes.pop_runnable()], [Some(a), Some(c), None]);
+        assert_eq!(
+            [nodes.pop_runnable(), nodes.pop_runnable(), nodes.pop_runnable()],
+            [Some(a), Some(c), None]
+        );
     }
 
     #[test]
