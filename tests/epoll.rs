@@ -28,12 +28,14 @@ fn pair() -> (TcpStream, StdStream) {
 }
 
 /// Where the end of an operation is noted.
-struct Slot<T, R>(Rc<RefCell<Option<(T, io::Result<R>)>>>);
+struct Slot<T, R>(Rc<End<T, R>>);
+
+type End<T, R> = RefCell<Option<(T, io::Result<R>)>>;
 
 /// An operation whose end is noted.
 struct Started<T, R> {
     id: OpId,
-    slot: Rc<RefCell<Option<(T, io::Result<R>)>>>,
+    slot: Rc<End<T, R>>,
 }
 
 impl<T, R> Started<T, R> {
@@ -303,11 +305,11 @@ fn a_listener_gives_every_connection_also_those_between_two_submissions() {
 #[test]
 fn a_listener_that_blocks_does_not_block_the_loop() {
     use oxev::raw::{self, RawCompletion};
-    unsafe fn close(_: Option<&mut Loop>, completion: *mut RawCompletion) {
-        // SAFETY: it has come back; its user data is a flag.
-        let (outcome, done) = unsafe { ((*completion).outcome(), (*completion).user_data.cast::<i32>()) };
-        // SAFETY: as above.
-        unsafe { *done = outcome.result };
+    unsafe fn note(_: Option<&mut Loop>, completion: *mut RawCompletion) {
+        // SAFETY: it has come back.
+        let completion = unsafe { &*completion };
+        // SAFETY: its user data is a place for the result.
+        unsafe { *completion.user_data.cast::<i32>() = completion.outcome().result };
     }
     let mut lp = new_loop();
     let listener = StdListener::bind("127.0.0.1:0").unwrap();
@@ -315,7 +317,7 @@ fn a_listener_that_blocks_does_not_block_the_loop() {
     let mut completion = RawCompletion::new((&raw mut result).cast());
     let op = oxev::RawOp::new(oxev::OpKind::Accept, listener.as_raw_fd());
     // SAFETY: everything outlives the operation, which ends below.
-    unsafe { raw::submit(&mut lp, &raw mut completion, op, None, close) };
+    unsafe { raw::submit(&mut lp, &raw mut completion, op, None, note) };
     settle(&mut lp);
     assert_eq!(lp.len(), 1);
     let _client = StdStream::connect(listener.local_addr().unwrap()).unwrap();
