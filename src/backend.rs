@@ -16,13 +16,20 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::buf_pool::Buffers;
 use crate::in_flight::{InFlight, Token};
 use crate::op::RawOp;
+use crate::thread_pool::ThreadPool;
 
+#[cfg(all(target_os = "linux", feature = "epoll"))]
+#[path = "../backends/epoll/mod.rs"]
+mod epoll;
 #[cfg(all(target_os = "linux", feature = "io_uring"))]
 #[path = "../backends/io_uring/mod.rs"]
 mod io_uring;
+#[cfg(all(target_os = "linux", feature = "epoll"))]
+#[path = "../backends/readiness/mod.rs"]
+mod readiness;
 
-#[cfg(not(all(target_os = "linux", feature = "io_uring")))]
-compile_error!("no backend: the feature `io_uring` on Linux is the only one so far");
+#[cfg(not(all(target_os = "linux", any(feature = "io_uring", feature = "epoll"))))]
+compile_error!("no backend: on Linux, at least one of the features `io_uring` and `epoll` is needed");
 
 /// The kinds of backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,17 +37,25 @@ compile_error!("no backend: the feature `io_uring` on Linux is the only one so f
 pub enum Kind {
     /// `io_uring(7)`: Linux 5.15 and later.
     IoUring,
+    /// `epoll(7)`: every Linux.
+    Epoll,
 }
 
 impl Kind {
     /// The backends that are compiled in, best first.
-    pub const COMPILED: &'static [Kind] = &[Kind::IoUring];
+    pub const COMPILED: &'static [Kind] = &[
+        #[cfg(all(target_os = "linux", feature = "io_uring"))]
+        Kind::IoUring,
+        #[cfg(all(target_os = "linux", feature = "epoll"))]
+        Kind::Epoll,
+    ];
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Kind::IoUring => "io_uring",
+            Kind::Epoll => "epoll",
         })
     }
 }
@@ -66,7 +81,7 @@ impl fmt::Display for UnknownKind {
 impl std::error::Error for UnknownKind {}
 
 /// What the backend can do on this kernel. Whatever it cannot do natively, the loop does for it: the API is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// One submission accepts connection after connection (Linux 5.19).
@@ -81,6 +96,9 @@ pub struct Capabilities {
     pub deferred_task_run: bool,
     /// The loop's system call finds its ring without a descriptor look-up (Linux 5.18).
     pub registered_ring: bool,
+    /// Why the loop, left to choose, did not take io_uring: the errno of the kernel's refusal, where `ENOSYS` also stands for an io_uring
+    /// that lacks an operation that is needed. `None` if it was taken, is not compiled in, or another backend was asked for.
+    pub io_uring_refusal: Option<i32>,
 }
 
 /// What a loop's builder says about its backend.
@@ -89,11 +107,12 @@ pub(crate) struct Options {
     pub(crate) kind: Option<Kind>,
     pub(crate) entries: u32,
     pub(crate) baseline: bool,
+    pub(crate) pool: Option<ThreadPool>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { kind: None, entries: 4096, baseline: false }
+        Options { kind: None, entries: 4096, baseline: false, pool: None }
     }
 }
 
@@ -128,44 +147,86 @@ impl AsFd for Waker {
 }
 
 /// The compiled-in backends behind one type, so that [`Loop`](crate::Loop) is not generic.
-pub(crate) enum Backend {
+enum Compiled {
+    #[cfg(all(target_os = "linux", feature = "io_uring"))]
     IoUring(io_uring::IoUring),
+    #[cfg(all(target_os = "linux", feature = "epoll"))]
+    Epoll(readiness::Readiness<epoll::Epoll>),
 }
 
 /// Passes a call on to whichever backend there is.
 macro_rules! forward {
     ($self:expr, $backend:ident => $call:expr) => {
         match $self {
-            Backend::IoUring($backend) => $call,
+            #[cfg(all(target_os = "linux", feature = "io_uring"))]
+            Compiled::IoUring($backend) => $call,
+            #[cfg(all(target_os = "linux", feature = "epoll"))]
+            Compiled::Epoll($backend) => $call,
         }
     };
+}
+
+impl Compiled {
+    /// Makes this backend, if it is compiled in and works here.
+    fn new(kind: Kind, options: &Options, capacity: usize, waker: &Waker) -> io::Result<Compiled> {
+        match kind {
+            #[cfg(all(target_os = "linux", feature = "io_uring"))]
+            Kind::IoUring => io_uring::IoUring::new(options, capacity, waker.clone()).map(Compiled::IoUring),
+            #[cfg(all(target_os = "linux", feature = "epoll"))]
+            Kind::Epoll => {
+                let selector = epoll::Epoll::new(options.baseline, waker)?;
+                Ok(Compiled::Epoll(readiness::Readiness::new(selector, options, capacity, waker.clone())))
+            }
+            #[allow(unreachable_patterns, reason = "if all are compiled in")]
+            _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
+        }
+    }
+}
+
+pub(crate) struct Backend {
+    compiled: Compiled,
+    /// Why io_uring was not taken.
+    io_uring_refusal: Option<i32>,
 }
 
 impl Backend {
     /// Makes the chosen backend, or the best that works here, with room for `capacity` operations.
     pub(crate) fn new(options: &Options, capacity: usize) -> io::Result<(Backend, Waker)> {
         let waker = Waker::new()?;
-        let backend = match options.kind {
-            Some(Kind::IoUring) | None => {
-                Backend::IoUring(io_uring::IoUring::new(options, capacity, waker.clone())?)
-            }
+        let (choices, forced) = match &options.kind {
+            Some(kind) => (std::slice::from_ref(kind), true),
+            None => (Kind::COMPILED, false),
         };
-        Ok((backend, waker))
+        let mut io_uring_refusal = None;
+        for (rest, kind) in (0..choices.len()).rev().zip(choices) {
+            match Compiled::new(*kind, options, capacity, &waker) {
+                Ok(compiled) => return Ok((Backend { compiled, io_uring_refusal }, waker)),
+                Err(error) if !forced && rest > 0 && is_refusal(&error) => {
+                    io_uring_refusal = error.raw_os_error();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::ENOSYS))
     }
 
     pub(crate) fn kind(&self) -> Kind {
-        match self {
-            Backend::IoUring(_) => Kind::IoUring,
+        match self.compiled {
+            #[cfg(all(target_os = "linux", feature = "io_uring"))]
+            Compiled::IoUring(_) => Kind::IoUring,
+            #[cfg(all(target_os = "linux", feature = "epoll"))]
+            Compiled::Epoll(_) => Kind::Epoll,
         }
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
-        forward!(self, backend => backend.capabilities())
+        let native = forward!(&self.compiled, backend => backend.capabilities());
+        Capabilities { io_uring_refusal: self.io_uring_refusal, ..native }
     }
 
     /// The most completions that one `poll` collects.
     pub(crate) fn completions_max(&self) -> usize {
-        forward!(self, backend => backend.completions_max())
+        forward!(&self.compiled, backend => backend.completions_max())
     }
 
     /// Takes an operation. It may complete it at once.
@@ -175,23 +236,28 @@ impl Backend {
     #[inline]
     pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: the caller's promise.
-        forward!(self, backend => unsafe { backend.submit(token, op, ops) });
+        forward!(&mut self.compiled, backend => unsafe { backend.submit(token, op, ops) });
     }
 
     /// Stops an operation that it has: soon, it completes with `ECANCELED`, unless it is done before. Never lost.
     pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
-        forward!(self, backend => backend.cancel(token, ops));
+        forward!(&mut self.compiled, backend => backend.cancel(token, ops));
     }
 
     /// Begins what was submitted, waits for a completion, and reports all that there are.
     #[inline]
     pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
-        forward!(self, backend => backend.poll(wait, ops))
+        forward!(&mut self.compiled, backend => backend.poll(wait, ops))
     }
 
     /// Begins what was submitted.
     pub(crate) fn flush(&mut self, ops: &mut InFlight) -> io::Result<()> {
-        forward!(self, backend => backend.flush(ops))
+        forward!(&mut self.compiled, backend => backend.flush(ops))
+    }
+
+    /// Takes its own headers that have come back from a thread pool.
+    pub(crate) fn take_jobs(&mut self, ops: &mut InFlight) {
+        forward!(&mut self.compiled, backend => backend.take_jobs(ops));
     }
 
     pub(crate) fn has_buffer_rings(&self) -> bool {
@@ -199,17 +265,23 @@ impl Backend {
     }
 
     pub(crate) fn register_buffers(&mut self, buffers: &Buffers) -> io::Result<()> {
-        forward!(self, backend => backend.register_buffers(buffers))
+        forward!(&mut self.compiled, backend => backend.register_buffers(buffers))
     }
 
     pub(crate) fn unregister_buffers(&mut self, buffers: &Buffers) {
-        forward!(self, backend => backend.unregister_buffers(buffers));
+        forward!(&mut self.compiled, backend => backend.unregister_buffers(buffers));
     }
 }
 
 impl AsFd for Backend {
     /// Readable when `poll` has something to report.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        forward!(self, backend => backend.as_fd())
+        forward!(&self.compiled, backend => backend.as_fd())
     }
+}
+
+/// Whether an error says that a backend is not to be had here, as a kernel that is too old, a sandbox or the administrator says it. What
+/// is wrong for the moment, as no memory or no descriptors, is no reason to take another one.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
 }

@@ -3,9 +3,33 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The operating system's number for an open file or socket.
 pub type RawDescriptor = RawFd;
+
+/// Numbers from here on have no generation; no system gives a process so many.
+pub(crate) const DESCRIPTORS_MAX: usize = 1 << 20;
+
+/// How often each number has come to name a descriptor of ours. Zero, so pages of numbers that are never used are never touched.
+static GENERATIONS: [AtomicU32; DESCRIPTORS_MAX] = [const { AtomicU32::new(0) }; DESCRIPTORS_MAX];
+
+/// Tells files with the same number apart: it changes whenever the number comes to name a descriptor of ours.
+pub(crate) fn generation_of(fd: RawDescriptor) -> u32 {
+    // Relaxed: whoever uses a descriptor got it, by whatever way, from the thread that made it.
+    generation_place(fd).map_or(0, |generation| generation.load(Ordering::Relaxed))
+}
+
+/// The number names a new descriptor of ours.
+pub(crate) fn begin_generation(fd: RawDescriptor) {
+    if let Some(generation) = generation_place(fd) {
+        generation.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn generation_place(fd: RawDescriptor) -> Option<&'static AtomicU32> {
+    usize::try_from(fd).ok().and_then(|index| GENERATIONS.get(index))
+}
 
 /// An owned descriptor that can be closed in place: afterwards its number is -1, which every operation answers
 /// with `EBADF`.
@@ -27,6 +51,16 @@ impl Descriptor {
     /// # Safety
     /// `fd` must be open and owned by nobody else (S7).
     pub(crate) unsafe fn from_raw(fd: RawDescriptor) -> Descriptor {
+        begin_generation(fd);
+        // SAFETY: S7: the caller's promise.
+        unsafe { Descriptor::from_known(fd) }
+    }
+
+    /// Wraps a descriptor whose generation has begun: operations were done on it.
+    ///
+    /// # Safety
+    /// As [`Descriptor::from_raw`].
+    pub(crate) unsafe fn from_known(fd: RawDescriptor) -> Descriptor {
         debug_assert!(fd >= 0);
         Descriptor(fd)
     }
@@ -55,7 +89,9 @@ impl Descriptor {
 
 impl From<OwnedFd> for Descriptor {
     fn from(fd: OwnedFd) -> Descriptor {
-        Descriptor(fd.into_raw_fd())
+        let fd = fd.into_raw_fd();
+        begin_generation(fd);
+        Descriptor(fd)
     }
 }
 
@@ -107,3 +143,24 @@ macro_rules! descriptor_conversions {
     };
 }
 pub(crate) use descriptor_conversions;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_used_again_has_another_generation() {
+        let descriptor = Descriptor::from(OwnedFd::from(std::io::pipe().unwrap().0));
+        let (fd, first) = (descriptor.number(), generation_of(descriptor.number()));
+        let again = Descriptor::from(descriptor.into_owned());
+        assert_eq!(again.number(), fd);
+        assert_ne!(generation_of(fd), first);
+    }
+
+    #[test]
+    fn numbers_beyond_every_limit_have_no_generation() {
+        begin_generation(-1);
+        begin_generation(RawDescriptor::MAX);
+        assert_eq!((generation_of(-1), generation_of(RawDescriptor::MAX)), (0, 0));
+    }
+}

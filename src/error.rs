@@ -9,6 +9,7 @@ pub(crate) fn from_result(result: i32) -> io::Error {
     match -result {
         UNEXPECTED_EOF => io::Error::from(io::ErrorKind::UnexpectedEof),
         WRITE_ZERO => io::Error::from(io::ErrorKind::WriteZero),
+        PANICKED => io::Error::from(io::ErrorKind::Other),
         errno => io::Error::from_raw_os_error(errno),
     }
 }
@@ -18,6 +19,9 @@ pub(crate) const UNEXPECTED_EOF: i32 = 0x4000;
 
 /// The crate's own code for "the file takes no more bytes".
 pub(crate) const WRITE_ZERO: i32 = 0x4001;
+
+/// The crate's own code for "the work panicked".
+pub(crate) const PANICKED: i32 = 0x4002;
 
 /// Whether `error` says that the operation was cancelled (`ECANCELED`): by [`Loop::cancel`](crate::Loop::cancel)
 /// or with its loop.

@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, Capabilities, Kind, Wait};
 use crate::buf_pool::{self, BUFFERS_MAX, BufPool, Buffers};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
+use crate::errand;
 use crate::handle::{LoopHandle, Remote};
 use crate::in_flight::{
     AfterItem, Cancel, Delivery, EntryFlags, InFlight, InFlightOp, Item, OpId, State, Token,
 };
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
+use crate::thread_pool::{RunFn, ThreadPool};
 
 /// How long [`Loop::run`] runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,6 +308,39 @@ impl Loop {
         token
     }
 
+    /// Sends a completion to a thread pool.
+    ///
+    /// # Safety
+    /// As [`Loop::launch`], for an owner `P`; `function` may work on its state on any thread (S14).
+    pub(crate) unsafe fn launch_errand<P, C>(
+        &mut self,
+        header: NonNull<Header>,
+        function: RunFn,
+        pool: &ThreadPool,
+    ) -> OpId
+    where
+        P: Owner,
+        C: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
+    {
+        // SAFETY: S2: the header is ours.
+        unsafe { (*header.as_ptr()).complete = complete_one::<P, (), C> };
+        // SAFETY: S2: as above.
+        unsafe { (*header.as_ptr()).op = RawOp::new(OpKind::Offload, -1) };
+        // SAFETY: S2: as above.
+        let entered = unsafe { self.ops.insert(header, EntryFlags::of(OpKind::Offload, 0), State::Backend) };
+        let token = entered.unwrap_or_else(|| {
+            // SAFETY: S2: as above.
+            unsafe { self.refuse(header, -libc::ENOBUFS) }
+        });
+        if entered.is_some() {
+            // SAFETY: S14: the header is in the table, so nobody else has it until it comes back.
+            if let Err(error) = unsafe { errand::send(header, token, function, &self.ops.remote, pool) } {
+                let _ = self.ops.complete(token, Outcome { result: -errand::refusal(&error), flags: 0 });
+            }
+        }
+        self.ops.op_id(token)
+    }
+
     /// Completes an operation without having tried it.
     ///
     /// # Safety
@@ -347,9 +382,19 @@ impl Loop {
             Cancel::Late => false,
             Cancel::Noted => true,
             Cancel::AskBackend => {
-                self.backend.cancel(token, &mut self.ops);
+                self.cancel_in_backend(token);
                 true
             }
+        }
+    }
+
+    /// Asks whoever has an operation to end it: the backend, or a thread pool.
+    fn cancel_in_backend(&mut self, token: Token) {
+        match self.ops.op_kind(token).and_then(|kind| self.ops.op(token).filter(|_| kind == OpKind::Offload))
+        {
+            // SAFETY: S14: it was sent when it was submitted, and is not back.
+            Some(op) => _ = unsafe { errand::withdraw(op) },
+            None => self.backend.cancel(token, &mut self.ops),
         }
     }
 
@@ -560,8 +605,18 @@ impl Loop {
     fn take_posted(&mut self) -> bool {
         let posted = self.ops.remote.take();
         // SAFETY: S2: the queue gave the list to us.
-        unsafe { self.ops.push_posted(posted.list) };
+        unsafe { self.accept_posted(posted.list) };
         posted.woken
+    }
+
+    /// # Safety
+    /// As [`InFlight::push_posted`].
+    unsafe fn accept_posted(&mut self, posted: *mut Header) {
+        if !posted.is_null() {
+            // SAFETY: S2: the caller's promise.
+            unsafe { self.ops.push_posted(posted) };
+            self.backend.take_jobs(&mut self.ops);
+        }
     }
 
     /// How long this step may wait.
@@ -587,7 +642,7 @@ impl Loop {
 
     fn cancel_expired(&mut self) {
         while let Some(token) = self.expired.pop() {
-            self.backend.cancel(token, &mut self.ops);
+            self.cancel_in_backend(token);
         }
     }
 
@@ -653,7 +708,7 @@ impl Loop {
     fn after_item(&mut self, item: Item, rearm: bool) {
         match self.ops.after_item(item, rearm) {
             AfterItem::Nothing => {}
-            AfterItem::AskBackendToCancel => self.backend.cancel(item.token, &mut self.ops),
+            AfterItem::AskBackendToCancel => self.cancel_in_backend(item.token),
             AfterItem::GiveToBackend => self.give_to_backend(item.token),
         }
     }
@@ -677,13 +732,24 @@ impl Loop {
 
     /// Ends everything in flight, and says how many operations the kernel did not let go of.
     fn drain(&mut self) -> usize {
-        let posted = self.ops.remote.close();
-        // SAFETY: S2: the queue gave the list to us.
-        unsafe { self.ops.push_posted(posted) };
+        self.take_posted();
         let mut cursor = 0;
         while let Some(token) = self.ops.abandon_next(&mut cursor) {
-            self.backend.cancel(token, &mut self.ops);
+            self.cancel_in_backend(token);
         }
+        self.drain_backend();
+        // Only now: work comes back from thread pools through the queue, too.
+        let posted = self.ops.remote.close();
+        // SAFETY: S2: the queue gave the list to us.
+        unsafe { self.accept_posted(posted) };
+        while self.ops.items_len() > 0 {
+            self.discard_item();
+        }
+        self.ops.in_backend()
+    }
+
+    /// Waits until nobody has an operation any more, or for as long as that may take.
+    fn drain_backend(&mut self) {
         let end_ns = self.ops.clock.refresh().saturating_add(duration_to_ns(self.drain_timeout));
         loop {
             while self.ops.items_len() > 0 {
@@ -691,11 +757,16 @@ impl Loop {
             }
             let now_ns = self.ops.clock.refresh();
             if self.ops.in_backend() == 0 || now_ns >= end_ns {
-                return self.ops.in_backend();
+                return;
             }
-            let wait = Wait::For { timeout_ns: (end_ns - now_ns).min(100_000_000) };
-            if self.backend.poll(wait, &mut self.ops).is_err() {
-                return self.ops.in_backend();
+            let wait = match self.ops.remote.prepare_sleep() {
+                true => Wait::For { timeout_ns: (end_ns - now_ns).min(100_000_000) },
+                false => Wait::Not,
+            };
+            let polled = self.backend.poll(wait, &mut self.ops);
+            self.take_posted();
+            if polled.is_err() {
+                return;
             }
         }
     }
@@ -958,8 +1029,17 @@ impl Builder {
         self
     }
 
-    /// Uses nothing of a backend that is newer than the oldest kernel it supports (io_uring: Linux 5.15), as if the program ran
-    /// there: to test for such kernels, or to steer clear of a kernel's bug.
+    /// Where a backend has done what would block and what the kernel cannot wait for: on epoll, the work of files on disks. By default
+    /// there is one pool for all loops of the process, made when it is needed first. A pool that was shut down takes no
+    /// work, and the loop does it itself.
+    #[must_use]
+    pub fn thread_pool(mut self, pool: &ThreadPool) -> Builder {
+        self.backend.pool = Some(pool.clone());
+        self
+    }
+
+    /// Uses nothing of a backend that is newer than the oldest kernel it supports (io_uring: Linux 5.15; epoll: 4.5), as if the
+    /// program ran there: to test for such kernels, or to steer clear of a kernel's bug.
     #[must_use]
     pub fn baseline(mut self, baseline: bool) -> Builder {
         self.backend.baseline = baseline;

@@ -67,7 +67,7 @@ impl Remote {
     ///
     /// # Safety
     /// `header` is the caller's and becomes the loop's (S2).
-    unsafe fn push(&self, header: NonNull<Header>) -> Result<(), NonNull<Header>> {
+    pub(crate) unsafe fn push(&self, header: NonNull<Header>) -> Result<(), NonNull<Header>> {
         let mut word = self.queue.load(Ordering::Relaxed);
         loop {
             if word == CLOSED {

@@ -29,6 +29,7 @@ use slab::Slab;
 use crate::buf_pool::{self, BUFFER_USED};
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
+use crate::errand;
 use crate::error;
 use crate::handle::{self, Remote};
 use crate::io_vecs;
@@ -47,7 +48,7 @@ impl Token {
     /// Names nothing: what a refused operation gets.
     pub(crate) const NONE: Token = Token(Token::ENTRIES_MAX as u64);
 
-    fn new(index: u32, sequence: u32) -> Token {
+    pub(crate) fn new(index: u32, sequence: u32) -> Token {
         Token(u64::from(sequence) << 32 | u64::from(index))
     }
 
@@ -63,7 +64,7 @@ impl Token {
         self.0 as u32 as usize
     }
 
-    const fn sequence(self) -> u32 {
+    pub(crate) const fn sequence(self) -> u32 {
         (self.0 >> 32) as u32
     }
 }
@@ -316,6 +317,8 @@ pub(crate) struct InFlight {
     starved: VecDeque<Token>,
     /// A starved operation may find a buffer: a lease has been dropped since they were looked at.
     pub(crate) buffer_returned: Rc<Cell<bool>>,
+    /// Headers of the backend that have come back from a thread pool.
+    jobs: ReadyList,
     in_backend: usize,
     background: usize,
     /// Above every index that the table has ever used.
@@ -357,6 +360,7 @@ impl InFlight {
             items_max,
             starved: VecDeque::with_capacity(capacity),
             buffer_returned: Rc::new(Cell::new(false)),
+            jobs: ReadyList::EMPTY,
             in_backend: 0,
             background: 0,
             high_water: 0,
@@ -521,14 +525,35 @@ impl InFlight {
             posted = unsafe { (*header.as_ptr()).next };
             // SAFETY: S2: a header from the queue is the loop's.
             let kind = unsafe { (*header.as_ptr()).op.kind };
-            if kind == OpKind::Notify {
+            match kind {
                 // SAFETY: S2: it is off that list now.
-                unsafe { self.accept_notifier(header) };
-            } else {
+                OpKind::Notify => unsafe { self.accept_notifier(header) },
                 // SAFETY: S2: as above.
-                unsafe { self.ready.push(header) };
+                OpKind::Offload => unsafe { self.accept_work(header) },
+                // SAFETY: S2: as above.
+                OpKind::Job => unsafe { self.jobs.push(header) },
+                // SAFETY: S2: as above.
+                _ => unsafe { self.ready.push(header) },
             }
         }
+    }
+
+    /// The next header of the backend's own that has come back from a thread pool.
+    pub(crate) fn pop_job(&mut self) -> Option<NonNull<Header>> {
+        self.jobs.pop()
+    }
+
+    /// Work is back from a thread pool.
+    ///
+    /// # Safety
+    /// `header` is that of an operation of the table that was sent there, and on no list (S2).
+    unsafe fn accept_work(&mut self, header: NonNull<Header>) {
+        // SAFETY: S14: it has come back.
+        let token = unsafe { errand::token_of(header) };
+        // SAFETY: S14: as above; the worker put it there.
+        let outcome = unsafe { (*header.as_ptr()).outcome };
+        let verdict = self.complete(token, outcome);
+        debug_assert_eq!(verdict, Verdict::Done);
     }
 
     /// Whether the loop itself has this operation, and has not completed it.

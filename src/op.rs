@@ -65,6 +65,10 @@ pub enum OpKind {
     SyncData,
     /// Fills the `statx` record at `buf`.
     Metadata,
+    /// Work on a thread pool: [`Loop::offload`](crate::Loop::offload). The words are the loop's own.
+    Offload,
+    /// Never submitted: a backend's own header, back from a thread pool.
+    Job,
 }
 
 /// A plain-data description of one operation, as a backend sees it: 40 bytes that live in the caller's
@@ -111,6 +115,9 @@ impl RawOp {
     pub const ABSOLUTE: u8 = 1 << 5;
     /// [`OpKind::Timer`]: the period counts from the end of the callback (fixed delay), not from the last deadline.
     pub const FIXED_DELAY: u8 = 1 << 6;
+    /// `fd` is not a descriptor of this crate, so nobody says when its number comes to name another file: backends remember
+    /// nothing of it beyond the operation.
+    pub const UNTRACKED: u8 = 1 << 7;
 
     /// An operation of this kind on this descriptor, with every word zero.
     #[must_use]

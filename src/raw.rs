@@ -100,11 +100,12 @@ impl RawCompletion {
 pub unsafe fn submit(
     lp: &mut Loop,
     completion: *mut RawCompletion,
-    op: RawOp,
+    mut op: RawOp,
     timeout: Option<Duration>,
     callback: Callback,
 ) -> OpId {
     debug_assert!(!matches!(op.kind, OpKind::Notify | OpKind::RecvPooled), "needs its safe type");
+    op.flags |= RawOp::UNTRACKED;
     // SAFETY: S4: the caller's promise, here and below.
     unsafe { (*completion).callback = Some(callback) };
     // SAFETY: S4: a valid completion is not at address zero.

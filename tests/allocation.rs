@@ -11,10 +11,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use oxev::thread_pool::{Task, ThreadPool};
 use oxev::{
     Action, BufPool, Completion, File, IoVecs, Kind, Lease, Loop, LoopHandle, Metadata, Multi, Notifier,
     OpenOptions, Pool, Pooled, RunMode, Shared, TcpListener, TcpStream, Timer,
@@ -81,10 +82,20 @@ fn on_each_loop(test: impl Fn(Loop)) {
     on_each_loop_of(64, 32, test);
 }
 
+/// A pool whose one thread is there: starting threads is part of the set-up.
+fn started_pool() -> ThreadPool {
+    let pool = ThreadPool::builder().max_threads(1).build().unwrap();
+    let (started, starts) = mpsc::channel();
+    pool.spawn(Box::new(Task::new(started)), |task| task.send(()).unwrap()).unwrap();
+    starts.recv().unwrap();
+    pool
+}
+
 fn on_each_loop_of(capacity: usize, entries: u32, test: impl Fn(Loop)) {
+    let pool = started_pool();
     for &kind in Kind::COMPILED {
         for baseline in [false, true] {
-            let sized = Loop::builder().capacity(capacity).entries(entries);
+            let sized = Loop::builder().capacity(capacity).entries(entries).thread_pool(&pool);
             test(sized.backend(kind).baseline(baseline).build().unwrap());
         }
     }
@@ -316,7 +327,7 @@ fn refusals_allocate_nothing() {
         let (pool, tally) = (Pool::new(8), Rc::new(Tally::default()));
         let slot = || insert(&pool, Rc::clone(&tally));
         assert_no_allocation(ROUNDS, |_| {
-            lp.submit(slot(), |_| oxev::nop(), done);
+            lp.submit(slot(), |_| Timer::after(Duration::ZERO), done);
             // The table is full.
             lp.submit(slot(), |_| oxev::nop(), done);
             lp.submit(slot(), |_| Timer::after(Duration::ZERO).timeout(Duration::MAX), done);

@@ -111,10 +111,16 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
             .build(),
         // The common ones are made above, and the loop's own never come here.
-        OpKind::Recv | OpKind::Send | OpKind::Read | OpKind::Write | OpKind::Nop => {
-            opcode::Nop::new().build()
-        }
-        OpKind::Settled | OpKind::Timer | OpKind::Notify => opcode::Nop::new().build(),
+        OpKind::Recv
+        | OpKind::Send
+        | OpKind::Read
+        | OpKind::Write
+        | OpKind::Nop
+        | OpKind::Settled
+        | OpKind::Timer
+        | OpKind::Notify
+        | OpKind::Offload
+        | OpKind::Job => opcode::Nop::new().build(),
     }
 }
 

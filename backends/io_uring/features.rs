@@ -49,7 +49,8 @@ impl Features {
     pub(super) fn probe(ring: &IoUring, baseline: bool) -> io::Result<Features> {
         let params = ring.params();
         let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
+        // EINVAL: a kernel that cannot be asked (before 5.6) lacks what is asked for.
+        ring.submitter().register_probe(&mut probe).map_err(too_old)?;
         let needed = params.is_feature_nodrop()
             && params.is_feature_submit_stable()
             && params.is_feature_rw_cur_pos()
@@ -80,6 +81,16 @@ impl Features {
             zero_copy_send: self.zero_copy_send,
             deferred_task_run: ring.is_deferred(),
             registered_ring: ring.is_registered(),
+            io_uring_refusal: None,
         }
+    }
+}
+
+/// A kernel that does not know a request is one that does not have io_uring as it is needed.
+pub(super) fn too_old(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(libc::EINVAL) {
+        io::Error::from_raw_os_error(libc::ENOSYS)
+    } else {
+        error
     }
 }

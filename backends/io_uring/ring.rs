@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use ::io_uring::{Builder, EnterFlags, IoUring, cqueue, squeue, types};
 
-use super::features::Features;
+use super::features::{Features, too_old};
 use super::{Options, Wait};
 
 /// Completion queue entries for each submission queue entry: multishot operations complete more often than they are submitted.
@@ -58,7 +58,7 @@ impl Ring {
                     return Ok((ring, features));
                 }
                 // The flags are not known here.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refusal = error,
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refusal = too_old(error),
                 Err(error) => return Err(error),
             }
         }

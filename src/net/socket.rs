@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
+use crate::descriptor::begin_generation;
 use crate::op::{Op, OpKind, Output, RawOp};
 
 /// Accepted sockets are like those that this crate makes: not inherited, and not blocking, so that every backend can use
@@ -83,7 +84,11 @@ pub(crate) fn open_for_connect(op: &mut RawOp) -> Result<(), i32> {
     let family = unsafe { RawOp::address_place(op).cast::<libc::sa_family_t>().read_unaligned() };
     // SAFETY: S8: no memory is passed.
     op.fd = unsafe { libc::socket(i32::from(family), libc::SOCK_STREAM | ACCEPT_FLAGS, 0) };
-    if op.fd >= 0 { Ok(()) } else { Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)) }
+    if op.fd < 0 {
+        return Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO));
+    }
+    begin_generation(op.fd);
+    Ok(())
 }
 
 /// Receives what there is, without blocking: a count or a negative errno.

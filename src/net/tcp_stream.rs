@@ -277,7 +277,10 @@ impl TcpStream {
 /// `outcome` is that of `op`, and is turned into a stream only once.
 unsafe fn stream_of(op: &RawOp, outcome: Outcome) -> io::Result<TcpStream> {
     let fd = match (op.kind, outcome.count()) {
-        (OpKind::Connect, Ok(_)) => op.fd,
+        (OpKind::Connect, Ok(_)) => {
+            // SAFETY: S7: the socket was made for the operation, and this is the one time that it is wrapped.
+            return Ok(TcpStream { descriptor: unsafe { Descriptor::from_known(op.fd) } });
+        }
         (OpKind::Connect, Err(error)) => {
             // The socket was made for the operation.
             close_raw(op.fd);

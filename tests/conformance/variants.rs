@@ -65,6 +65,8 @@ macro_rules! conformance {
     ($($body:ident,)*) => {
         conformance! { @each [$($body)*]
             io_uring: || oxev::Loop::builder().backend(oxev::Kind::IoUring),
+            epoll: || oxev::Loop::builder().backend(oxev::Kind::Epoll),
+            epoll_baseline: || oxev::Loop::builder().backend(oxev::Kind::Epoll).baseline(true),
             io_uring_baseline: || oxev::Loop::builder().backend(oxev::Kind::IoUring).baseline(true),
         }
     };

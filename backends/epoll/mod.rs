@@ -1,0 +1,148 @@
+//! `epoll(7)`, edge-triggered: the selector under the shared readiness backend.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll as EpollDescriptor, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use super::readiness::{Edge, Event, Interest, Selector};
+use super::{Wait, Waker};
+use crate::descriptor::RawDescriptor;
+
+/// Events that one wait takes; the rest is for the next.
+const EVENTS_MAX: usize = 1024;
+
+/// The data of the waker's events. No descriptor has the number -1.
+const WAKER: u64 = u64::MAX;
+
+pub(crate) struct Epoll {
+    descriptor: EpollDescriptor,
+    events: Box<[EpollEvent]>,
+    /// The kernel takes timeouts in nanoseconds: `epoll_pwait2` (Linux 5.11).
+    nanoseconds: bool,
+}
+
+impl Epoll {
+    /// `baseline`: as if the kernel were older than `epoll_pwait2`.
+    pub(crate) fn new(baseline: bool, waker: &Waker) -> io::Result<Epoll> {
+        let descriptor = EpollDescriptor::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // It is never read: every write is an edge.
+        descriptor.add(waker, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, WAKER))?;
+        Ok(Epoll {
+            descriptor,
+            events: vec![EpollEvent::empty(); EVENTS_MAX].into_boxed_slice(),
+            nanoseconds: !baseline,
+        })
+    }
+
+    fn fd(&self) -> RawFd {
+        self.descriptor.0.as_raw_fd()
+    }
+
+    fn wait_ms(&mut self, timeout_ms: i32) -> i32 {
+        let (events, len) = (self.events.as_mut_ptr().cast(), self.events.len() as i32);
+        // SAFETY: S8: the events are valid for the length of the call.
+        unsafe { libc::epoll_wait(self.fd(), events, len, timeout_ms) }
+    }
+
+    fn wait_ns(&mut self, timeout_ns: u64) -> i32 {
+        let timeout = libc::timespec {
+            tv_sec: (timeout_ns / 1_000_000_000) as libc::time_t,
+            tv_nsec: (timeout_ns % 1_000_000_000) as libc::c_long,
+        };
+        let (events, len) = (self.events.as_mut_ptr(), self.events.len());
+        let no_mask = std::ptr::null::<libc::sigset_t>();
+        // SAFETY: S8: events and timeout are valid for the length of the call, and there is no signal mask.
+        let count = unsafe {
+            libc::syscall(libc::SYS_epoll_pwait2, self.fd(), events, len, &raw const timeout, no_mask, 0usize)
+        };
+        count as i32
+    }
+
+    fn wait_for(&mut self, timeout_ns: u64) -> i32 {
+        if self.nanoseconds {
+            let count = self.wait_ns(timeout_ns);
+            // An older kernel, or a filter that is older than the call.
+            if count >= 0 || !matches!(Errno::last(), Errno::ENOSYS | Errno::EPERM) {
+                return count;
+            }
+            self.nanoseconds = false;
+        }
+        // Rounded up: a timer is never early.
+        let timeout_ms = i32::try_from(timeout_ns.div_ceil(1_000_000)).unwrap_or(i32::MAX);
+        self.wait_ms(timeout_ms)
+    }
+}
+
+impl Selector for Epoll {
+    fn register(
+        &mut self,
+        fd: RawDescriptor,
+        generation: u32,
+        interest: Interest,
+        is_known: bool,
+    ) -> Result<(), i32> {
+        let mut events = EpollFlags::EPOLLET;
+        if interest.read {
+            events |= EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI;
+        }
+        if interest.write {
+            events |= EpollFlags::EPOLLOUT;
+        }
+        let mut event = EpollEvent::new(events, u64::from(generation) << 32 | u64::from(fd as u32));
+        // SAFETY: S6: an operation borrows the descriptor, so it is open.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
+        if !is_known {
+            match self.descriptor.add(descriptor, event) {
+                // It was registered when it was somebody else's: the same file came back.
+                Err(Errno::EEXIST) => {}
+                added => return added.map_err(|errno| errno as i32),
+            }
+        }
+        // This, too, reports what it is ready for now.
+        self.descriptor.modify(descriptor, &mut event).map_err(|errno| errno as i32)
+    }
+
+    fn wait(&mut self, wait: Wait) -> io::Result<usize> {
+        let count = match wait {
+            Wait::Not => self.wait_ms(0),
+            Wait::For { timeout_ns } => self.wait_for(timeout_ns),
+            Wait::Forever => self.wait_ms(-1),
+        };
+        match usize::try_from(count) {
+            Ok(count) => Ok(count),
+            // A signal came: the loop looks round.
+            Err(_) if Errno::last() == Errno::EINTR => Ok(0),
+            Err(_) => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn event(&self, index: usize) -> Option<Event> {
+        let event = &self.events[index];
+        if event.data() == WAKER {
+            return None;
+        }
+        let flags = event.events();
+        let broken = EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP;
+        let special = broken | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI;
+        let edge = Edge {
+            readable: flags.intersects(EpollFlags::EPOLLIN | special),
+            writable: flags.intersects(EpollFlags::EPOLLOUT | broken),
+            special: flags.intersects(special),
+        };
+        Some(Event {
+            fd: event.data() as u32 as RawDescriptor,
+            generation: (event.data() >> 32) as u32,
+            edge,
+        })
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.0.as_fd()
+    }
+}

@@ -1,0 +1,87 @@
+//! One try at an operation.
+
+#![allow(unsafe_code)]
+
+use super::calls;
+use super::descriptors::{FileKind, Lane, Record};
+use crate::buf_pool::{self, BUFFER_USED};
+use crate::op::{OpKind, Outcome, RawOp};
+
+/// How a try went.
+#[derive(Debug)]
+pub(super) enum Attempt {
+    /// This is the outcome.
+    Over(Outcome),
+    /// It is for the next edge.
+    NotReady,
+}
+
+/// In [`RawOp::backend_state`] of a connect: it was begun.
+const CONNECTING: u16 = 1;
+
+/// Tries an operation on a descriptor, without blocking.
+#[inline]
+pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
+    let (result, asked) = match op.kind {
+        OpKind::Recv => (calls::recv(op), op.transfer_len() as usize),
+        OpKind::Send | OpKind::SendZeroCopy => (calls::send(op), op.transfer_len() as usize),
+        OpKind::RecvVectored => (calls::recv_vectored(op), op.len),
+        OpKind::SendVectored => (calls::send_vectored(op), op.len),
+        OpKind::RecvPooled => return receive_pooled(op, record),
+        OpKind::Accept => (calls::accept(op), 0),
+        OpKind::Connect => return connect(op),
+        OpKind::Poll => match calls::poll(op.fd, op.len as libc::c_short) {
+            0 => return Attempt::NotReady,
+            events => (events, 0),
+        },
+        OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => {
+            (calls::stream(op, record.file_kind(op.fd).unwrap_or(FileKind::BlockingStream)), 0)
+        }
+        _ => (-libc::EOPNOTSUPP, 0),
+    };
+    if result > 0 && (result as usize) < asked {
+        record.note_short_transfer(Lane::of(op.kind), op.fd);
+    }
+    over_unless_not_ready(result)
+}
+
+fn over_unless_not_ready(result: i32) -> Attempt {
+    if result == -libc::EAGAIN || result == -libc::EWOULDBLOCK {
+        return Attempt::NotReady;
+    }
+    Attempt::Over(Outcome { result, flags: 0 })
+}
+
+/// Begins to connect, or looks how it went.
+fn connect(op: &mut RawOp) -> Attempt {
+    let result = if op.backend_state == CONNECTING {
+        calls::connected(op.fd)
+    } else {
+        op.backend_state = CONNECTING;
+        calls::connect(op)
+    };
+    if result == -libc::EINPROGRESS {
+        return Attempt::NotReady;
+    }
+    // EAGAIN is no promise here: there is no free port.
+    Attempt::Over(Outcome { result, flags: 0 })
+}
+
+/// Receives into a buffer of the pool, which is taken only for as long as there is something to receive.
+fn receive_pooled(op: &mut RawOp, record: &mut Record) -> Attempt {
+    let buffers = buf_pool::buffers_of(op);
+    let Some(index) = buffers.take() else {
+        return Attempt::Over(Outcome { result: -libc::ENOBUFS, flags: 0 });
+    };
+    let (place, size) = (buffers.place(index), buffers.size() as usize);
+    // SAFETY: S13: the buffer is free and ours until it is given back or reported.
+    let result = unsafe { crate::net::socket::recv_now(op.fd, place, size) };
+    if result <= 0 {
+        buffers.give_back(index);
+        return over_unless_not_ready(result);
+    }
+    if (result as usize) < size {
+        record.note_short_transfer(Lane::Read, op.fd);
+    }
+    Attempt::Over(Outcome { result, flags: BUFFER_USED | u32::from(index) << 16 })
+}

@@ -1,0 +1,308 @@
+//! The system calls: each is done once, never blocks unless it says so, and gives a count or a negative errno.
+
+#![allow(unsafe_code)]
+
+use std::io;
+
+use crate::descriptor::RawDescriptor;
+use crate::io_vecs;
+use crate::net::socket;
+use crate::op::{OpKind, RawOp};
+
+use super::descriptors::FileKind;
+
+/// What the last call of this thread failed with.
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// What a call returned, as a count or a negative errno. No call here moves more than an `i32` counts.
+fn result_of(returned: libc::ssize_t) -> i32 {
+    match i32::try_from(returned) {
+        Ok(count @ 0..) => count,
+        _ => -errno(),
+    }
+}
+
+/// How many descriptors this process can ever have.
+pub(super) fn descriptors_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: S8: the record is valid for the length of the call.
+    let status = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if status == 0 { usize::try_from(limit.rlim_max).unwrap_or(usize::MAX) } else { usize::MAX }
+}
+
+fn socket_option(fd: RawDescriptor, option: i32) -> Result<i32, i32> {
+    let mut value = 0i32;
+    let mut len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: S8: value and length are valid for the length of the call.
+    let status =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len) };
+    if status == 0 { Ok(value) } else { Err(errno()) }
+}
+
+pub(super) fn is_tcp(fd: RawDescriptor) -> bool {
+    socket_option(fd, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP)
+}
+
+fn status_flags(fd: RawDescriptor) -> i32 {
+    // SAFETY: S8: no memory is passed.
+    unsafe { libc::fcntl(fd, libc::F_GETFL) }.max(0)
+}
+
+fn is_blocking(fd: RawDescriptor) -> bool {
+    status_flags(fd) & libc::O_NONBLOCK == 0
+}
+
+/// What a descriptor is. The error is an errno.
+pub(super) fn file_kind(fd: RawDescriptor) -> Result<FileKind, i32> {
+    // SAFETY: S8: integers only, for which zero is valid.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: S8: the record is valid for the length of the call.
+    if unsafe { libc::fstat(fd, &raw mut stat) } != 0 {
+        return Err(errno());
+    }
+    Ok(match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK if status_flags(fd) & libc::O_DIRECT != 0 => {
+            FileKind::Direct
+        }
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK => FileKind::Regular,
+        _ if is_blocking(fd) => FileKind::BlockingStream,
+        _ => FileKind::Stream,
+    })
+}
+
+/// The poll events of `events` that a descriptor has now: a set or a negative errno.
+pub(super) fn poll(fd: RawDescriptor, events: libc::c_short) -> i32 {
+    let mut poll = libc::pollfd { fd, events, revents: 0 };
+    // SAFETY: S8: the one record is valid for the length of the call.
+    match unsafe { libc::poll(&raw mut poll, 1, 0) } {
+        ..0 => -errno(),
+        _ if poll.revents & libc::POLLNVAL != 0 => -libc::EBADF,
+        _ => i32::from(poll.revents),
+    }
+}
+
+// ---- sockets
+
+pub(super) fn recv(op: &RawOp) -> i32 {
+    // SAFETY: S6: the buffer is the operation's.
+    unsafe { socket::recv_now(op.fd, op.buf, op.transfer_len() as usize) }
+}
+
+pub(super) fn send(op: &RawOp) -> i32 {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: S6: the buffer is the operation's.
+    result_of(unsafe { libc::send(op.fd, op.buf.cast(), op.transfer_len() as usize, flags) })
+}
+
+pub(super) fn recv_vectored(op: &RawOp) -> i32 {
+    // SAFETY: S6: the message and its buffers are the operation's.
+    result_of(unsafe { libc::recvmsg(op.fd, op.buf.cast(), libc::MSG_DONTWAIT) })
+}
+
+pub(super) fn send_vectored(op: &RawOp) -> i32 {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: S6: the message and its buffers are the operation's.
+    result_of(unsafe { libc::sendmsg(op.fd, op.buf.cast(), flags) })
+}
+
+pub(super) fn accept(op: &mut RawOp) -> i32 {
+    if op.flags & RawOp::UNTRACKED != 0 && is_blocking(op.fd) {
+        // Our own listeners do not block; of a foreign one we have to know that there is somebody.
+        match poll(op.fd, libc::POLLIN) {
+            0 => return -libc::EAGAIN,
+            ..0 => return -libc::EBADF,
+            _ => {}
+        }
+    }
+    let (mut address, mut len) = (std::ptr::null_mut(), std::ptr::null_mut());
+    if op.flags & RawOp::ADDRESS != 0 {
+        (address, len) = (RawOp::address_place(op), RawOp::address_len_place(op));
+        // SAFETY: S3: the overlay's place for the length.
+        unsafe { len.write(RawOp::ADDRESS_BYTES as u32) };
+    }
+    // SAFETY: S3: the overlay is the operation's own; null asks for no address.
+    let fd = unsafe { libc::accept4(op.fd, address.cast(), len, socket::ACCEPT_FLAGS) };
+    result_of(fd as libc::ssize_t)
+}
+
+/// Begins to connect: `EINPROGRESS` if that takes its time.
+pub(super) fn connect(op: &mut RawOp) -> i32 {
+    let (address, len) = (RawOp::address_place(op), RawOp::address_len_place(op));
+    // SAFETY: S3: the overlay's place for the length.
+    let len = unsafe { len.read() };
+    // SAFETY: S3: the overlay is the operation's own.
+    let status = unsafe { libc::connect(op.fd, address.cast_const().cast(), len) };
+    match result_of(status as libc::ssize_t) {
+        // connect(2): the connection is made in the background all the same.
+        errno if errno == -libc::EINTR => -libc::EINPROGRESS,
+        result => result,
+    }
+}
+
+/// How a connect that was begun went: `EINPROGRESS` if it goes on.
+pub(super) fn connected(fd: RawDescriptor) -> i32 {
+    match socket_option(fd, libc::SO_ERROR) {
+        Err(errno) => return -errno,
+        Ok(0) => {}
+        Ok(errno) => return -errno,
+    }
+    // No error and no peer: it was an edge of something else.
+    let mut address = [0u8; RawOp::ADDRESS_BYTES];
+    let mut len = address.len() as libc::socklen_t;
+    // SAFETY: S8: place and length are valid for the length of the call.
+    let status = unsafe { libc::getpeername(fd, address.as_mut_ptr().cast(), &raw mut len) };
+    match status {
+        0 => 0,
+        _ if errno() == libc::ENOTCONN => -libc::EINPROGRESS,
+        _ => -errno(),
+    }
+}
+
+pub(super) fn shutdown(op: &RawOp) -> i32 {
+    // SAFETY: S8: no memory is passed.
+    result_of(unsafe { libc::shutdown(op.fd, op.len as i32) } as libc::ssize_t)
+}
+
+// ---- files
+
+/// The buffers of a read or write: those of its list, or the one in `single`, which is set to it.
+fn vecs(op: &RawOp, single: &mut libc::iovec) -> (*const libc::iovec, i32) {
+    if matches!(op.kind, OpKind::ReadVectored | OpKind::WriteVectored) {
+        // SAFETY: S3: a vectored operation of ours.
+        let (vecs, count) = unsafe { io_vecs::vecs(op) };
+        return (vecs, i32::try_from(count).unwrap_or(i32::MAX));
+    }
+    *single = libc::iovec { iov_base: op.buf.cast(), iov_len: op.transfer_len() as usize };
+    (single, 1)
+}
+
+const NO_VEC: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
+fn is_read(op: &RawOp) -> bool {
+    matches!(op.kind, OpKind::Read | OpKind::ReadVectored)
+}
+
+/// The offset of a file operation; -1 is the file's own position.
+fn offset(op: &RawOp) -> i64 {
+    if op.flags & RawOp::CURSOR != 0 { -1 } else { op.offset as i64 }
+}
+
+/// Reads what is in the page cache; `EAGAIN` or `EOPNOTSUPP` if that is nothing.
+pub(super) fn read_cached(op: &RawOp) -> i32 {
+    let mut single = NO_VEC;
+    let (vecs, count) = vecs(op, &mut single);
+    // SAFETY: S6: the buffers are the operation's.
+    result_of(unsafe { libc::preadv2(op.fd, vecs, count, offset(op), libc::RWF_NOWAIT) })
+}
+
+/// Reads from, or writes to, something that is not a file on a disk, and that is not waited for: it has no offset.
+pub(super) fn stream(op: &RawOp, kind: FileKind) -> i32 {
+    let mut single = NO_VEC;
+    let (vecs, count) = vecs(op, &mut single);
+    if kind != FileKind::BlockingStream {
+        return stream_call(op, vecs, count);
+    }
+    let moved = if is_read(op) {
+        // SAFETY: S6: the buffers are the operation's.
+        unsafe { libc::preadv2(op.fd, vecs, count, -1, libc::RWF_NOWAIT) }
+    } else {
+        // SAFETY: S6: as above.
+        unsafe { libc::pwritev2(op.fd, vecs, count, -1, libc::RWF_NOWAIT) }
+    };
+    match result_of(moved) {
+        errno if errno == -libc::EOPNOTSUPP || errno == -libc::ENOSYS => ready_stream(op, vecs, count),
+        result => result,
+    }
+}
+
+/// A transfer on a descriptor that blocks, where the kernel cannot be asked not to: done only when it is ready, and writes only as much as
+/// a descriptor that is ready is sure to take.
+fn ready_stream(op: &RawOp, vecs: *const libc::iovec, count: i32) -> i32 {
+    let events = if is_read(op) { libc::POLLIN } else { libc::POLLOUT };
+    match poll(op.fd, events) {
+        0 => return -libc::EAGAIN,
+        errno @ ..0 => return errno,
+        _ => {}
+    }
+    if is_read(op) || count == 0 {
+        return stream_call(op, vecs, count);
+    }
+    // SAFETY: S3: there is at least one vector.
+    let mut first = unsafe { vecs.read() };
+    first.iov_len = first.iov_len.min(libc::PIPE_BUF);
+    stream_call(op, &raw const first, 1)
+}
+
+fn stream_call(op: &RawOp, vecs: *const libc::iovec, count: i32) -> i32 {
+    result_of(if is_read(op) {
+        // SAFETY: S6: the buffers are the operation's.
+        unsafe { libc::readv(op.fd, vecs, count) }
+    } else {
+        // SAFETY: S6: as above.
+        unsafe { libc::writev(op.fd, vecs, count) }
+    })
+}
+
+/// Does a file operation, however long that takes: for the thread pool.
+///
+/// # Safety
+/// What `op` points to is valid and the operation's, and its descriptor is open.
+pub(super) unsafe fn blocking(op: &RawOp) -> i32 {
+    loop {
+        // SAFETY: S6: the caller's promise.
+        let result = unsafe { blocking_once(op) };
+        // close(2): the descriptor is gone all the same, and may be another's by now.
+        match (result == -libc::EINTR, op.kind) {
+            (true, OpKind::Close) => return 0,
+            (true, _) => {}
+            (false, _) => return result,
+        }
+    }
+}
+
+/// # Safety
+/// As [`blocking`].
+unsafe fn blocking_once(op: &RawOp) -> i32 {
+    result_of(match op.kind {
+        OpKind::Open => {
+            let (path, flags, mode) = (op.buf.cast_const().cast(), op.len as i32, op.offset as libc::mode_t);
+            // SAFETY: S6: the path is the operation's.
+            (unsafe { libc::open(path, flags, mode) }) as libc::ssize_t
+        }
+        // SAFETY: S7: the operation owns the descriptor.
+        OpKind::Close => (unsafe { libc::close(op.fd) }) as libc::ssize_t,
+        // SAFETY: S8: no memory is passed.
+        OpKind::SyncAll => (unsafe { libc::fsync(op.fd) }) as libc::ssize_t,
+        // SAFETY: S8: no memory is passed.
+        OpKind::SyncData => (unsafe { libc::fdatasync(op.fd) }) as libc::ssize_t,
+        OpKind::Metadata => {
+            let (flags, mask) = (libc::AT_EMPTY_PATH, libc::STATX_BASIC_STATS | libc::STATX_BTIME);
+            // SAFETY: S6: the record is the operation's.
+            (unsafe { libc::statx(op.fd, c"".as_ptr(), flags, mask, op.buf.cast()) }) as libc::ssize_t
+        }
+        // SAFETY: S6: the caller's promise.
+        OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => unsafe {
+            transfer(op)
+        },
+        _ => return -libc::EOPNOTSUPP,
+    })
+}
+
+/// # Safety
+/// As [`blocking`].
+unsafe fn transfer(op: &RawOp) -> libc::ssize_t {
+    let mut single = NO_VEC;
+    let (vecs, count) = vecs(op, &mut single);
+    match (is_read(op), offset(op)) {
+        // SAFETY: S6: the buffers are the operation's.
+        (true, -1) => unsafe { libc::readv(op.fd, vecs, count) },
+        // SAFETY: S6: as above.
+        (false, -1) => unsafe { libc::writev(op.fd, vecs, count) },
+        // SAFETY: S6: as above.
+        (true, offset) => unsafe { libc::preadv(op.fd, vecs, count, offset) },
+        // SAFETY: S6: as above.
+        (false, offset) => unsafe { libc::pwritev(op.fd, vecs, count, offset) },
+    }
+}

@@ -1,0 +1,272 @@
+//! What the backend knows of each descriptor: whether the selector watches it, in which directions it is worth trying, what it is, and
+//! who waits for it.
+//!
+//! A record is found by the descriptor's number, and numbers are recycled. So a record is only believed while its generation is that
+//! of the number ([`generation_of`]); otherwise the number names a new file, of which nothing is known. Descriptors that are not ours
+//! have no generation: their records are believed while an operation is in flight, because then they are open.
+
+#![allow(unsafe_code)]
+
+use super::calls;
+use super::queue::Queue;
+use super::zeroed::{self, Zeroed};
+use crate::descriptor::{DESCRIPTORS_MAX, RawDescriptor, generation_of};
+use crate::op::{OpKind, RawOp};
+
+/// The queues of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Lane {
+    /// Operations that take from it, in order.
+    Read,
+    /// Operations that give to it, in order.
+    Write,
+    /// Those that wait for events and move nothing, each for itself.
+    Poll,
+}
+
+impl Lane {
+    pub(super) const ALL: [Lane; 3] = [Lane::Read, Lane::Write, Lane::Poll];
+
+    /// Where an operation on a descriptor waits for it.
+    pub(super) fn of(kind: OpKind) -> Lane {
+        match kind {
+            OpKind::Send
+            | OpKind::SendZeroCopy
+            | OpKind::SendVectored
+            | OpKind::Connect
+            | OpKind::Write
+            | OpKind::WriteVectored => Lane::Write,
+            OpKind::Poll => Lane::Poll,
+            _ => Lane::Read,
+        }
+    }
+
+    const fn not_ready(self) -> u8 {
+        match self {
+            Lane::Read => flag::NOT_READABLE,
+            Lane::Write => flag::NOT_WRITABLE,
+            Lane::Poll => 0,
+        }
+    }
+}
+
+/// The edges that the selector is asked for. It is never asked for less again: a registration is changed at most once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interest {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+impl Interest {
+    /// What has to be watched for an operation: often a connection is never watched for writing, and so is not reported
+    /// just because it could be written to.
+    pub(super) fn of(op: &RawOp) -> Interest {
+        match Lane::of(op.kind) {
+            Lane::Read => Interest { read: true, write: false },
+            Lane::Write => Interest { read: false, write: true },
+            Lane::Poll => {
+                let write = op.len & libc::POLLOUT as usize != 0;
+                Interest { read: !write || op.len & !(libc::POLLOUT as usize) != 0, write }
+            }
+        }
+    }
+
+    const fn flags(self) -> u8 {
+        (if self.read { flag::WATCHED_READ } else { 0 }) | (if self.write { flag::WATCHED_WRITE } else { 0 })
+    }
+}
+
+/// What an edge says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edge {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// Something that makes a short transfer prove nothing: the end of the stream, an error, urgent data.
+    pub(crate) special: bool,
+}
+
+/// What a descriptor is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum FileKind {
+    #[default]
+    Unknown,
+    /// TCP: a transfer that is shorter than asked for has left nothing to read, or no room to write.
+    Tcp,
+    /// Other sockets, and pipes, terminals, … that do not block.
+    Stream,
+    /// The same, but the descriptor blocks.
+    BlockingStream,
+    /// It is always ready, and may take its time all the same: a file on a disk.
+    Regular,
+    /// A regular file behind no cache (`O_DIRECT`).
+    Direct,
+}
+
+mod flag {
+    /// The selector watches it for reading.
+    pub(super) const WATCHED_READ: u8 = 1 << 0;
+    pub(super) const WATCHED_WRITE: u8 = 1 << 1;
+    /// Reading is of no use before the next edge. Only set while it is watched for it.
+    pub(super) const NOT_READABLE: u8 = 1 << 2;
+    pub(super) const NOT_WRITABLE: u8 = 1 << 3;
+    /// An edge was special: see [`Edge`](super::Edge).
+    pub(super) const SPECIAL: u8 = 1 << 4;
+
+    pub(super) const WATCHED: u8 = WATCHED_READ | WATCHED_WRITE;
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Record {
+    generation: u32,
+    flags: u8,
+    kind: FileKind,
+    lanes: [Queue; 3],
+}
+
+const _: () = assert!(size_of::<Record>() == 32);
+
+// SAFETY: integers, and a file kind whose zero is `Unknown`.
+unsafe impl Zeroed for Record {}
+
+impl Record {
+    pub(super) fn lane(&mut self, lane: Lane) -> &mut Queue {
+        &mut self.lanes[lane as usize]
+    }
+
+    fn is_idle(&self) -> bool {
+        self.lanes.iter().all(Queue::is_empty)
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Whether the selector knows it.
+    pub(super) fn is_registered(&self) -> bool {
+        self.flags & flag::WATCHED != 0
+    }
+
+    fn is_watched(&self, lane: Lane) -> bool {
+        let watched = match lane {
+            Lane::Read => flag::WATCHED_READ,
+            Lane::Write => flag::WATCHED_WRITE,
+            Lane::Poll => flag::WATCHED,
+        };
+        self.flags & watched != 0
+    }
+
+    /// What the selector has to be asked for so that this, too, is watched; `None` if it is.
+    pub(super) fn missing(&self, interest: Interest) -> Option<Interest> {
+        let all = self.flags & flag::WATCHED | interest.flags();
+        let wanted = Interest { read: all & flag::WATCHED_READ != 0, write: all & flag::WATCHED_WRITE != 0 };
+        (all != self.flags & flag::WATCHED).then_some(wanted)
+    }
+
+    pub(super) fn set_watched(&mut self, interest: Interest) {
+        self.flags |= interest.flags();
+    }
+
+    /// Whether it is worth trying.
+    pub(super) fn may_be_ready(&self, lane: Lane) -> bool {
+        self.flags & lane.not_ready() == 0
+    }
+
+    /// Nothing more to be had before the next edge.
+    pub(super) fn set_not_ready(&mut self, lane: Lane) {
+        debug_assert!(self.is_watched(lane), "otherwise there is no next edge");
+        self.flags |= lane.not_ready();
+    }
+
+    pub(super) fn note_edge(&mut self, edge: Edge) {
+        if edge.readable {
+            self.flags &= !flag::NOT_READABLE;
+        }
+        if edge.writable {
+            self.flags &= !flag::NOT_WRITABLE;
+        }
+        if edge.special {
+            self.flags |= flag::SPECIAL;
+        }
+    }
+
+    /// A transfer moved less than it was asked to: on a TCP connection there is no more to be had (`epoll(7)`, questions and answers),
+    /// so the call that would say so is spared. Not if the end of the stream may be behind what was read: it makes no edge of its own.
+    pub(super) fn note_short_transfer(&mut self, lane: Lane, fd: RawDescriptor) {
+        if !self.is_watched(lane) || self.flags & flag::SPECIAL != 0 {
+            return;
+        }
+        if self.kind == FileKind::Unknown {
+            self.kind = if calls::is_tcp(fd) { FileKind::Tcp } else { FileKind::Stream };
+        }
+        if self.kind == FileKind::Tcp {
+            self.set_not_ready(lane);
+        }
+    }
+
+    /// What the descriptor is, for operations on files.
+    pub(super) fn file_kind(&mut self, fd: RawDescriptor) -> Result<FileKind, i32> {
+        if matches!(self.kind, FileKind::Unknown | FileKind::Tcp) {
+            self.kind = calls::file_kind(fd)?;
+        }
+        Ok(self.kind)
+    }
+
+    /// Whether it is a file on a disk. What the selector watches is none.
+    pub(super) fn is_regular(&mut self, fd: RawDescriptor) -> bool {
+        if self.is_registered() || self.kind == FileKind::Tcp {
+            return false;
+        }
+        matches!(self.file_kind(fd), Ok(FileKind::Regular | FileKind::Direct))
+    }
+
+    /// The selector does not take it, so it never waits.
+    pub(super) fn set_regular(&mut self) {
+        self.kind = FileKind::Regular;
+    }
+}
+
+/// The records of all descriptors that this process can have.
+#[derive(Debug)]
+pub(super) struct Descriptors {
+    records: Box<[Record]>,
+}
+
+impl Descriptors {
+    pub(super) fn new() -> Descriptors {
+        const DESCRIPTORS_MIN: usize = 1024;
+        let limit = calls::descriptors_limit().clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX);
+        Descriptors { records: zeroed::table(limit) }
+    }
+
+    pub(super) fn record(&mut self, fd: RawDescriptor) -> &mut Record {
+        &mut self.records[fd as usize]
+    }
+
+    /// Whether the record of a descriptor that an operation names has to be forgotten, for the number names another file now. The error
+    /// is an errno.
+    #[inline]
+    pub(super) fn is_stale(&mut self, op: &RawOp) -> Result<bool, i32> {
+        let index = usize::try_from(op.fd).map_err(|_| libc::EBADF)?;
+        let record = self.records.get(index).ok_or(libc::EMFILE)?;
+        if op.flags & RawOp::UNTRACKED != 0 {
+            return Ok(record.is_idle());
+        }
+        Ok(record.generation != generation_of(op.fd))
+    }
+
+    /// Begins a new record, with nobody waiting.
+    pub(super) fn forget(&mut self, fd: RawDescriptor) {
+        debug_assert!(self.record(fd).is_idle());
+        *self.record(fd) = Record { generation: generation_of(fd), ..Record::default() };
+    }
+
+    /// The record that an edge is for, unless the edge is of an earlier file with the same number.
+    #[inline]
+    pub(super) fn at_edge(&mut self, fd: RawDescriptor, generation: u32) -> Option<&mut Record> {
+        let record = self.records.get_mut(usize::try_from(fd).ok()?)?;
+        (record.generation == generation && record.is_registered()).then_some(record)
+    }
+}

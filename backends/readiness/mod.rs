@@ -1,0 +1,544 @@
+//! A proactor over readiness: what epoll now, and other selectors later, share. Only the [`Selector`] differs.
+//!
+//! * [`descriptors`]: what is known of each descriptor, and who waits for it.
+//! * [`queue`]: the lists of waiting operations.
+//! * [`attempt`]: one try at an operation, by the system calls in [`calls`].
+//! * [`jobs`]: what no selector can wait for: files on disks.
+//!
+//! An operation is tried when it is submitted, and when it would block it waits, in order, in a queue of its descriptor. A descriptor is
+//! registered once, for the edges of both directions, and stays so for its life; it is never duplicated.
+//!
+//! **No edge is missed.** A queue that is not empty is in one of two states: either its descriptor is registered and the last try found
+//! it not ready, so that whatever changes that makes an edge after the try; or its first operation is on the list of those to go on with
+//! in the next poll. An edge, too, does no more than say that trying is worth it, so one that comes late, twice, or for
+//! somebody else costs a call and nothing else.
+
+#![allow(unsafe_code)]
+
+mod attempt;
+mod calls;
+mod descriptors;
+mod jobs;
+mod queue;
+mod zeroed;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::{Capabilities, Options, Wait, Waker};
+use crate::buf_pool::Buffers;
+use crate::descriptor::RawDescriptor;
+use crate::in_flight::{InFlight, Token, Verdict};
+use crate::io_vecs;
+use crate::net::socket;
+use crate::op::{OpKind, Outcome, RawOp};
+use attempt::{Attempt, attempt};
+use descriptors::{Descriptors, FileKind, Lane};
+pub(crate) use descriptors::{Edge, Interest};
+use jobs::{Jobs, Returned, Started};
+use queue::{Nodes, Place};
+
+/// What an operating system has for waiting on many descriptors, edge-triggered.
+pub(crate) trait Selector: AsFd {
+    /// Reports these edges of an open descriptor from now on, and at once what it is ready for now. `is_known`: it was registered for
+    /// less. The error is an errno; `EPERM` says that such a descriptor is always ready.
+    fn register(
+        &mut self,
+        fd: RawDescriptor,
+        generation: u32,
+        interest: Interest,
+        is_known: bool,
+    ) -> Result<(), i32>;
+
+    /// Waits for edges, and says how many there are to be asked for.
+    fn wait(&mut self, wait: Wait) -> io::Result<usize>;
+
+    /// One of them; `None` is the waker's.
+    fn event(&self, index: usize) -> Option<Event>;
+}
+
+/// An edge, and whose it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    pub(crate) fd: RawDescriptor,
+    pub(crate) generation: u32,
+    pub(crate) edge: Edge,
+}
+
+/// The calls that one poll makes for one direction of one descriptor: then it is the others' turn.
+const ROUNDS_MAX: usize = 16;
+
+/// How often in a row the selector may go unasked while the loop has something to do: it saves most of the calls, and what is new on
+/// other descriptors still comes in.
+const SKIPS_MAX: u32 = 4;
+
+pub(crate) struct Readiness<S> {
+    selector: S,
+    descriptors: Descriptors,
+    nodes: Nodes,
+    jobs: Jobs,
+    waker: Waker,
+    capacity: usize,
+    skips: u32,
+}
+
+impl<S: Selector> Readiness<S> {
+    pub(crate) fn new(selector: S, options: &Options, capacity: usize, waker: Waker) -> Readiness<S> {
+        Readiness {
+            selector,
+            descriptors: Descriptors::new(),
+            nodes: Nodes::new(capacity),
+            jobs: Jobs::new(options.pool.clone()),
+            waker,
+            capacity,
+            skips: 0,
+        }
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    /// Every multi-result operation gives one result, and goes on when the loop has delivered it.
+    pub(crate) fn completions_max(&self) -> usize {
+        self.capacity
+    }
+
+    // ---- in
+
+    /// # Safety
+    /// As the contract has it.
+    #[inline]
+    pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: the contract; here and below.
+        let kind = unsafe { (*op).kind };
+        match kind {
+            OpKind::Recv
+            | OpKind::RecvPooled
+            | OpKind::RecvVectored
+            | OpKind::Send
+            | OpKind::SendZeroCopy
+            | OpKind::SendVectored
+            | OpKind::Accept => {
+                // SAFETY: S3: as above.
+                unsafe { self.start(token, op, ops) };
+            }
+            OpKind::Connect => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_connect(token, op, ops) };
+            }
+            OpKind::Poll => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_poll(token, op, ops) };
+            }
+            OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_file(token, op, ops) };
+            }
+            OpKind::Close => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_close(token, op, ops) };
+            }
+            OpKind::Open | OpKind::SyncAll | OpKind::SyncData | OpKind::Metadata => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_job(token, op, ops) };
+            }
+            OpKind::Shutdown => {
+                // SAFETY: S3: as above.
+                let result = calls::shutdown(unsafe { &*op });
+                report(token, result, ops);
+            }
+            OpKind::Nop
+            | OpKind::Settled
+            | OpKind::Timer
+            | OpKind::Notify
+            | OpKind::Offload
+            | OpKind::Job => report(token, 0, ops),
+        }
+    }
+
+    /// Makes sure that the record of the operation's descriptor is of the file that it names now. `false`: the operation is over.
+    #[inline]
+    fn enter(&mut self, token: Token, op: &RawOp, ops: &mut InFlight) -> bool {
+        match self.descriptors.is_stale(op) {
+            Ok(false) => true,
+            Ok(true) => {
+                // Nobody is left there unless a descriptor was closed under its operations.
+                Lane::ALL.into_iter().for_each(|lane| self.fail_lane(op.fd, lane, libc::EBADF, ops));
+                self.descriptors.forget(op.fd);
+                true
+            }
+            Err(errno) => {
+                report(token, -errno, ops);
+                false
+            }
+        }
+    }
+
+    /// Queues an operation, and tries it if it is its turn.
+    ///
+    /// # Safety
+    /// As [`Readiness::submit`].
+    #[inline]
+    unsafe fn start(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: nobody else has it now.
+        let raw = unsafe { &*op };
+        if !self.enter(token, raw, ops) {
+            return;
+        }
+        let (fd, lane) = (raw.fd, Lane::of(raw.kind));
+        let record = self.descriptors.record(fd);
+        let is_first = record.lane(lane).is_empty();
+        self.nodes.push(record.lane(lane), token, Place::Waiting);
+        if is_first {
+            self.run_lane(fd, lane, ops);
+        }
+    }
+
+    /// # Safety
+    /// As [`Readiness::submit`].
+    unsafe fn start_connect(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: nobody else has it now.
+        let raw = unsafe { &mut *op };
+        raw.backend_state = 0;
+        if let Err(errno) = socket::open_for_connect(raw) {
+            return report(token, -errno, ops);
+        }
+        // SAFETY: S3: the caller's promise.
+        unsafe { self.start(token, op, ops) };
+    }
+
+    /// Waits for events, beside whoever else does.
+    ///
+    /// # Safety
+    /// As [`Readiness::submit`].
+    unsafe fn start_poll(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: nobody else has it now.
+        let raw = unsafe { &mut *op };
+        if !self.enter(token, raw, ops) {
+            return;
+        }
+        let fd = raw.fd;
+        let record = self.descriptors.record(fd);
+        if let Attempt::Over(outcome) = attempt(raw, record) {
+            return self.conclude(token, outcome, ops);
+        }
+        self.nodes.push(record.lane(Lane::Poll), token, Place::Waiting);
+        let interest = Interest::of(raw);
+        self.block(fd, Lane::Poll, interest, ops);
+    }
+
+    /// # Safety
+    /// As [`Readiness::submit`].
+    unsafe fn start_file(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: nobody else has it now.
+        let raw = unsafe { &*op };
+        if !self.enter(token, raw, ops) {
+            return;
+        }
+        let reads = Lane::of(raw.kind) == Lane::Read;
+        match self.descriptors.record(raw.fd).file_kind(raw.fd) {
+            // SAFETY: S3: the caller's promise.
+            Ok(FileKind::Regular) if reads => unsafe { self.start_cached_read(token, op, ops) },
+            // SAFETY: S3: as above.
+            Ok(FileKind::Regular | FileKind::Direct) => unsafe { self.start_job(token, op, ops) },
+            // SAFETY: S3: as above.
+            Ok(_) => unsafe { self.start(token, op, ops) },
+            Err(errno) => report(token, -errno, ops),
+        }
+    }
+
+    /// Reads what is in the page cache at once; a thread is only for what has to come from the disk. A read is short at the end of the
+    /// file alone, as one that blocks is.
+    ///
+    /// # Safety
+    /// As [`Readiness::submit`].
+    unsafe fn start_cached_read(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        for _ in 0..ROUNDS_MAX {
+            // SAFETY: S3: nobody else has it now.
+            let raw = unsafe { &mut *op };
+            let result = calls::read_cached(raw);
+            match result {
+                _ if result == -libc::EAGAIN || result == -libc::EOPNOTSUPP || result == -libc::ENOSYS => {
+                    break;
+                }
+                1.. if (result as usize) < raw.len && raw.flags & RawOp::EXACT == 0 => {
+                    io_vecs::advance(raw, result as usize);
+                }
+                _ => {
+                    let outcome = Outcome { result: after_part(raw, result), flags: 0 };
+                    if ops.complete(token, outcome) == Verdict::Done {
+                        return;
+                    }
+                }
+            }
+        }
+        // SAFETY: S3: the caller's promise.
+        unsafe { self.start_job(token, op, ops) };
+    }
+
+    /// Closing a file on a disk may write, which takes its time.
+    ///
+    /// # Safety
+    /// As [`Readiness::submit`].
+    unsafe fn start_close(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: nobody else has it now.
+        let raw = unsafe { &*op };
+        let is_regular = match self.descriptors.is_stale(raw) {
+            Ok(true) => calls::file_kind(raw.fd).is_ok_and(|kind| kind == FileKind::Regular),
+            Ok(false) => self.descriptors.record(raw.fd).is_regular(raw.fd),
+            Err(_) => false,
+        };
+        if is_regular {
+            // SAFETY: S3: the caller's promise.
+            return unsafe { self.start_job(token, op, ops) };
+        }
+        // SAFETY: S7: the operation owns the descriptor.
+        let result = unsafe { calls::blocking(raw) };
+        report(token, result, ops);
+    }
+
+    // ---- trying
+
+    /// Goes through the queue of one direction, from its first operation, as far as it is ready.
+    fn run_lane(&mut self, fd: RawDescriptor, lane: Lane, ops: &mut InFlight) {
+        for _ in 0..ROUNDS_MAX {
+            let record = self.descriptors.record(fd);
+            if !record.may_be_ready(lane) {
+                return;
+            }
+            let Some(token) = self.nodes.head(record.lane(lane)) else { return };
+            let Some(op) = ops.op(token) else {
+                debug_assert!(false, "an operation is only taken back by us");
+                self.nodes.remove(record.lane(lane), token);
+                continue;
+            };
+            // SAFETY: S3: the operation is ours, and nobody else looks at it now.
+            let raw = unsafe { &mut *op };
+            match attempt(raw, record) {
+                Attempt::NotReady => {
+                    let interest = Interest::of(raw);
+                    return self.block(fd, lane, interest, ops);
+                }
+                Attempt::Over(outcome) => {
+                    if ops.complete(token, outcome) == Verdict::Done {
+                        self.nodes.remove(record.lane(lane), token);
+                    }
+                }
+            }
+        }
+        self.run_later(fd, lane);
+    }
+
+    /// Has a queue gone through in the next poll, if it may be ready.
+    fn run_later(&mut self, fd: RawDescriptor, lane: Lane) {
+        let record = self.descriptors.record(fd);
+        if !record.may_be_ready(lane) {
+            return;
+        }
+        if let Some(token) = self.nodes.head(record.lane(lane)) {
+            self.nodes.run_later(token);
+        }
+    }
+
+    /// Looks whether there is what each operation of the queue waits for.
+    fn run_polls(&mut self, fd: RawDescriptor, ops: &mut InFlight) {
+        let mut next = self.nodes.head(self.descriptors.record(fd).lane(Lane::Poll));
+        while let Some(token) = next {
+            next = self.nodes.next(token);
+            let Some(op) = ops.op(token) else { continue };
+            let record = self.descriptors.record(fd);
+            // SAFETY: S3: the operation is ours, and nobody else looks at it now.
+            if let Attempt::Over(outcome) = attempt(unsafe { &mut *op }, record) {
+                self.nodes.remove(record.lane(Lane::Poll), token);
+                self.conclude(token, outcome, ops);
+            }
+        }
+    }
+
+    /// A try found that the descriptor is not ready: the next edge brings its operations on.
+    #[inline]
+    fn block(&mut self, fd: RawDescriptor, lane: Lane, interest: Interest, ops: &mut InFlight) {
+        let record = self.descriptors.record(fd);
+        if let Some(wanted) = record.missing(interest) {
+            let (generation, is_known) = (record.generation(), record.is_registered());
+            if let Err(errno) = self.selector.register(fd, generation, wanted, is_known) {
+                return self.fail_lane(fd, lane, errno, ops);
+            }
+            record.set_watched(wanted);
+        }
+        record.set_not_ready(lane);
+    }
+
+    /// Nobody can wait here.
+    #[cold]
+    fn fail_lane(&mut self, fd: RawDescriptor, lane: Lane, errno: i32, ops: &mut InFlight) {
+        while let Some(token) = self.nodes.head(self.descriptors.record(fd).lane(lane)) {
+            self.nodes.remove(self.descriptors.record(fd).lane(lane), token);
+            let Some(op) = ops.op(token) else { continue };
+            // SAFETY: S3: nobody else looks at it now.
+            let kind = unsafe { (*op).kind };
+            let reads_or_writes =
+                matches!(kind, OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored);
+            if errno == libc::EPERM && reads_or_writes {
+                self.descriptors.record(fd).set_regular();
+                // SAFETY: S3: the operation is ours.
+                unsafe { self.start_job(token, op, ops) };
+            } else {
+                report(token, -errno, ops);
+            }
+        }
+    }
+
+    /// Reports an outcome; goes on with the operation if that was only a part.
+    fn conclude(&mut self, token: Token, outcome: Outcome, ops: &mut InFlight) {
+        if ops.complete(token, outcome) == Verdict::Done {
+            return;
+        }
+        if let Some(op) = ops.op(token) {
+            // SAFETY: S3: the table says that the operation is ours.
+            unsafe { self.submit(token, op, ops) };
+        }
+    }
+
+    // ---- jobs
+
+    /// # Safety
+    /// As [`Readiness::submit`].
+    unsafe fn start_job(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: nobody else has it now.
+        let raw = unsafe { &*op };
+        // SAFETY: S6: the caller's promise.
+        match unsafe { self.jobs.start(token, raw, &mut self.nodes, ops) } {
+            Started::Later => {}
+            Started::Done(result) => {
+                self.conclude(token, Outcome { result: after_part(raw, result), flags: 0 }, ops);
+            }
+        }
+    }
+
+    /// Reports the jobs that have come back, and starts those that waited for one.
+    pub(crate) fn take_jobs(&mut self, ops: &mut InFlight) {
+        while let Some(header) = ops.pop_job() {
+            // SAFETY: S14: only jobs of ours come back this way.
+            let returned = unsafe { self.jobs.take(header, &mut self.nodes) };
+            if let Some(Returned { token, result }) = returned {
+                self.conclude_job(token, result, ops);
+            }
+        }
+        while let Some(token) = self.jobs.next_waiting(&mut self.nodes) {
+            if let Some(op) = ops.op(token) {
+                // SAFETY: S3: the operation is ours.
+                unsafe { self.start_job(token, op, ops) };
+            }
+        }
+    }
+
+    fn conclude_job(&mut self, token: Token, result: i32, ops: &mut InFlight) {
+        let Some(op) = ops.op(token) else { return };
+        // SAFETY: S3: nobody else looks at it now.
+        let result = after_part(unsafe { &*op }, result);
+        self.conclude(token, Outcome { result, flags: 0 }, ops);
+    }
+
+    // ---- out
+
+    pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
+        let Some(op) = ops.op(token) else { return };
+        // SAFETY: S3: the operation is ours, and nobody writes to it now.
+        let RawOp { fd, kind, .. } = *unsafe { &*op };
+        let lane = Lane::of(kind);
+        match self.nodes.place(token) {
+            Place::Waiting => {
+                self.nodes.remove(self.descriptors.record(fd).lane(lane), token);
+                report(token, -libc::ECANCELED, ops);
+                // Whoever is first now has not been tried.
+                self.run_later(fd, lane);
+            }
+            Place::WaitingForJob | Place::InJob => {
+                if self.jobs.withdraw(token, &mut self.nodes) {
+                    self.conclude_job(token, -libc::ECANCELED, ops);
+                }
+            }
+            Place::Nowhere => debug_assert!(false, "what the backend has is somewhere"),
+        }
+    }
+
+    pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
+        let busy = ops.has_ready() || self.nodes.runnable_len() > 0;
+        // Who sets a limit of nothing wants the selector to be asked.
+        let may_skip = wait != Wait::For { timeout_ns: 0 };
+        if busy && may_skip && self.skips < SKIPS_MAX {
+            self.skips += 1;
+        } else {
+            self.skips = 0;
+            let count = self.selector.wait(if busy { Wait::Not } else { wait })?;
+            for index in 0..count {
+                if let Some(event) = self.selector.event(index) {
+                    self.take_edge(event, ops);
+                }
+            }
+        }
+        self.run_runnable(ops);
+        Ok(())
+    }
+
+    #[inline]
+    fn take_edge(&mut self, event: Event, ops: &mut InFlight) {
+        let Some(record) = self.descriptors.at_edge(event.fd, event.generation) else { return };
+        record.note_edge(event.edge);
+        let [reads, writes, polls] = Lane::ALL.map(|lane| !record.lane(lane).is_empty());
+        if reads {
+            self.run_lane(event.fd, Lane::Read, ops);
+        }
+        if writes {
+            self.run_lane(event.fd, Lane::Write, ops);
+        }
+        if polls {
+            self.run_polls(event.fd, ops);
+        }
+    }
+
+    /// Goes on with what is on the list now; what comes back to it is for the next poll.
+    fn run_runnable(&mut self, ops: &mut InFlight) {
+        for _ in 0..self.nodes.runnable_len() {
+            let Some(token) = self.nodes.pop_runnable() else { return };
+            if let Some(op) = ops.op(token) {
+                // SAFETY: S3: the operation is ours, and nobody writes to it now.
+                let RawOp { fd, kind, .. } = *unsafe { &*op };
+                self.run_lane(fd, Lane::of(kind), ops);
+            }
+        }
+    }
+
+    /// Everything was begun when it was submitted. A program that polls the descriptor is told of what is left.
+    pub(crate) fn flush(&mut self, _ops: &mut InFlight) -> io::Result<()> {
+        if self.nodes.runnable_len() > 0 {
+            self.waker.wake();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn register_buffers(&mut self, _: &Buffers) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn unregister_buffers(&mut self, _: &Buffers) {}
+}
+
+impl<S: Selector> AsFd for Readiness<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.selector.as_fd()
+    }
+}
+
+/// Reports a result that cannot be a part.
+fn report(token: Token, result: i32, ops: &mut InFlight) {
+    let verdict = ops.complete(token, Outcome { result, flags: 0 });
+    debug_assert_eq!(verdict, Verdict::Done);
+}
+
+/// The result of a file operation of which the backend has done a part already: that part stands, whatever came after it.
+fn after_part(op: &RawOp, result: i32) -> i32 {
+    if op.done > 0 && op.flags & RawOp::EXACT == 0 { result.max(0) } else { result }
+}

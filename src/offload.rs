@@ -1,0 +1,98 @@
+//! [`Loop::offload`]: work on a thread pool, as an operation of the loop.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+
+use crate::completion::{Completion, Header, Owner};
+use crate::errand;
+use crate::error;
+use crate::event_loop::{Loop, conjure};
+use crate::in_flight::OpId;
+use crate::thread_pool::{Disposition, RawTask, ThreadPool};
+
+impl Loop {
+    /// Has `work` done on a thread pool with the owner's state, and hands the owner back to `callback` on this loop.
+    ///
+    /// Results are left in the state. Nothing is allocated: the pool's task lies in the completion. As with
+    /// [`Loop::submit`], `callback` runs exactly once, never inside `offload`, and both functions must capture nothing.
+    ///
+    /// [`Loop::cancel`] works while the work is queued: the callback runs, with `ECANCELED`, when a worker has come to it. Work that
+    /// has begun is not interrupted. [`Loop::reset`] sets a deadline to the same effect. Dropping the loop waits for
+    /// work that has begun, as it does for the kernel.
+    ///
+    /// # Errors
+    /// They come to the callback: `ECANCELED`; `ENOBUFS` if the table is full; `ESHUTDOWN` if the pool takes no more tasks, or what the
+    /// system said when its first thread was made. If the work panics, the error is of the kind [`Other`](io::ErrorKind::Other), the
+    /// state is as the panic left it, and pool and loop go on.
+    ///
+    /// ```
+    /// use oxev::{Completion, Loop, RunMode, ThreadPool};
+    ///
+    /// struct Request { numbers: Vec<u64>, sum: u64 }
+    ///
+    /// let (mut lp, pool) = (Loop::new()?, ThreadPool::new());
+    /// lp.offload(
+    ///     &pool,
+    ///     Box::new(Completion::new(Request { numbers: vec![1, 2, 3], sum: 0 })),
+    ///     |request| request.sum = request.numbers.iter().sum(), // on a worker
+    ///     |_lp, request, done| {
+    ///         done.unwrap();
+    ///         assert_eq!(request.sum, 6);
+    ///     },
+    /// );
+    /// lp.run(RunMode::UntilDone)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// State that is bound to this thread stays here:
+    /// ```compile_fail,E0277
+    /// # use oxev::{Completion, Loop, ThreadPool};
+    /// # let (mut lp, pool) = (Loop::new().unwrap(), ThreadPool::new());
+    /// let bound = std::rc::Rc::new(());
+    /// lp.offload(&pool, Box::new(Completion::new(bound)), |_| (), |_, _, _| ());
+    /// ```
+    pub fn offload<P, W, C>(&mut self, pool: &ThreadPool, owner: P, work: W, callback: C) -> OpId
+    where
+        P: Owner,
+        P::State: Send,
+        W: FnOnce(&mut P::State) + Copy + Send + 'static,
+        C: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
+    {
+        const { assert!(size_of::<W>() == 0, "the work must capture nothing: keep state in the completion") };
+        const { assert!(size_of::<C>() == 0, "a callback must capture nothing: keep state in the completion") };
+        let _ = (work, callback);
+        let header: NonNull<Header> = owner.into_raw().cast();
+        // SAFETY: S4: the owner gave the completion to us. S14: its state is `Send`, and unreachable until the callback.
+        unsafe { self.launch_errand::<P, C>(header, do_work::<P::State, W>, pool) }
+    }
+}
+
+/// On a worker.
+unsafe fn do_work<T, W>(task: NonNull<RawTask>, disposition: Disposition)
+where
+    T: Send + 'static,
+    W: FnOnce(&mut T) + Copy + Send + 'static,
+{
+    let work = |header: NonNull<Header>| {
+        // SAFETY: S4: `offload` took the header from an owner of this state.
+        let place = unsafe { Completion::<T>::state_place(header.cast()) };
+        // SAFETY: S14: the state is the worker's until the header is sent back.
+        let state = unsafe { &mut *place };
+        // SAFETY: S9: `offload` had a `W`.
+        let work = unsafe { conjure::<W>() };
+        match catch_unwind(AssertUnwindSafe(|| work(state))) {
+            Ok(()) => 0,
+            Err(payload) => {
+                // The hook has told what it was. A payload that panics in its turn is not dropped.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
+                -error::PANICKED
+            }
+        }
+    };
+    // If the loop is gone it has leaked the owner.
+    // SAFETY: S14: `offload` sent it.
+    let _ = unsafe { errand::run(task, disposition, work) };
+}

@@ -1,0 +1,478 @@
+//! What could go wrong on epoll alone: recycled descriptors, edges that are missed, stale or of somebody else, descriptors that block,
+//! files that no selector takes. What holds on every backend is in `tests/conformance`.
+
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener as StdListener, TcpStream as StdStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use oxev::{
+    Action, Completion, File, Kind, Loop, Multi, Op, OpId, OpenOptions, Output, RunMode, TcpListener,
+    TcpStream, ThreadPool,
+};
+
+fn new_loop() -> Loop {
+    Loop::builder().backend(Kind::Epoll).capacity(1024).build().unwrap()
+}
+
+/// A connection over loopback: the loop's end and the peer's.
+fn pair() -> (TcpStream, StdStream) {
+    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    let peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+    (TcpStream::from_std(listener.accept().unwrap().0).unwrap(), peer)
+}
+
+/// Where the end of an operation is noted.
+struct Slot<T, R>(Rc<End<T, R>>);
+
+type End<T, R> = RefCell<Option<(T, io::Result<R>)>>;
+
+/// An operation whose end is noted.
+struct Started<T, R> {
+    id: OpId,
+    slot: Rc<End<T, R>>,
+}
+
+impl<T, R> Started<T, R> {
+    fn is_done(&self) -> bool {
+        self.slot.borrow().is_some()
+    }
+
+    fn take(&self) -> (T, io::Result<R>) {
+        self.slot.borrow_mut().take().expect("it is not done")
+    }
+}
+
+fn start<T: 'static, R: Output>(
+    lp: &mut Loop,
+    state: T,
+    prepare: impl for<'a> FnOnce(&'a mut T) -> Op<'a, R>,
+) -> Started<T, R> {
+    let slot = Rc::new(RefCell::new(None));
+    let owner = Box::new(Completion::new((state, Slot(Rc::clone(&slot)))));
+    let id = lp.submit(
+        owner,
+        |(state, _)| prepare(state),
+        |_, owner, result| {
+            let (state, slot) = owner.into_inner();
+            *slot.0.borrow_mut() = Some((state, result));
+        },
+    );
+    Started { id, slot }
+}
+
+fn complete<T: 'static, R: Output>(
+    lp: &mut Loop,
+    state: T,
+    prepare: impl for<'a> FnOnce(&'a mut T) -> Op<'a, R>,
+) -> (T, io::Result<R>) {
+    let started = start(lp, state, prepare);
+    run_until(lp, || started.is_done());
+    started.take()
+}
+
+/// Runs until `done`, and fails rather than hang.
+fn run_until(lp: &mut Loop, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < end, "still in flight: {:?}", lp.in_flight().collect::<Vec<_>>());
+        lp.run_for(Duration::from_millis(20)).unwrap();
+    }
+}
+
+/// Lets the loop do all that it can do now.
+fn settle(lp: &mut Loop) {
+    (0..10).for_each(|_| lp.run(RunMode::NoWait).unwrap());
+}
+
+// ---- descriptors and edges
+
+/// Makes a number the name of another connection, as closing the one and making the other would.
+fn recycle(number: OwnedFd, next: TcpStream) -> TcpStream {
+    // SAFETY: both are open, and the number is ours.
+    assert_eq!(unsafe { libc::dup2(next.as_raw_fd(), number.as_raw_fd()) }, number.as_raw_fd());
+    TcpStream::from_std(number.into()).unwrap()
+}
+
+#[test]
+fn a_recycled_number_is_another_descriptor() {
+    let mut lp = new_loop();
+    let (mut stream, mut peer) = pair();
+    for _ in 0..3 {
+        let recv = start(&mut lp, (stream, [0u8; 8]), |(s, b)| s.recv(b));
+        settle(&mut lp); // it waits for an edge
+        peer.write_all(b"hello").unwrap();
+        run_until(&mut lp, || recv.is_done());
+        let ((old, _), received) = recv.take();
+        assert_eq!(received.unwrap(), 5);
+        let (next, next_peer) = pair();
+        (stream, peer) = (recycle(old.into(), next), next_peer);
+    }
+}
+
+#[test]
+fn a_stream_that_is_given_up_and_taken_back_is_watched() {
+    let mut lp = new_loop();
+    let (mut stream, mut peer) = pair();
+    for _ in 0..3 {
+        let recv = start(&mut lp, (stream, [0u8; 8]), |(s, b)| s.recv(b));
+        settle(&mut lp);
+        peer.write_all(b"hello").unwrap();
+        run_until(&mut lp, || recv.is_done());
+        let ((back, _), received) = recv.take();
+        assert_eq!(received.unwrap(), 5);
+        stream = TcpStream::from_std(OwnedFd::from(back).into()).unwrap();
+    }
+}
+
+#[test]
+fn an_edge_of_a_duplicate_does_not_reach_the_number_s_next_descriptor() {
+    let mut lp = new_loop();
+    let (stream, mut old_peer) = pair();
+    let recv = start(&mut lp, (stream, [0u8; 8]), |(s, b)| s.recv(b));
+    settle(&mut lp);
+    lp.cancel(recv.id);
+    settle(&mut lp);
+    let ((stream, _), _) = recv.take();
+    let number = OwnedFd::from(stream);
+    let duplicate = number.try_clone().unwrap(); // the registration lives on with it
+    let (next, mut peer) = pair();
+    let stream = recycle(number, next);
+    let recv = start(&mut lp, (stream, [0u8; 8]), |(s, b)| s.recv(b));
+    settle(&mut lp);
+    old_peer.write_all(b"stale").unwrap();
+    settle(&mut lp);
+    assert!(!recv.is_done());
+    peer.write_all(b"new").unwrap();
+    run_until(&mut lp, || recv.is_done());
+    let ((_, buffer), received) = recv.take();
+    assert_eq!(&buffer[..received.unwrap()], b"new");
+    drop(duplicate);
+}
+
+#[test]
+fn a_stream_moves_from_loop_to_loop_and_back() {
+    let (mut one, mut two) = (new_loop(), new_loop());
+    let (mut stream, mut peer) = pair();
+    for _ in 0..3 {
+        for lp in [&mut one, &mut two] {
+            let recv = start(lp, (stream, [0u8; 8]), |(s, b)| s.recv(b));
+            settle(lp);
+            peer.write_all(b"hello").unwrap();
+            run_until(lp, || recv.is_done());
+            let ((back, _), received) = recv.take();
+            assert_eq!(received.unwrap(), 5);
+            stream = back;
+        }
+    }
+}
+
+#[test]
+fn the_end_of_the_stream_behind_a_short_read_is_seen() {
+    let mut lp = new_loop();
+    for wait_for_edge in [false, true] {
+        let (stream, mut peer) = pair();
+        let recv = start(&mut lp, (stream, [0u8; 64]), |(s, b)| s.recv(b));
+        if wait_for_edge {
+            settle(&mut lp);
+        }
+        peer.write_all(b"last words").unwrap();
+        drop(peer);
+        run_until(&mut lp, || recv.is_done());
+        let (state, received) = recv.take();
+        assert_eq!(received.unwrap(), 10);
+        assert_eq!(complete(&mut lp, state, |(s, b)| s.recv(b)).1.unwrap(), 0);
+    }
+}
+
+#[test]
+fn urgent_data_does_not_hide_what_is_behind_it() {
+    let mut lp = new_loop();
+    let (stream, peer) = pair();
+    // The first operation waits, so the descriptor is watched when the urgent byte comes.
+    let recv = start(&mut lp, (stream, [0u8; 64]), |(s, b)| s.recv(b));
+    settle(&mut lp);
+    let peer = socket2::Socket::from(peer);
+    peer.send(b"before").unwrap();
+    peer.send_out_of_band(b"!").unwrap();
+    peer.send(b"after").unwrap();
+    run_until(&mut lp, || recv.is_done());
+    let (state, received) = recv.take();
+    assert_eq!(received.unwrap(), 6, "a read stops at the mark");
+    assert_eq!(complete(&mut lp, state, |(s, b)| s.recv(b)).1.unwrap(), 5);
+}
+
+#[test]
+fn operations_of_one_direction_are_done_in_order() {
+    let mut lp = new_loop();
+    let (stream, mut peer) = pair();
+    let stream = Rc::new(stream);
+    let recvs: Vec<_> =
+        (0..4).map(|_| start(&mut lp, (Rc::clone(&stream), [0u8; 2]), |(s, b)| s.recv_exact(b))).collect();
+    settle(&mut lp);
+    lp.cancel(recvs[0].id);
+    lp.cancel(recvs[2].id);
+    peer.write_all(b"abcd").unwrap();
+    run_until(&mut lp, || recvs.iter().all(Started::is_done));
+    let read: Vec<_> = recvs.iter().map(Started::take).map(|((_, b), r)| r.map(|_| b).ok()).collect();
+    assert_eq!(read, [None, Some(*b"ab"), None, Some(*b"cd")]);
+}
+
+#[test]
+fn a_cancelled_operation_passes_a_ready_descriptor_on() {
+    let mut lp = new_loop();
+    let (stream, mut peer) = pair();
+    let stream = Rc::new(stream);
+    let recvs: Vec<_> =
+        (0..200).map(|_| start(&mut lp, (Rc::clone(&stream), [0u8; 1]), |(s, b)| s.recv(b))).collect();
+    settle(&mut lp);
+    peer.write_all(&[7; 200]).unwrap();
+    // One step does not do that much for one descriptor, and no other edge comes.
+    while !recvs[0].is_done() {
+        lp.run(RunMode::NoWait).unwrap();
+    }
+    let first = recvs.iter().position(|recv| !recv.is_done()).expect("one step was enough");
+    assert!(lp.cancel(recvs[first].id));
+    run_until(&mut lp, || recvs.iter().all(Started::is_done));
+    for (index, recv) in recvs.iter().enumerate() {
+        assert_eq!(recv.take().1.is_ok(), index != first);
+    }
+}
+
+#[test]
+fn a_connection_that_floods_does_not_starve_another() {
+    const FLOOD: usize = 256 << 20;
+    let mut lp = new_loop();
+    let (stream, mut flood) = pair();
+    let flooder = std::thread::spawn(move || {
+        let chunk = vec![1u8; 1 << 20];
+        for _ in 0..FLOOD / chunk.len() {
+            if flood.write_all(&chunk).is_err() {
+                return;
+            }
+        }
+    });
+    let flooded = start(&mut lp, (stream, vec![0u8; FLOOD]), |(s, b)| s.recv_exact(b));
+    lp.run(RunMode::NoWait).unwrap();
+    let (stream, mut peer) = pair();
+    let small = start(&mut lp, (stream, [0u8; 8]), |(s, b)| s.recv(b));
+    peer.write_all(b"hello").unwrap();
+    while !small.is_done() {
+        lp.run(RunMode::NoWait).unwrap();
+        assert!(!flooded.is_done() || small.is_done(), "the flood came first");
+    }
+    drop(lp);
+    flooder.join().unwrap();
+}
+
+#[test]
+fn a_listener_gives_every_connection_also_those_between_two_submissions() {
+    let mut lp = new_loop();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let _before: Vec<_> = (0..3).map(|_| StdStream::connect(address).unwrap()).collect();
+    let accepted = Rc::new(Cell::new(0));
+    let server = Box::new(Completion::new(Multi::new(listener, (Rc::clone(&accepted), 0))));
+    lp.submit_multi(
+        server,
+        |l| l.accept_multi(),
+        |_, (accepted, own): &mut (Rc<Cell<usize>>, usize), _stream| {
+            accepted.set(accepted.get() + 1);
+            *own += 1;
+            if *own == 2 { Action::Disarm } else { Action::Rearm }
+        },
+        |lp, server, end| {
+            end.unwrap();
+            let Multi { source: listener, state: (accepted, _) } = server.into_inner();
+            let count = |_: &mut Loop,
+                         listener: Box<Completion<(TcpListener, Rc<Cell<usize>>)>>,
+                         r: io::Result<TcpStream>| {
+                r.unwrap();
+                listener.1.set(listener.1.get() + 1);
+            };
+            lp.submit(Box::new(Completion::new((listener, accepted))), |l| l.0.accept(), count);
+        },
+    );
+    run_until(&mut lp, || accepted.get() == 3);
+}
+
+#[test]
+fn a_listener_that_blocks_does_not_block_the_loop() {
+    use oxev::raw::{self, RawCompletion};
+    unsafe fn note(_: Option<&mut Loop>, completion: *mut RawCompletion) {
+        // SAFETY: it has come back.
+        let completion = unsafe { &*completion };
+        // SAFETY: its user data is a place for the result.
+        unsafe { *completion.user_data.cast::<i32>() = completion.outcome().result };
+    }
+    let mut lp = new_loop();
+    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    let mut result = 0;
+    let mut completion = RawCompletion::new((&raw mut result).cast());
+    let op = oxev::RawOp::new(oxev::OpKind::Accept, listener.as_raw_fd());
+    // SAFETY: everything outlives the operation, which ends below.
+    unsafe { raw::submit(&mut lp, &raw mut completion, op, None, note) };
+    settle(&mut lp);
+    assert_eq!(lp.len(), 1);
+    let _client = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(result > 0);
+    // SAFETY: the callback's descriptor, which nobody else closes.
+    drop(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(result) });
+}
+
+// ---- descriptors that block
+
+fn pipe_files() -> (File, io::PipeWriter) {
+    let (reader, writer) = io::pipe().unwrap();
+    (File::from_std(OwnedFd::from(reader).into()), writer)
+}
+
+#[test]
+fn an_empty_pipe_that_blocks_is_waited_for() {
+    let mut lp = new_loop();
+    let (reader, mut writer) = pipe_files();
+    let read = start(&mut lp, (reader, [0u8; 16]), |(f, b)| f.read(b));
+    settle(&mut lp);
+    assert!(!read.is_done());
+    writer.write_all(b"through the pipe").unwrap();
+    run_until(&mut lp, || read.is_done());
+    let (state, count) = read.take();
+    assert_eq!(&state.1[..count.unwrap()], b"through the pipe");
+    drop(writer);
+    assert_eq!(complete(&mut lp, state, |(f, b)| f.read(b)).1.unwrap(), 0);
+}
+
+#[test]
+fn a_full_pipe_that_blocks_does_not_block_the_loop() {
+    let mut lp = new_loop();
+    let (mut reader, writer) = io::pipe().unwrap();
+    let writer = File::from_std(OwnedFd::from(writer).into());
+    let sent: Vec<u8> = (0..1 << 20).map(|i| (i / 7) as u8).collect();
+    let expected = sent.clone();
+    let write = start(&mut lp, (writer, sent), |(f, b)| f.write_all(b));
+    settle(&mut lp); // it would hang here
+    assert!(!write.is_done());
+    let drain = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).map(|_| all)
+    });
+    run_until(&mut lp, || write.is_done());
+    let (state, written) = write.take();
+    assert_eq!(written.unwrap(), 1 << 20);
+    drop(state);
+    assert!(drain.join().unwrap().unwrap() == expected);
+}
+
+#[test]
+fn a_device_that_epoll_refuses_is_always_ready() {
+    let mut lp = new_loop();
+    let zero = OpenOptions::new().read(true).open_blocking("/dev/zero").unwrap();
+    let ((_, buffer), read) = complete(&mut lp, (zero, [1u8; 64]), |(f, b)| f.read(b));
+    assert_eq!((read.unwrap(), buffer), (64, [0; 64]));
+    let null = OpenOptions::new().write(true).open_blocking("/dev/null").unwrap();
+    assert_eq!(complete(&mut lp, (null, [1u8; 64]), |(f, b)| f.write_all(b)).1.unwrap(), 64);
+}
+
+// ---- files and the pool
+
+#[test]
+fn files_are_read_whole_and_end_where_they_end() {
+    let mut lp = new_loop();
+    let file = File::from_std(tempfile::tempfile().unwrap());
+    let content: Vec<u8> = (0..100_000u32).map(|i| (i / 3) as u8).collect();
+    let ((file, content), written) = complete(&mut lp, (file, content), |(f, c)| f.write_all_at(c, 0));
+    assert_eq!(written.unwrap(), 100_000);
+    let (file, synced) = complete(&mut lp, file, |f| f.sync_data());
+    synced.unwrap();
+    let ((file, buffer), read) = complete(&mut lp, (file, vec![0; 1 << 20]), |(f, b)| f.read_at(b, 0));
+    assert_eq!(read.unwrap(), content.len());
+    assert!(buffer[..content.len()] == content);
+    let ((file, _), read) = complete(&mut lp, (file, vec![0; 100]), |(f, b)| f.read_at(b, 100_000));
+    assert_eq!(read.unwrap(), 0);
+    let ((file, _), read) = complete(&mut lp, (file, vec![0; 100]), |(f, b)| f.read_exact_at(b, 99_950));
+    assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    let (_, closed) = complete(&mut lp, file, |f| f.close());
+    closed.unwrap();
+}
+
+#[test]
+fn more_file_operations_than_there_are_jobs_are_all_done() {
+    const WRITES: usize = 1000;
+    let mut lp = new_loop();
+    let file = Rc::new(File::from_std(tempfile::tempfile().unwrap()));
+    let writes: Vec<_> = (0..WRITES)
+        .map(|i| {
+            start(&mut lp, (Rc::clone(&file), [i as u8; 8]), move |(f, b)| f.write_all_at(b, i as u64 * 8))
+        })
+        .collect();
+    run_until(&mut lp, || writes.iter().all(Started::is_done));
+    assert!(writes.iter().all(|write| write.take().1.is_ok_and(|count| count == 8)));
+    let ((_, buffer), read) =
+        complete(&mut lp, (file, vec![0u8; WRITES * 8]), |(f, b)| f.read_exact_at(b, 0));
+    read.unwrap();
+    assert!(buffer.chunks(8).enumerate().all(|(i, chunk)| chunk == [i as u8; 8]));
+}
+
+/// A pool of one thread that is busy until the sender is dropped.
+fn busy_pool() -> (ThreadPool, mpsc::Sender<()>) {
+    let pool = ThreadPool::builder().max_threads(1).build().unwrap();
+    let (release, released) = mpsc::channel::<()>();
+    let (begun, is_begun) = mpsc::channel::<()>();
+    let task = Box::new(oxev::thread_pool::Task::new((released, begun)));
+    pool.spawn(task, |task| {
+        task.1.send(()).unwrap();
+        let _ = task.0.recv();
+    })
+    .map_err(|_| "the pool is new")
+    .unwrap();
+    is_begun.recv().unwrap();
+    (pool, release)
+}
+
+#[test]
+fn file_operations_that_wait_for_a_thread_are_cancelled_at_once() {
+    let (pool, release) = busy_pool();
+    let mut lp = Loop::builder().backend(Kind::Epoll).thread_pool(&pool).build().unwrap();
+    let file = Rc::new(File::from_std(tempfile::tempfile().unwrap()));
+    let writes: Vec<_> =
+        (0..600).map(|_| start(&mut lp, (Rc::clone(&file), [1u8; 8]), |(f, b)| f.write_at(b, 0))).collect();
+    settle(&mut lp);
+    assert!(writes.iter().all(|write| !write.is_done()));
+    for write in &writes {
+        assert!(lp.cancel(write.id));
+    }
+    settle(&mut lp);
+    assert!(writes.iter().all(|write| oxev::is_canceled(&write.take().1.unwrap_err())));
+    // Their jobs are still with the pool, which outlives the loop.
+    drop(lp);
+    drop(release);
+    pool.join().unwrap();
+}
+
+#[test]
+fn a_loop_that_is_dropped_waits_for_its_files() {
+    let mut lp = new_loop();
+    let writes: Vec<_> = (0..50)
+        .map(|_| {
+            let file = File::from_std(tempfile::tempfile().unwrap());
+            start(&mut lp, (file, vec![1u8; 1 << 16]), |(f, b)| f.write_all_at(b, 0))
+        })
+        .collect();
+    drop(lp);
+    assert!(writes.iter().all(|write| !write.is_done()), "no callback runs without a loop");
+}
+
+#[test]
+fn files_work_without_a_pool() {
+    let pool = ThreadPool::new();
+    pool.shutdown(oxev::thread_pool::Shutdown::Drain);
+    let mut lp = Loop::builder().backend(Kind::Epoll).thread_pool(&pool).build().unwrap();
+    let file = File::from_std(tempfile::tempfile().unwrap());
+    assert_eq!(complete(&mut lp, (file, [1u8; 8]), |(f, b)| f.write_all_at(b, 0)).1.unwrap(), 8);
+}
