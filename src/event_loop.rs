@@ -438,8 +438,9 @@ impl Loop {
         let mut groups = 0..=u16::MAX;
         let group = groups.find(|group| self.buf_pools.iter().all(|pool| pool.group() != *group));
         let group = group.ok_or_else(einval)?;
-        let buffers =
-            Rc::new(Buffers::new(count, size, self.ops.loop_id(), group, self.backend.has_buffer_rings())?);
+        let returned = Rc::clone(&self.ops.buffer_returned);
+        let ring = self.backend.has_buffer_rings();
+        let buffers = Rc::new(Buffers::new(count, size, self.ops.loop_id(), group, returned, ring)?);
         self.backend.register_buffers(&buffers)?;
         self.buf_pools.push(Rc::clone(&buffers));
         Ok(BufPool(buffers))
@@ -540,7 +541,7 @@ impl Loop {
         let mut woken = self.take_posted();
         self.ops.resolve_delays();
         self.feed_starved();
-        let wait = self.wait_for(limit);
+        let wait = self.wait_for(if woken { Limit::Now } else { limit });
         let polled = self.backend.poll(wait, &mut self.ops);
         self.ops.clock.invalidate();
         woken |= self.take_posted();
@@ -591,8 +592,8 @@ impl Loop {
     }
 
     fn feed_starved(&mut self) {
-        let mut looked_at = 0;
-        while let Some(token) = self.ops.next_fed(&mut looked_at) {
+        let mut to_look_at = self.ops.starved_to_look_at();
+        while let Some(token) = self.ops.next_fed(&mut to_look_at) {
             self.give_to_backend(token);
         }
     }

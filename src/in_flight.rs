@@ -314,6 +314,8 @@ pub(crate) struct InFlight {
     items: VecDeque<Item>,
     items_max: usize,
     starved: VecDeque<Token>,
+    /// A starved operation may find a buffer: a lease has been dropped since they were looked at.
+    pub(crate) buffer_returned: Rc<Cell<bool>>,
     in_backend: usize,
     background: usize,
     /// Above every index that the table has ever used.
@@ -350,6 +352,7 @@ impl InFlight {
             items: VecDeque::with_capacity(items_max),
             items_max,
             starved: VecDeque::with_capacity(capacity),
+            buffer_returned: Rc::new(Cell::new(false)),
             in_backend: 0,
             background: 0,
             high_water: 0,
@@ -966,12 +969,16 @@ impl InFlight {
         self.items.push_back(Item { token, outcome: Outcome { result: 0, flags: 0 }, last: true });
     }
 
-    /// Gives operations that waited for a buffer back to the backend, as long as their pools have any. Looks at no
-    /// more than a bounded number of them in one step.
-    pub(crate) fn next_fed(&mut self, looked_at: &mut usize) -> Option<Token> {
-        const LOOKED_AT_MAX: usize = 64;
-        while *looked_at < LOOKED_AT_MAX.min(self.starved.len()) {
-            *looked_at += 1;
+    /// How many operations wait for a buffer and may find one. Nobody need look at them before a buffer has come back.
+    pub(crate) fn starved_to_look_at(&self) -> usize {
+        if self.buffer_returned.replace(false) { self.starved.len() } else { 0 }
+    }
+
+    /// Gives operations that waited for a buffer back to the backend, as long as their pools have any: the next of the first
+    /// `to_look_at` ones.
+    pub(crate) fn next_fed(&mut self, to_look_at: &mut usize) -> Option<Token> {
+        while *to_look_at > 0 {
+            *to_look_at -= 1;
             let token = self.starved.pop_front()?;
             let Some(entry) = self.get(token) else { continue };
             if buf_pool::has_free(&entry.op_copy()) {
@@ -986,7 +993,12 @@ impl InFlight {
 
     /// Puts an operation into the queue of those that wait for a buffer. Its results have all been delivered.
     fn starve(&mut self, token: Token) {
-        self.table[token.index()].state = State::Starved;
+        let entry = &mut self.table[token.index()];
+        entry.state = State::Starved;
+        if buf_pool::has_free(&entry.op_copy()) {
+            // It came back meanwhile.
+            self.buffer_returned.set(true);
+        }
         if self.starved.len() == self.capacity {
             // Some of these have been cancelled since.
             let InFlight { starved, table, .. } = self;

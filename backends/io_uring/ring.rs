@@ -91,6 +91,11 @@ impl Ring {
         self.deferred
     }
 
+    /// Lets the ring write to an eventfd whenever there is something to collect (5.1).
+    pub(super) fn register_eventfd(&self, eventfd: RawFd) -> io::Result<()> {
+        self.ring.submitter().register_eventfd(eventfd)
+    }
+
     pub(super) fn is_registered(&self) -> bool {
         self.enter_flags.contains(EnterFlags::REGISTERED_RING)
     }
