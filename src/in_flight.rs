@@ -326,7 +326,7 @@ pub(crate) struct InFlight {
 }
 
 /// A timer that is submitted outside a step is resolved against the clock at once, so that its delay counts from
-/// there and not from the next `run`; but after this many in a row the rest is resolved together, because a clock
+/// there and not from the next `run`; but after this many in a row the rest is resolved in batches, because a clock
 /// reading (30 ns) costs more than everything else about a timer.
 const EXACT_ARMS_MAX: u32 = 64;
 

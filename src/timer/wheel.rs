@@ -341,6 +341,25 @@ mod tests {
     }
 
     #[test]
+    fn a_delay_that_was_removed_is_not_resolved_and_leaves_the_order_of_the_others() {
+        let (mut wheel, mut table) = (Wheel::new(0), Slab::new());
+        let delayed = |wheel: &mut Wheel, table: &mut Slab<Entry>| {
+            let index = table.insert(Entry::for_test(TICK)) as u32;
+            wheel.insert_delay(table, index);
+            index
+        };
+        let (first, second) = (delayed(&mut wheel, &mut table), delayed(&mut wheel, &mut table));
+        wheel.remove(&mut table, first);
+        table.remove(first as usize);
+        let third = delayed(&mut wheel, &mut table);
+        assert_eq!(third, first, "the entry is used again");
+        wheel.resolve(&mut table, 0);
+        assert!(!wheel.has_unresolved());
+        assert_eq!(fired(&mut wheel, &mut table, TICK), [second, third]);
+        assert!(wheel.is_empty());
+    }
+
+    #[test]
     fn equal_deadlines_fire_in_order_even_across_levels() {
         let (mut wheel, mut table) = (Wheel::new(0), Slab::new());
         let far = 5_000_000 * TICK;
