@@ -27,7 +27,7 @@ conformance! {
 }
 
 /// Panics when it is dropped, once it is armed.
-struct Bomb(bool, CountedDrop);
+struct Bomb(bool, #[expect(dead_code, reason = "it is there to be dropped")] CountedDrop);
 
 impl Drop for Bomb {
     fn drop(&mut self) {

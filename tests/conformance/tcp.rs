@@ -333,7 +333,8 @@ fn a_gather_list_may_have_empty_buffers(v: Variant) {
 fn a_scatter_list_is_filled_in_order(v: Variant) {
     let mut lp = v.new_loop();
     let (ours, mut peer) = pair();
-    peer.write_vectored(&[IoSlice::new(b"abc"), IoSlice::new(b"defg")]).unwrap();
+    let written = peer.write_vectored(&[IoSlice::new(b"abc"), IoSlice::new(b"defg")]).unwrap();
+    assert_eq!(written, 7);
     let state = (ours, IoVecs::<4>::new(), [0; 2], [0; 0], [0; 8]);
     let ((_, _, one, _, two), received) = complete(&mut lp, state, |(s, v, one, none, two)| {
         s.recv_vectored(v.scatter([&mut one[..], &mut none[..], &mut two[..]]))
