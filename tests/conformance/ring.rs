@@ -143,13 +143,15 @@ fn cancel_of_what_is_still_queued(v: Variant) {
     peer.write_all(&[7; 1000]).unwrap();
     let receives: Vec<_> =
         (0..50).map(|_| start(&mut lp, (Rc::clone(&ours), [0; 1]), |(s, b)| s.recv(b))).collect();
-    receives.iter().skip(1).step_by(2).for_each(|receive| assert!(lp.cancel(receive.id)));
+    // A backend that tries at once is done before it is cancelled.
+    let canceled: Vec<_> =
+        receives.iter().enumerate().map(|(i, receive)| i % 2 == 1 && lp.cancel(receive.id)).collect();
     lp.run(RunMode::UntilDone).unwrap();
-    for (i, receive) in receives.into_iter().enumerate() {
+    for (receive, canceled) in receives.into_iter().zip(canceled) {
         let ((_, buffer), result) = receive.take();
         match result {
             Ok(n) => assert_eq!((n, buffer), (1, [7])),
-            Err(error) => assert!(i % 2 == 1 && oxev::is_canceled(&error)),
+            Err(error) => assert!(canceled && oxev::is_canceled(&error)),
         }
     }
 }
