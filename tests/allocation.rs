@@ -269,6 +269,8 @@ fn repeated_waits_and_wake_ups_allocate_nothing() {
 fn notifications_of_another_thread_allocate_nothing() {
     on_each_loop(|mut lp| {
         let (pool, notifier, seen) = (Pool::new(1), Notifier::new(), Arc::new(AtomicUsize::new(0)));
+        // The owner's is not to be the last when it is dropped: that frees the notifier.
+        let _kept = notifier.clone();
         let other = std::thread::spawn({
             let (notifier, seen) = (notifier.clone(), Arc::clone(&seen));
             move || {
