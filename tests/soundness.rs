@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
 use std::rc::Rc;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -28,6 +29,14 @@ fn run_until(lp: &mut Loop, done: impl Fn() -> bool) {
         assert!(Instant::now() < end, "still in flight: {:?}", lp.in_flight().collect::<Vec<_>>());
         lp.run_for(Duration::from_millis(20)).unwrap();
     }
+}
+
+/// An owner that will be leaked: the leak checker shall find it.
+fn leaked_in_the_end<T: 'static>(state: T) -> &'static mut Completion<T> {
+    static ADDRESSES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    let owner = Box::leak(Box::new(Completion::new(state)));
+    ADDRESSES.lock().unwrap().push(std::ptr::from_mut(owner).addr());
+    owner
 }
 
 fn replace_and_drop(lp: &mut Loop) {
@@ -61,7 +70,7 @@ fn state_outlives_a_loop_that_its_item_callback_drops_while_the_kernel_has_the_o
         let _peers = [StdStream::connect(address).unwrap(), StdStream::connect(address).unwrap()];
         let (state, freed, seen_alive) = watched();
         lp.submit_multi(
-            Box::new(Completion::new(Multi::new(listener, state))),
+            leaked_in_the_end(Multi::new(listener, state)),
             |listener| listener.accept_multi(),
             |lp, state: &mut Watched, _stream| {
                 replace_and_drop(lp);
@@ -85,7 +94,7 @@ fn state_outlives_a_loop_that_its_item_callback_drops_after_it_cancelled_everyth
         let pool = lp.buf_pool(1, 4).unwrap();
         let (state, _, seen_alive) = watched();
         lp.submit_multi(
-            Box::new(Completion::new(Multi::new((stream, pool), state))),
+            leaked_in_the_end(Multi::new((stream, pool), state)),
             |(stream, pool)| stream.recv_multi(pool),
             |lp, state: &mut Watched, _lease: Lease| {
                 let all: Vec<OpId> = lp.in_flight().map(|op| op.id).collect();
@@ -428,7 +437,7 @@ fn dropping_a_loop_waits_for_the_kernel_without_spinning() {
     }
     let (stream, peer) = slow_connection();
     lp.submit(
-        Box::leak(Box::new(Completion::new((stream, vec![7u8; 64 << 10])))),
+        leaked_in_the_end((stream, vec![7u8; 64 << 10])),
         |(stream, data)| stream.send_all_zero_copy(data),
         |_, _, _| (),
     );
