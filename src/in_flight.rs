@@ -853,7 +853,7 @@ impl InFlight {
         let Some(entry) = self.get(item.token) else { return AfterItem::Nothing };
         entry.flags &= !flag::DELIVERING;
         let was_ending = entry.flags & flag::ENDING != 0;
-        if !rearm && !was_ending {
+        if !rearm {
             entry.flags |= flag::DISARMED;
         }
         let ending = entry.flags & flag::ENDING;

@@ -114,8 +114,10 @@ impl<T> Pool<T> {
             // SAFETY: S12: a slot on the free list is ours.
             let next = unsafe { slot.as_ref() }.next_free.get();
             slots.free.set(next);
-            // SAFETY: S12: as above; its state was dropped when it was freed.
-            unsafe { slot.cast::<Completion<T>>().write(Completion::new(state)) };
+            // SAFETY: S12: as above; its header is as inert as a new one.
+            let place = unsafe { Completion::<T>::state_place(slot.cast()) };
+            // SAFETY: S12: its state was dropped when it was freed.
+            unsafe { place.write(state) };
             slot
         } else if slots.untouched.get() < slots.capacity {
             let index = slots.untouched.replace(slots.untouched.get() + 1);
@@ -200,7 +202,9 @@ impl<T> Slots<T> {
         // The slot is freed even if the drop of the state panics.
         let _free = Free(slot);
         // SAFETY: S12: the caller is the only user of a slot in use.
-        unsafe { slot.cast::<Completion<T>>().drop_in_place() };
+        let place = unsafe { Completion::<T>::state_place(slot.cast()) };
+        // SAFETY: S12: as above.
+        unsafe { place.drop_in_place() };
     }
 }
 

@@ -36,18 +36,21 @@ const CANCEL_BIT: u64 = 1 << 31;
 /// In the flags of a completion: the kernel has let go of a zero-copy buffer (`IORING_CQE_F_NOTIF`).
 const NOTIFICATION: u32 = 1 << 3;
 
+/// [`RawOp::backend_state`] of a zero-copy send whose result is known, and whose buffer the kernel still has.
+const SENT: u16 = 1;
+
 pub(crate) struct IoUring {
     ring: Ring,
     features: Features,
     waker: Waker,
-    /// User data of operations to submit, and of cancels, that found no room.
+    /// User data of operations to submit, of cancels, and of the waker's poll, that found no room.
     backlog: VecDeque<u64>,
 }
 
 impl IoUring {
     pub(crate) fn new(options: &Options, capacity: usize, waker: Waker) -> io::Result<IoUring> {
         let (ring, features) = Ring::new(options)?;
-        let mut this = IoUring { ring, features, waker, backlog: VecDeque::with_capacity(2 * capacity) };
+        let mut this = IoUring { ring, features, waker, backlog: VecDeque::with_capacity(2 * capacity + 1) };
         this.arm_waker();
         Ok(this)
     }
@@ -121,7 +124,9 @@ impl IoUring {
             }
             let Some(user_data) = self.backlog.pop_front() else { return };
             let token = Token::from_bits(user_data & !CANCEL_BIT);
-            if user_data & CANCEL_BIT != 0 {
+            if user_data == WAKE_UP {
+                self.arm_waker();
+            } else if user_data & CANCEL_BIT != 0 {
                 if ops.op(token).is_some() && !self.push_cancel(token.bits()) {
                     return self.backlog.push_front(user_data);
                 }
@@ -136,11 +141,13 @@ impl IoUring {
     }
 
     #[inline]
-    pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
+    pub(crate) fn poll(&mut self, mut wait: Wait, ops: &mut InFlight) -> io::Result<()> {
         if !self.backlog.is_empty() {
             self.submit_backlog(ops);
+            if !self.backlog.is_empty() || ops.has_ready() {
+                wait = Wait::Not;
+            }
         }
-        let wait = if self.backlog.is_empty() && !ops.has_ready() { wait } else { Wait::Not };
         if wait != Wait::Not || ops.in_backend() > 0 || self.ring.unsubmitted() > 0 {
             self.ring.enter(wait)?;
         }
@@ -178,8 +185,9 @@ impl IoUring {
         let fd = types::Fd(self.waker.as_fd().as_raw_fd());
         let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build().user_data(WAKE_UP);
         // SAFETY: S1: a poll points to nothing; the waker outlives the ring.
-        let pushed = unsafe { self.ring.push(&entry) };
-        debug_assert!(pushed, "it is the first entry, or one has just been completed");
+        if !unsafe { self.ring.push(&entry) } {
+            self.backlog.push_back(WAKE_UP);
+        }
     }
 
     /// It sends nothing to thread pools.
@@ -264,10 +272,15 @@ fn receive_after_poll(
 }
 
 /// The kernel has answered a request to cancel. If it did not find an operation that is still in flight, that was between two
-/// states: again.
+/// states: again. A zero-copy send that only waits for its buffer cannot be found any more, nor stopped.
 #[cold]
 fn again_if_not_found(user_data: u64, outcome: Outcome, backlog: &mut VecDeque<u64>, ops: &mut InFlight) {
-    if outcome.result == -libc::ENOENT && ops.op(Token::from_bits(user_data & !CANCEL_BIT)).is_some() {
+    if outcome.result != -libc::ENOENT {
+        return;
+    }
+    let Some(op) = ops.op(Token::from_bits(user_data & !CANCEL_BIT)) else { return };
+    // SAFETY: S3: a field of the backend's own.
+    if unsafe { (*op).backend_state } != SENT {
         backlog.push_back(user_data);
     }
 }
@@ -278,10 +291,12 @@ fn zero_copy_sent(token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<
     // SAFETY: S3: the kernel reads the buffer, not the description.
     let op = unsafe { &mut *op };
     if outcome.flags & NOTIFICATION != 0 {
+        op.backend_state = 0;
         return Some(Outcome { result: op.offset as i64 as i32, flags: 0 });
     }
     if outcome.flags & MORE != 0 {
         op.offset = i64::from(outcome.result) as u64;
+        op.backend_state = SENT;
         return None;
     }
     Some(outcome)

@@ -1,1 +1,397 @@
-//! teardown
+//! The end of a loop: every owner is dropped exactly once, no callback runs, and the kernel has let go of all memory.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::net::Shutdown;
+use std::rc::Rc;
+
+use oxev::{Action, Completion, Lease, Loop, Multi, Notifier, RunMode, TcpStream, Timer, nop};
+
+use crate::support::hanging::{pipe, start_every_kind};
+use crate::support::sockets::{assert_closed, listener, pair};
+use crate::support::{CountedDrop, Counter, HOUR, Log, MS, complete, run_until, start};
+use crate::variants::Variant;
+
+conformance! {
+    dropping_a_loop_drops_every_owner_once_and_runs_no_callback,
+    dropping_a_loop_that_never_ran_drops_every_owner_once,
+    dropping_a_loop_drops_what_is_ready,
+    dropping_a_loop_with_cancelled_operations_drops_every_owner_once,
+    dropping_a_loop_closes_its_sockets,
+    dropping_a_loop_closes_a_connection_that_was_accepted_but_not_delivered,
+    dropping_a_loop_closes_connections_whose_items_were_not_delivered,
+    dropping_a_loop_gives_the_leases_of_undelivered_items_back,
+    dropping_a_loop_leaves_a_notifier_usable,
+    the_kernel_writes_nothing_after_the_drop,
+    replacing_the_loop_in_a_callback,
+    replacing_the_loop_in_an_item_callback,
+    replacing_the_loop_in_an_item_callback_keeps_the_state_until_it_returns,
+    replacing_the_loop_in_an_end_callback,
+    replacing_the_loop_in_a_callback_with_others_ready,
+    swapping_loops_in_a_callback,
+    swapping_loops_in_a_callback_leaves_both_runnable,
+    a_loop_dropped_in_the_callback_of_another,
+    forgetting_a_loop_never_frees_what_it_holds,
+    forgetting_an_owner_is_harmless,
+    a_loop_can_own_its_own_handle,
+    owners_that_submit_to_nothing_when_dropped_at_teardown,
+}
+
+fn dropping_a_loop_drops_every_owner_once_and_runs_no_callback(v: Variant) {
+    let mut lp = v.new_loop();
+    let (started, _keep) = start_every_kind(&mut lp, None);
+    let (limited, _keep_too) = start_every_kind(&mut lp, Some(HOUR));
+    for _ in 0..3 {
+        lp.run(RunMode::NoWait).unwrap();
+    }
+    drop(lp);
+    for op in started.iter().chain(&limited) {
+        assert!(!op.has_ended(), "{}: a callback ran", op.name);
+        assert_eq!(op.drops(), 1, "{}", op.name);
+    }
+}
+
+fn dropping_a_loop_that_never_ran_drops_every_owner_once(v: Variant) {
+    let mut lp = v.new_loop();
+    let (started, _keep) = start_every_kind(&mut lp, None);
+    drop(lp);
+    assert!(started.iter().all(|op| !op.has_ended() && op.drops() == 1));
+}
+
+fn dropping_a_loop_drops_what_is_ready(v: Variant) {
+    let (mut lp, drops) = (v.new_loop(), Counter::new());
+    for _ in 0..5 {
+        lp.submit(
+            Box::new(Completion::new(drops.on_drop())),
+            |_| Timer::after(std::time::Duration::ZERO),
+            |lp, _, _| lp.stop(),
+        );
+    }
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!((drops.get(), lp.len()), (1, 4));
+    drop(lp);
+    assert_eq!(drops.get(), 5);
+}
+
+fn dropping_a_loop_with_cancelled_operations_drops_every_owner_once(v: Variant) {
+    let mut lp = v.new_loop();
+    let (started, _keep) = start_every_kind(&mut lp, None);
+    lp.run(RunMode::NoWait).unwrap();
+    started.iter().for_each(|op| assert!(lp.cancel(op.id)));
+    drop(lp);
+    assert!(started.iter().all(|op| !op.has_ended() && op.drops() == 1));
+}
+
+fn dropping_a_loop_closes_its_sockets(v: Variant) {
+    let mut lp = v.new_loop();
+    let (ours, peer) = pair();
+    start(&mut lp, (ours, [0; 8]), |(s, b)| s.recv(b));
+    lp.run(RunMode::NoWait).unwrap();
+    drop(lp);
+    assert_closed(&peer);
+}
+
+fn dropping_a_loop_closes_a_connection_that_was_accepted_but_not_delivered(v: Variant) {
+    let mut lp = v.new_loop();
+    let (listener, address) = listener();
+    let client = std::net::TcpStream::connect(address).unwrap();
+    start(&mut lp, listener, |l| l.accept());
+    lp.flush().unwrap();
+    drop(lp);
+    assert_closed(&client);
+}
+
+fn dropping_a_loop_closes_connections_whose_items_were_not_delivered(v: Variant) {
+    let mut lp = v.new_loop();
+    let (listener, address) = listener();
+    let clients = [(); 3].map(|()| std::net::TcpStream::connect(address).unwrap());
+    lp.submit_multi(
+        Box::new(Completion::new(Multi::new(listener, Log::new()))),
+        |l| l.accept_multi(),
+        |lp, first: &mut Log<TcpStream>, stream| {
+            first.push(stream);
+            lp.stop();
+            Action::Rearm
+        },
+        |_, _, _| panic!("an end callback ran"),
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+    drop(lp);
+    clients.iter().for_each(assert_closed);
+}
+
+fn dropping_a_loop_gives_the_leases_of_undelivered_items_back(v: Variant) {
+    let mut lp = v.new_loop();
+    let pool = lp.buf_pool(4, 2).unwrap();
+    let (ours, mut peer) = pair();
+    peer.write_all(b"abcdefg").unwrap();
+    let leases = Log::new();
+    lp.submit_multi(
+        Box::new(Completion::new(Multi::new((ours, pool.clone()), leases.clone()))),
+        |(s, p)| s.recv_multi(p),
+        |lp, leases: &mut Log<Lease>, lease| {
+            leases.push(lease);
+            lp.stop();
+            Action::Rearm
+        },
+        |_, _, _| panic!("an end callback ran"),
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+    drop(lp);
+    assert_eq!(leases.len(), 1);
+    assert_eq!(pool.available(), 3, "the lease outlives its loop");
+    assert_eq!(&leases.take()[0][..], b"ab");
+    assert_eq!(pool.available(), 4);
+}
+
+fn dropping_a_loop_leaves_a_notifier_usable(v: Variant) {
+    let notifier = Notifier::new();
+    let mut lp = v.new_loop();
+    start(&mut lp, notifier.clone(), |n| n.wait());
+    lp.run(RunMode::NoWait).unwrap();
+    drop(lp);
+    notifier.notify();
+    complete(&mut v.new_loop(), notifier, |n| n.wait()).1.unwrap();
+}
+
+fn the_kernel_writes_nothing_after_the_drop(v: Variant) {
+    // The owner is a static that stays readable, so that a late write would show.
+    struct Reader {
+        file: oxev::File,
+        buffer: [u8; 64],
+    }
+    for _ in 0..20 {
+        let mut lp = v.new_loop();
+        let (file, mut writer) = pipe();
+        let owner: &'static mut Completion<Reader> =
+            Box::leak(Box::new(Completion::new(Reader { file, buffer: [0; 64] })));
+        let place = &raw const owner.buffer;
+        lp.submit(owner, |r| r.file.read(&mut r.buffer), |_, _: &'static mut Completion<Reader>, _| ());
+        lp.flush().unwrap();
+        drop(lp);
+        writer.write_all(&[0xff; 64]).unwrap();
+        // The pipe still has all of it: nobody read.
+        #[expect(unsafe_code, reason = "looks at memory that safe code gave away")]
+        // SAFETY: the owner was leaked, and the loop that had it is gone.
+        let buffer = unsafe { place.read() };
+        assert_eq!(buffer, [0; 64]);
+    }
+}
+
+/// State that must be alive as long as a callback works on it.
+struct Alive {
+    make: Variant,
+    drops: Counter,
+    _drop: CountedDrop,
+    log: Log<usize>,
+    others: Vec<CountedDrop>,
+}
+
+fn alive(v: Variant) -> (Alive, Counter, Log<usize>) {
+    let (drops, log) = (Counter::new(), Log::new());
+    let alive =
+        Alive { make: v, _drop: drops.on_drop(), drops: drops.clone(), log: log.clone(), others: Vec::new() };
+    (alive, drops, log)
+}
+
+fn replacing_the_loop_in_a_callback(v: Variant) {
+    let mut lp = v.new_loop();
+    let (state, drops, log) = alive(v);
+    let (started, _keep) = start_every_kind(&mut lp, None);
+    lp.submit(
+        Box::new(Completion::new(state)),
+        |_| Timer::after(MS),
+        |lp, s, _| {
+            *lp = s.make.new_loop();
+            s.log.push(s.drops.get());
+            lp.submit(
+                s,
+                |_| nop(),
+                |_, s, done| {
+                    done.unwrap();
+                    s.log.push(s.drops.get());
+                },
+            );
+        },
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!(log.take(), [0, 0]);
+    assert_eq!(drops.get(), 1);
+    assert!(started.iter().all(|op| !op.has_ended() && op.drops() == 1));
+    lp.run(RunMode::UntilDone).unwrap();
+}
+
+fn replacing_the_loop_in_an_item_callback(v: Variant) {
+    let mut lp = v.new_loop();
+    let (state, drops, log) = alive(v);
+    lp.submit_multi(
+        Box::new(Completion::new(Multi::new((), state))),
+        |()| Timer::every(MS),
+        |lp, s: &mut Alive, _| {
+            *lp = s.make.new_loop();
+            s.log.push(s.drops.get());
+            Action::Rearm
+        },
+        |_, _, _| panic!("the end callback of a loop that is gone"),
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!(log.take(), [0]);
+    assert!(drops.get() <= 1);
+    complete(&mut lp, (), |()| nop()).1.unwrap();
+}
+
+fn replacing_the_loop_in_an_item_callback_keeps_the_state_until_it_returns(v: Variant) {
+    let mut lp = v.new_loop();
+    let (listener, address) = listener();
+    let clients = [(); 3].map(|()| std::net::TcpStream::connect(address).unwrap());
+    let (mut state, drops, log) = alive(v);
+    state.others.extend((0..8).map(|_| drops.on_drop()));
+    lp.submit_multi(
+        Box::new(Completion::new(Multi::new(listener, state))),
+        |l| l.accept_multi(),
+        |lp, s: &mut Alive, _| {
+            *lp = s.make.new_loop();
+            s.log.push(s.drops.get());
+            s.others.push(s.drops.on_drop());
+            Action::Rearm
+        },
+        |_, _, _| panic!("the end callback of a loop that is gone"),
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!(log.take(), [0], "the state was dropped under the callback");
+    // The owner is leaked, and with it the listener; accepted connections are not.
+    drop(clients);
+}
+
+fn replacing_the_loop_in_an_end_callback(v: Variant) {
+    let mut lp = v.new_loop();
+    let (state, drops, log) = alive(v);
+    lp.submit_multi(
+        Box::new(Completion::new(Multi::new((), state))),
+        |()| Timer::every(MS),
+        |_, _: &mut Alive, _| Action::Disarm,
+        |lp, owner, end| {
+            end.unwrap();
+            *lp = owner.state.make.new_loop();
+            owner.state.log.push(owner.state.drops.get());
+        },
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!((log.take(), drops.get()), (vec![0], 1));
+}
+
+fn replacing_the_loop_in_a_callback_with_others_ready(v: Variant) {
+    let (mut lp, count, drops) = (v.new_loop(), Counter::new(), Counter::new());
+    for _ in 0..5 {
+        let state = (v, count.clone(), drops.on_drop());
+        lp.submit(
+            Box::new(Completion::new(state)),
+            |_| Timer::after(std::time::Duration::ZERO),
+            |lp, owner, _| {
+                owner.1.add();
+                *lp = owner.0.new_loop();
+            },
+        );
+    }
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!((count.get(), drops.get()), (1, 5));
+}
+
+type Other = Rc<RefCell<Loop>>;
+
+fn swapping_loops_in_a_callback(v: Variant) {
+    let (mut lp, log) = (v.new_loop(), Log::new());
+    let other: Other = Rc::new(RefCell::new(v.new_loop()));
+    let of_other = start(&mut other.borrow_mut(), (), |()| Timer::after(MS));
+    for name in 0..2 {
+        lp.submit(
+            Box::new(Completion::new((Rc::clone(&other), log.clone(), name))),
+            |_| nop(),
+            |lp, owner, _| {
+                std::mem::swap(lp, &mut owner.0.borrow_mut());
+                owner.1.push(owner.2);
+            },
+        );
+    }
+    run_until(&mut lp, || of_other.is_done());
+    assert_eq!(log.take()[0], 0);
+    // Whichever loop has the second callback, it is run or dropped with it.
+    drop(lp);
+    drop(other);
+}
+
+fn swapping_loops_in_a_callback_leaves_both_runnable(v: Variant) {
+    let mut lp = v.new_loop();
+    let other: Other = Rc::new(RefCell::new(v.new_loop()));
+    lp.submit(
+        Box::new(Completion::new(Rc::clone(&other))),
+        |_| nop(),
+        |lp, other, _| std::mem::swap(lp, &mut other.borrow_mut()),
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+    complete(&mut lp, (), |()| Timer::after(MS)).1.unwrap();
+    complete(&mut other.borrow_mut(), (), |()| Timer::after(MS)).1.unwrap();
+}
+
+fn a_loop_dropped_in_the_callback_of_another(v: Variant) {
+    let (mut lp, mut inner) = (v.new_loop(), v.new_loop());
+    let (started, _keep) = start_every_kind(&mut inner, None);
+    inner.run(RunMode::NoWait).unwrap();
+    lp.submit(Box::new(Completion::new(Some(inner))), |_| nop(), |_, mut owner, _| drop(owner.take()));
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(started.iter().all(|op| !op.has_ended() && op.drops() == 1));
+}
+
+fn forgetting_a_loop_never_frees_what_it_holds(v: Variant) {
+    let (mut lp, drops) = (v.new_loop(), Counter::new());
+    let (ours, mut peer) = pair();
+    let guard = drops.on_drop();
+    start(&mut lp, (ours, [0; 8], guard), |(s, b, _)| s.recv(b));
+    let handle = lp.handle();
+    lp.flush().unwrap();
+    std::mem::forget(lp);
+    // The kernel writes to memory that is still there.
+    peer.write_all(b"to nobody").unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    handle.wake();
+    assert!(handle.post(Box::new(Completion::new(())), |_, _| ()).is_ok());
+    assert_eq!(drops.get(), 0);
+}
+
+fn forgetting_an_owner_is_harmless(v: Variant) {
+    let mut lp = v.new_loop();
+    lp.submit(Box::new(Completion::new(0)), |_| nop(), |_, owner, _| std::mem::forget(owner));
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(lp.is_empty());
+}
+
+fn a_loop_can_own_its_own_handle(v: Variant) {
+    let (mut lp, drops) = (v.new_loop(), Counter::new());
+    let state = (lp.handle(), drops.on_drop(), Notifier::new());
+    start(&mut lp, state, |(_, _, n)| n.wait());
+    drop(lp);
+    assert_eq!(drops.get(), 1);
+}
+
+fn owners_that_submit_to_nothing_when_dropped_at_teardown(v: Variant) {
+    /// Uses the handle of the loop that is dropping it.
+    struct Nosy(oxev::LoopHandle, Notifier, Counter);
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            self.0.wake();
+            self.0.stop();
+            self.1.notify();
+            assert!(self.0.post(Box::new(Completion::new(())), |_, _| ()).is_err());
+            self.2.add();
+        }
+    }
+    let (mut lp, drops) = (v.new_loop(), Counter::new());
+    let handle = lp.handle();
+    for _ in 0..3 {
+        start(&mut lp, Nosy(handle.clone(), Notifier::new(), drops.clone()), |n| n.1.wait());
+        start(&mut lp, Nosy(handle.clone(), Notifier::new(), drops.clone()), |_| Timer::after(HOUR));
+    }
+    lp.run(RunMode::NoWait).unwrap();
+    drop(lp);
+    assert_eq!(drops.get(), 6);
+}

@@ -144,7 +144,6 @@ pub(crate) fn start_every_kind(lp: &mut Loop, limit: Option<Duration>) -> (Vec<H
     };
     starter.one("send_all", sender(), |(s, _, b)| s.send_all(b));
     starter.one("send_all_vectored", sender(), |(s, v, b)| s.send_all_vectored(v.gather([&b[..]])));
-    starter.one("send_all_zero_copy", sender(), |(s, _, b)| s.send_all_zero_copy(b));
     let (pipe, pipe_end) = pipe();
     starter.one("read", (pipe, [0; 64]), |(f, b)| f.read(b));
     let started = starter.started;
