@@ -1,0 +1,415 @@
+//! The simulator: what is special about it. That it is a backend like any other is the conformance suite's business.
+#![cfg(feature = "sim")]
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use oxev::sim::{Faults, SimOptions, Simulation};
+use oxev::{
+    Action, Completion, Kind, Loop, Multi, Notifier, Op, OpId, Output, RunMode, TcpListener, TcpStream,
+    Timer, is_canceled, nop,
+};
+
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+// ---- what the tests have in common
+
+fn world(faults: Faults) -> Simulation {
+    Simulation::new(SimOptions { seed: 1, faults, ..SimOptions::default() })
+}
+
+fn calm() -> (Simulation, Loop) {
+    let world = world(Faults::none());
+    let lp = world.new_loop().unwrap();
+    (world, lp)
+}
+
+type End<T, R> = Rc<RefCell<Option<(T, io::Result<R>)>>>;
+
+/// Starts an operation; its end is put where the result says, once.
+fn start<T, R, F>(lp: &mut Loop, state: T, prepare: F) -> (OpId, End<T, R>)
+where
+    T: 'static,
+    R: Output,
+    F: for<'a> FnOnce(&'a mut T) -> Op<'a, R>,
+{
+    let end: End<T, R> = Rc::default();
+    let owner = Box::new(Completion::new((Some(state), Rc::clone(&end))));
+    let id = lp.submit(
+        owner,
+        |(state, _)| prepare(state.as_mut().expect("it was put there above")),
+        |_, mut owner, result| {
+            let state = owner.0.take().expect("a callback runs once");
+            assert!(owner.1.borrow_mut().replace((state, result)).is_none(), "a callback ran twice");
+        },
+    );
+    (id, end)
+}
+
+fn complete<T, R, F>(lp: &mut Loop, state: T, prepare: F) -> (T, io::Result<R>)
+where
+    T: 'static,
+    R: Output,
+    F: for<'a> FnOnce(&'a mut T) -> Op<'a, R>,
+{
+    let end = start(lp, state, prepare).1;
+    while end.borrow().is_none() {
+        lp.run(RunMode::Once).unwrap();
+    }
+    end.take().unwrap()
+}
+
+/// Two ends of a connection, and its listener.
+fn connection(world: &Simulation, lp: &mut Loop) -> (TcpStream, TcpStream, TcpListener) {
+    let listener = world.enter(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = start(lp, listener, |l| l.accept()).1;
+    let client = complete(lp, (), |()| TcpStream::connect(address)).1.unwrap();
+    while accepted.borrow().is_none() {
+        lp.run(RunMode::Once).unwrap();
+    }
+    let (listener, server) = accepted.take().unwrap();
+    (client, server.unwrap(), listener)
+}
+
+fn errno<R>(result: io::Result<R>) -> Option<i32> {
+    result.err().and_then(|error| error.raw_os_error())
+}
+
+// ---- time
+
+#[test]
+fn an_hour_passes_in_no_time() {
+    let (world, mut lp) = calm();
+    assert_eq!(lp.backend(), Kind::Sim);
+    let (real, begin) = (Instant::now(), lp.now());
+    let ticks = Multi::new((), 0u64);
+    lp.submit_multi(
+        Box::new(Completion::new(ticks)),
+        |()| Timer::every(Duration::from_secs(1)),
+        |_, ticks, periods| {
+            *ticks += periods;
+            if *ticks < 3600 { Action::Rearm } else { Action::Disarm }
+        },
+        |_, owner, end| {
+            end.unwrap();
+            assert_eq!(owner.state, 3600);
+        },
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+    lp.update_now();
+    let passed = lp.now() - begin;
+    assert!(passed >= HOUR && passed < HOUR + Duration::from_secs(1), "{passed:?}");
+    assert!(world.elapsed() >= HOUR && world.elapsed() < HOUR + Duration::from_secs(1));
+    assert!(real.elapsed() < HOUR / 60);
+}
+
+#[test]
+fn a_timer_at_an_instant_of_the_loop_is_never_early() {
+    let (_world, mut lp) = calm();
+    let deadline = lp.now() + HOUR;
+    complete(&mut lp, (), |()| Timer::at(deadline)).1.unwrap();
+    assert!(lp.now() >= deadline && lp.now() < deadline + MS);
+}
+
+#[test]
+fn run_for_lets_virtual_time_pass() {
+    let (world, mut lp) = calm();
+    let (_id, end) = start(&mut lp, (), |()| Timer::after(2 * HOUR));
+    lp.run_for(HOUR).unwrap();
+    assert!(end.borrow().is_none() && world.elapsed() >= HOUR);
+    world.run_for(&mut [&mut lp], 2 * HOUR).unwrap();
+    assert!(end.borrow().is_some());
+}
+
+#[test]
+fn waiting_for_what_never_happens_is_an_error() {
+    let (world, mut lp) = calm();
+    let (id, end) = start(&mut lp, Notifier::new(), |n| n.wait());
+    assert_eq!(errno(lp.run(RunMode::UntilDone)), Some(libc::EDEADLK));
+    assert_eq!(errno(world.run(&mut [&mut lp])), Some(libc::EDEADLK));
+    assert!(lp.cancel(id));
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(is_canceled(&end.take().unwrap().1.unwrap_err()));
+}
+
+#[test]
+fn a_loop_that_never_waits_grows_old_too() {
+    let (_world, mut lp) = calm();
+    let (_id, end) = start(&mut lp, (), |()| Timer::after(MS));
+    while end.borrow().is_none() {
+        lp.run(RunMode::NoWait).unwrap();
+    }
+}
+
+#[test]
+fn a_loop_that_may_waits_for_other_threads() {
+    let options = SimOptions { wait_for_threads: true, ..SimOptions::calm() };
+    let mut lp = Simulation::new(options).new_loop().unwrap();
+    let notifier = Notifier::new();
+    let (_id, end) = start(&mut lp, notifier.clone(), |n| n.wait());
+    let thread = std::thread::spawn(move || notifier.notify());
+    lp.run(RunMode::UntilDone).unwrap();
+    thread.join().unwrap();
+    end.take().unwrap().1.unwrap();
+}
+
+// ---- descriptors
+
+#[test]
+fn sockets_tell_their_virtual_addresses_and_keep_their_options() {
+    let (world, mut lp) = calm();
+    let (client, server, listener) = connection(&world, &mut lp);
+    assert_eq!(client.peer_addr().unwrap(), listener.local_addr().unwrap());
+    assert_eq!(client.local_addr().unwrap(), server.peer_addr().unwrap());
+    assert!(!client.nodelay().unwrap());
+    client.set_nodelay(true).unwrap();
+    assert!(client.nodelay().unwrap());
+    assert!(client.take_error().unwrap().is_none());
+    let second = world.enter(|| TcpListener::bind(listener.local_addr().unwrap()));
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::AddrInUse);
+}
+
+#[test]
+fn outside_of_a_world_sockets_are_real() {
+    let (world, mut lp) = calm();
+    let real = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = real.local_addr().unwrap();
+    assert_eq!(errno(complete(&mut lp, real, |l| l.accept()).1), Some(libc::EBADF));
+    world.enter(|| TcpListener::bind(address)).expect("the world does not know of the real one");
+}
+
+#[test]
+fn callbacks_run_in_the_world_of_their_loop() {
+    let (_world, mut lp) = calm();
+    let bound = Rc::new(RefCell::new(Vec::new()));
+    for _ in 0..2 {
+        lp.submit(
+            Box::new(Completion::new(Rc::clone(&bound))),
+            |_| nop(),
+            |_, bound, _| {
+                let listener = TcpListener::options().reuse_port(true).bind((Ipv4Addr::LOCALHOST, 7));
+                bound.borrow_mut().push(listener.expect("port 7 of the real world needs privileges"));
+            },
+        );
+    }
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!(bound.borrow().len(), 2);
+}
+
+#[test]
+fn dropping_a_stream_ends_the_peers() {
+    let (world, mut lp) = calm();
+    let (client, server, _listener) = connection(&world, &mut lp);
+    drop(client);
+    let ((server, _), received) = complete(&mut lp, (server, [0; 8]), |(s, b)| s.recv(b));
+    assert_eq!(received.unwrap(), 0);
+    let (server, sent) = complete(&mut lp, server, |s| s.send(b"nobody"));
+    assert_eq!(sent.unwrap(), 6, "the kernel takes it");
+    assert_eq!(errno(complete(&mut lp, server, |s| s.send(b"there")).1), Some(libc::ECONNRESET));
+}
+
+#[test]
+fn closing_with_unread_data_or_without_linger_resets() {
+    let (world, mut lp) = calm();
+    for unread in [true, false] {
+        let (client, server, _listener) = connection(&world, &mut lp);
+        if unread {
+            complete(&mut lp, &*Box::leak(Box::new(server)), |s| s.send(b"unread")).1.unwrap();
+            lp.run(RunMode::NoWait).unwrap();
+            drop(client);
+        } else {
+            client.set_linger(Some(Duration::ZERO)).unwrap();
+            drop(client);
+            let (_, received) = complete(&mut lp, (server, [0; 8]), |(s, b)| s.recv(b));
+            assert_eq!(errno(received), Some(libc::ECONNRESET));
+        }
+    }
+}
+
+#[test]
+fn a_loop_is_built_on_the_thread_of_its_world_only() {
+    let builder = Loop::builder().simulation(&world(Faults::none()));
+    builder.clone().build().unwrap();
+    std::thread::spawn(move || assert_eq!(errno(builder.build()), Some(libc::EINVAL))).join().unwrap();
+    assert_eq!(errno(Loop::builder().backend(Kind::Sim).build()), Some(libc::EINVAL));
+}
+
+// ---- an echo server and its clients, whatever happens
+
+struct Conn {
+    stream: TcpStream,
+    buffer: [u8; 256],
+}
+
+fn serve(lp: &mut Loop, listener: TcpListener) {
+    lp.submit_multi(
+        Box::new(Completion::new(Multi::new(listener, ()))),
+        |listener| listener.accept_multi().background(),
+        |lp, (), stream| {
+            receive(lp, Box::new(Completion::new(Conn { stream, buffer: [0; 256] })));
+            Action::Rearm
+        },
+        |lp, owner, end| {
+            assert!(end.is_err());
+            serve(lp, owner.into_inner().source);
+        },
+    );
+}
+
+fn receive(lp: &mut Loop, conn: Box<Completion<Conn>>) {
+    lp.submit(
+        conn,
+        |c| c.stream.recv(&mut c.buffer).background(),
+        |lp, conn, received| {
+            if let Ok(count @ 1..) = received {
+                lp.submit(
+                    conn,
+                    |c| c.stream.send_all(&c.buffer[..count]),
+                    |lp, conn, sent| {
+                        if sent.is_ok() {
+                            receive(lp, conn);
+                        }
+                    },
+                );
+            }
+        },
+    );
+}
+
+/// What a client has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    echoes: Cell<usize>,
+    errors: Cell<usize>,
+    ends: Cell<usize>,
+}
+
+fn count(cell: &Cell<usize>) {
+    cell.set(cell.get() + 1);
+}
+
+/// A connection with both directions at once: what is sent must come back, in order and without a gap, as far as it does.
+struct Client {
+    stream: Rc<TcpStream>,
+    seen: Rc<Seen>,
+    buffer: Vec<u8>,
+    done: usize,
+}
+
+const MESSAGE_BYTES: usize = 3000;
+
+fn message() -> Vec<u8> {
+    (0..MESSAGE_BYTES).map(|i| (i % 251) as u8).collect()
+}
+
+fn connect(lp: &mut Loop, address: SocketAddr, seen: &Rc<Seen>) {
+    lp.submit(
+        Box::new(Completion::new((address, Rc::clone(seen)))),
+        |(address, _)| TcpStream::connect(*address).timeout(Duration::from_secs(30)),
+        |lp, owner, connected| {
+            let (_, seen) = owner.into_inner();
+            let Ok(stream) = connected else {
+                count(&seen.errors);
+                return count(&seen.ends);
+            };
+            let stream = Rc::new(stream);
+            let part =
+                |buffer| Client { stream: Rc::clone(&stream), seen: Rc::clone(&seen), buffer, done: 0 };
+            let (writer, reader) = (part(message()), part(vec![0; MESSAGE_BYTES]));
+            lp.submit(
+                Box::new(Completion::new(writer)),
+                |c| c.stream.send_all(&c.buffer).timeout(Duration::from_secs(30)),
+                |_, client, sent| {
+                    if sent.is_err() {
+                        count(&client.seen.errors);
+                    }
+                },
+            );
+            read_echo(lp, Box::new(Completion::new(reader)));
+        },
+    );
+}
+
+fn read_echo(lp: &mut Loop, client: Box<Completion<Client>>) {
+    lp.submit(
+        client,
+        |c| c.stream.recv(&mut c.buffer[c.done..]).timeout(Duration::from_secs(30)),
+        |lp, mut client, received| {
+            match received {
+                Ok(count @ 1..) => client.done += count,
+                _ => {
+                    count(&client.seen.errors);
+                    count(&client.seen.ends);
+                    return;
+                }
+            }
+            assert_eq!(client.buffer[..client.done], message()[..client.done], "echoed in order");
+            if client.done == MESSAGE_BYTES {
+                count(&client.seen.echoes);
+                return count(&client.seen.ends);
+            }
+            read_echo(lp, client);
+        },
+    );
+}
+
+const CLIENTS: usize = 4;
+
+/// Runs an echo server and clients on two loops; says what happened.
+fn echo(options: SimOptions) -> (Rc<Seen>, Simulation) {
+    let world = Simulation::new(options);
+    let (server, client) = (world.host([10, 0, 0, 1]), world.host([10, 0, 0, 2]));
+    let capacity = 64;
+    let build = |host: &Simulation| Loop::builder().capacity(capacity).simulation(host).build().unwrap();
+    let (mut server_loop, mut client_loop) = (build(&server), build(&client));
+    let listener = server.enter(|| TcpListener::bind("0.0.0.0:7000")).unwrap();
+    serve(&mut server_loop, listener);
+    let seen = Rc::new(Seen::default());
+    for _ in 0..CLIENTS {
+        connect(&mut client_loop, "10.0.0.1:7000".parse().unwrap(), &seen);
+    }
+    world.run(&mut [&mut server_loop, &mut client_loop]).unwrap();
+    (seen, world)
+}
+
+#[test]
+fn without_faults_everything_is_echoed() {
+    let (seen, world) = echo(SimOptions::calm());
+    assert_eq!((seen.echoes.get(), seen.errors.get()), (CLIENTS, 0));
+    assert!(world.elapsed() < Duration::from_secs(1));
+}
+
+/// 1,000 seeds, each with faults of its own choosing.
+#[test]
+fn a_thousand_seeds_end_in_an_echo_or_an_error_for_every_client() {
+    let (mut echoes, mut errors) = (0, 0);
+    for seed in 0..1000 {
+        let (seen, _world) = echo(SimOptions::swarm(seed));
+        assert_eq!(seen.ends.get(), CLIENTS, "seed {seed}: {seen:?}");
+        echoes += seen.echoes.get();
+        errors += seen.errors.get();
+    }
+    assert!(echoes > 1000 && errors > 100, "both must happen: {echoes} echoes, {errors} errors");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..50 {
+        let options = SimOptions { trace_text: true, ..SimOptions::swarm(seed) };
+        let (one, another) = (echo(options.clone()).1, echo(options).1);
+        assert!(one.trace_text().lines().count() > 50);
+        assert_eq!(one.trace_text(), another.trace_text(), "seed {seed}");
+        assert_eq!(one.trace(), another.trace(), "seed {seed}");
+    }
+}
+
+#[test]
+fn another_seed_gives_another_run() {
+    let run = |seed| echo(SimOptions { seed, ..SimOptions::default() }).1.trace();
+    assert_ne!(run(1), run(2));
+}
