@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use oxev::sim::{Faults, SimOptions, Simulation};
 use oxev::{
-    Action, Completion, Kind, Loop, Multi, Notifier, Op, OpId, Output, RunMode, TcpListener, TcpStream,
-    Timer, is_canceled, nop,
+    Action, Completion, File, Kind, Loop, Metadata, Multi, Notifier, Op, OpId, OpenOptions, Output, RunMode,
+    TcpListener, TcpStream, Timer, is_canceled, nop,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -218,16 +218,18 @@ fn closing_with_unread_data_or_without_linger_resets() {
     let (world, mut lp) = calm();
     for unread in [true, false] {
         let (client, server, _listener) = connection(&world, &mut lp);
-        if unread {
-            complete(&mut lp, &*Box::leak(Box::new(server)), |s| s.send(b"unread")).1.unwrap();
-            lp.run(RunMode::NoWait).unwrap();
-            drop(client);
+        let (server, sent) = complete(&mut lp, server, |s| s.send(b"unread"));
+        sent.unwrap();
+        lp.run(RunMode::NoWait).unwrap();
+        let client = if unread {
+            client
         } else {
             client.set_linger(Some(Duration::ZERO)).unwrap();
-            drop(client);
-            let (_, received) = complete(&mut lp, (server, [0; 8]), |(s, b)| s.recv(b));
-            assert_eq!(errno(received), Some(libc::ECONNRESET));
-        }
+            complete(&mut lp, (client, [0; 6]), |(s, b)| s.recv_exact(b)).0.0
+        };
+        drop(client);
+        let (_, received) = complete(&mut lp, (server, [0; 8]), |(s, b)| s.recv(b));
+        assert_eq!(errno(received), Some(libc::ECONNRESET));
     }
 }
 
@@ -412,4 +414,344 @@ fn the_same_seed_gives_the_same_run() {
 fn another_seed_gives_another_run() {
     let run = |seed| echo(SimOptions { seed, ..SimOptions::default() }).1.trace();
     assert_ne!(run(1), run(2));
+}
+
+// ---- each fault shows, and the loop copes with it
+
+/// A connection in a world with these faults. It is made before they begin.
+fn connection_with(faults: Faults) -> (Simulation, Loop, TcpStream, TcpStream) {
+    let (world, mut lp) = calm();
+    let (client, server, _listener) = connection(&world, &mut lp);
+    world.set_faults(faults);
+    (world, lp, client, server)
+}
+
+#[test]
+fn short_transfers_give_less_and_exact_ones_go_on() {
+    let faults = Faults { short_read: 1.0, short_write: 1.0, ..Faults::none() };
+    let (_world, mut lp, client, server) = connection_with(faults);
+    let ((client, bytes), sent) = complete(&mut lp, (client, [7; 4096]), |(s, b)| s.send(b));
+    let sent = sent.unwrap();
+    assert!((1..4096).contains(&sent));
+    let ((server, buffer), received) = complete(&mut lp, (server, [0; 4096]), |(s, b)| s.recv(b));
+    let received = received.unwrap();
+    assert!((1..=sent).contains(&received));
+    assert_eq!(buffer[..received], bytes[..received]);
+
+    let (_, all) = start(&mut lp, (client, [7; 4096]), |(s, b)| s.send_all(b));
+    let rest = sent - received + 4096;
+    let (_, exact) = complete(&mut lp, (server, vec![0; rest]), |(s, b)| s.recv_exact(b));
+    assert_eq!(exact.unwrap(), rest);
+    assert_eq!(all.take().unwrap().1.unwrap(), 4096);
+}
+
+#[test]
+fn interrupted_and_delayed_operations_end_all_the_same() {
+    let faults = Faults { interrupt: 1.0, again: 1.0, ..Faults::none() };
+    let (world, mut lp, client, server) = connection_with(faults);
+    complete(&mut lp, client, |s| s.send_all(b"all the same")).1.unwrap();
+    let ((_, buffer), received) = complete(&mut lp, (server, [0; 12]), |(s, b)| s.recv_exact(b));
+    assert_eq!((received.unwrap(), &buffer), (12, b"all the same"));
+    assert!(world.elapsed() > Duration::from_micros(10), "an operation that was not ready took its time");
+}
+
+#[test]
+fn a_connection_is_reset_while_it_is_used_at_both_ends() {
+    let (world, mut lp, client, server) = connection_with(Faults { connection_reset: 1.0, ..Faults::none() });
+    assert_eq!(errno(complete(&mut lp, client, |s| s.send(b"lost")).1), Some(libc::ECONNRESET));
+    world.set_faults(Faults::none());
+    let ((server, _), received) = complete(&mut lp, (server, [0; 8]), |(s, b)| s.recv(b));
+    assert_eq!(errno(received), Some(libc::ECONNRESET));
+    assert_eq!(errno(complete(&mut lp, server, |s| s.send(b"lost")).1), Some(libc::EPIPE));
+}
+
+#[test]
+fn connections_are_refused_with_and_without_a_listener() {
+    let (world, mut lp) = calm();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7000));
+    let connect = |lp: &mut Loop| errno(complete(lp, (), |()| TcpStream::connect("127.0.0.1:7000")).1);
+    assert_eq!(connect(&mut lp), Some(libc::ECONNREFUSED));
+    let _listener = world.enter(|| TcpListener::bind(address)).unwrap();
+    assert_eq!(connect(&mut lp), None);
+    world.set_faults(Faults { connection_refused: 1.0, ..Faults::none() });
+    assert_eq!(connect(&mut lp), Some(libc::ECONNREFUSED));
+}
+
+#[test]
+fn latency_delays_what_is_sent() {
+    let faults = Faults { latency_min: 20 * MS, latency_max: 30 * MS, ..Faults::none() };
+    let (world, mut lp, client, server) = connection_with(faults);
+    let begin = world.elapsed();
+    complete(&mut lp, client, |s| s.send_all(b"late")).1.unwrap();
+    assert!(world.elapsed() - begin < MS, "the kernel takes it at once");
+    complete(&mut lp, (server, [0; 4]), |(s, b)| s.recv_exact(b)).1.unwrap();
+    let passed = world.elapsed() - begin;
+    assert!(passed >= 20 * MS && passed < 31 * MS, "{passed:?}");
+}
+
+#[test]
+fn completions_are_overtaken() {
+    let order = |faults| {
+        let mut lp = world(faults).new_loop().unwrap();
+        let order = Rc::new(RefCell::new(Vec::new()));
+        for number in 0..64 {
+            let owner = Box::new(Completion::new((number, Rc::clone(&order))));
+            lp.submit(owner, |_| nop(), |_, owner, _| owner.1.borrow_mut().push(owner.0));
+        }
+        lp.run(RunMode::UntilDone).unwrap();
+        order.take()
+    };
+    assert!(order(Faults::none()).is_sorted());
+    let mut reordered = order(Faults { reorder: 0.5, ..Faults::none() });
+    assert!(!reordered.is_sorted());
+    reordered.sort_unstable();
+    assert!(reordered.into_iter().eq(0..64), "each exactly once");
+}
+
+#[test]
+fn a_cancel_wins_or_loses() {
+    let cancel = |cancel_loses: f64| {
+        let (_world, mut lp, client, server) = connection_with(Faults { cancel_loses, ..Faults::none() });
+        let (id, end) = start(&mut lp, (server, [0; 4]), |(s, b)| s.recv(b));
+        lp.run(RunMode::NoWait).unwrap();
+        assert!(lp.cancel(id));
+        let (_, sent) = start(&mut lp, client, |s| s.send(b"ping"));
+        lp.run(RunMode::UntilDone).unwrap();
+        sent.take().unwrap().1.unwrap();
+        end.take().unwrap().1
+    };
+    assert!(is_canceled(&cancel(0.0).unwrap_err()));
+    assert_eq!(cancel(1.0).unwrap(), 4);
+}
+
+#[test]
+fn a_cancel_that_loses_ends_the_operation_in_the_end() {
+    let faults = Faults { cancel_loses: 1.0, ..Faults::none() };
+    let (_world, mut lp, _client, server) = connection_with(faults);
+    let (id, end) = start(&mut lp, (server, [0; 4]), |(s, b)| s.recv(b));
+    assert!(lp.cancel(id));
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(is_canceled(&end.take().unwrap().1.unwrap_err()));
+}
+
+#[test]
+fn full_queues_and_late_completions_lose_and_repeat_nothing() {
+    let faults = Faults {
+        submission_queue_full: 0.7,
+        completion_queue_overflow: 0.9,
+        late_completion: 1.0,
+        ..Faults::none()
+    };
+    let mut lp = world(faults).new_loop().unwrap();
+    let ran = Rc::new(Cell::new(0));
+    for _ in 0..500 {
+        lp.submit(
+            Box::new(Completion::new(Rc::clone(&ran))),
+            |_| nop(),
+            |lp, ran, done| {
+                done.unwrap();
+                count_up(&ran);
+                // Its entry in the table is free, and taken again at once.
+                lp.submit(
+                    ran,
+                    |_| nop(),
+                    |_, ran, done| {
+                        done.unwrap();
+                        count_up(&ran);
+                    },
+                );
+            },
+        );
+    }
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!(ran.get(), 1000);
+}
+
+fn count_up(ran: &Cell<usize>) {
+    ran.set(ran.get() + 1);
+}
+
+#[test]
+fn a_multi_result_operation_goes_on_however_it_is_repeated() {
+    for (native_multishot, lost_continuation) in [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (1.0, 0.5)] {
+        let faults = Faults { native_multishot, lost_continuation, reorder: 0.3, ..Faults::none() };
+        let (_world, mut lp, client, server) = connection_with(faults);
+        let pool = lp.buf_pool(2, 16).unwrap();
+        let got = Rc::new(RefCell::new(Vec::new()));
+        lp.submit_multi(
+            Box::new(Completion::new(Multi::new((server, pool), Rc::clone(&got)))),
+            |(server, pool)| server.recv_multi(pool),
+            |_, got, lease| {
+                got.borrow_mut().extend_from_slice(&lease);
+                Action::Rearm
+            },
+            |_, _, end| end.unwrap(),
+        );
+        let all: Vec<u8> = (0..=255).collect();
+        lp.submit(
+            Box::new(Completion::new((client, all.clone()))),
+            |(s, b)| s.send_all(b),
+            |_, _, sent| assert_eq!(sent.unwrap(), 256),
+        );
+        lp.run(RunMode::UntilDone).unwrap();
+        assert_eq!(*got.borrow(), all, "in order, to the end of the stream");
+    }
+}
+
+#[test]
+fn a_partition_holds_up_connections_and_data_until_it_is_healed() {
+    let world = world(Faults::none());
+    let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+    let mut lp = world.host(a).new_loop().unwrap();
+    let listener = world.host(b).enter(|| TcpListener::bind("0.0.0.0:80")).unwrap();
+    world.partition(a, b);
+    let connect = |()| TcpStream::connect("10.0.0.2:80");
+    let late = complete(&mut lp, (), |()| TcpStream::connect("10.0.0.2:80").timeout(HOUR)).1;
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
+    let (_, connected) = start(&mut lp, (), |state| connect(*state));
+    lp.run_for(MS).unwrap();
+    assert!(connected.borrow().is_none());
+    world.heal(b, a);
+    lp.run(RunMode::UntilDone).unwrap();
+    let stream = connected.take().unwrap().1.unwrap();
+    assert_eq!(stream.local_addr().unwrap().ip(), Ipv4Addr::from(a));
+    drop(listener);
+}
+
+// ---- files
+
+fn read_write() -> OpenOptions {
+    OpenOptions::new().read(true).write(true).create(true)
+}
+
+#[test]
+fn files_are_written_and_read() {
+    let (world, mut lp) = calm();
+    let file = complete(&mut lp, (), |()| File::open(c"/data/log", &read_write())).1.unwrap();
+    let (file, written) = complete(&mut lp, file, |f| f.write_all_at(b"hello", 3));
+    assert_eq!(written.unwrap(), 5);
+    let ((file, buffer), read) = complete(&mut lp, (file, [1; 16]), |(f, b)| f.read(b));
+    assert_eq!(&buffer[..read.unwrap()], b"\0\0\0hello");
+    let ((file, metadata), known) = complete(&mut lp, (file, Metadata::new()), |(f, m)| f.metadata(m));
+    known.unwrap();
+    assert!(metadata.len() == 8 && metadata.is_file());
+    assert_eq!(world.read_file(c"/data/log").unwrap(), b"\0\0\0hello");
+    complete(&mut lp, file, |f| f.close()).1.unwrap();
+    let missing = complete(&mut lp, (), |()| File::open(c"/none", &OpenOptions::new().read(true))).1;
+    assert_eq!(errno(missing), Some(libc::ENOENT));
+    world.write_file(c"/config", "there");
+    let config = world.enter(|| OpenOptions::new().read(true).open_blocking("/config")).unwrap();
+    let ((config, buffer), read) = complete(&mut lp, (config, [0; 5]), |(f, b)| f.read_exact_at(b, 0));
+    assert_eq!((read.unwrap(), &buffer), (5, b"there"));
+    assert_eq!(errno(complete(&mut lp, config, |f| f.write(b"x")).1), Some(libc::EBADF));
+}
+
+#[test]
+fn a_power_cut_takes_what_was_not_synced() {
+    let (world, mut lp) = calm();
+    let file = complete(&mut lp, (), |()| File::open(c"/log", &read_write())).1.unwrap();
+    let _never_synced = complete(&mut lp, (), |()| File::open(c"/other", &read_write())).1.unwrap();
+    let (file, _) = complete(&mut lp, file, |f| f.write_all(b"durable"));
+    let (file, synced) = complete(&mut lp, file, |f| f.sync_data());
+    synced.unwrap();
+    let (file, _) = complete(&mut lp, file, |f| f.write_all(b", lost"));
+    drop((file, lp));
+    assert_eq!(world.read_file(c"/log").unwrap(), b"durable, lost");
+    world.power_cut();
+    assert_eq!(world.read_file(c"/log").unwrap(), b"durable");
+    assert_eq!(world.read_file(c"/other"), None);
+}
+
+#[test]
+fn a_torn_write_reaches_the_disk_in_part() {
+    let contents: Vec<usize> = (0..50)
+        .map(|seed| {
+            let faults = Faults { torn_write: 0.5, ..Faults::none() };
+            let world = Simulation::new(SimOptions { seed, faults, ..SimOptions::default() });
+            let mut lp = world.new_loop().unwrap();
+            let file = complete(&mut lp, (), |()| File::open(c"/log", &read_write())).1.unwrap();
+            let (file, _) = complete(&mut lp, file, |f| f.sync_all());
+            complete(&mut lp, (file, [1; 1000]), |(f, b)| f.write_all(b)).1.unwrap();
+            world.power_cut();
+            world.read_file(c"/log").unwrap().len()
+        })
+        .collect();
+    assert!(contents.contains(&0) && contents.iter().any(|len| (1..1000).contains(len)), "{contents:?}");
+}
+
+#[test]
+fn disks_fail_and_fill_up() {
+    let (world, mut lp) = calm();
+    let file = complete(&mut lp, (), |()| File::open(c"/log", &read_write())).1.unwrap();
+    world.set_faults(Faults { no_space: 1.0, ..Faults::none() });
+    let (file, written) = complete(&mut lp, file, |f| f.write(b"x"));
+    assert_eq!(errno(written), Some(libc::ENOSPC));
+    world.set_faults(Faults { io_error: 1.0, ..Faults::none() });
+    let (file, written) = complete(&mut lp, file, |f| f.write(b"x"));
+    assert_eq!(errno(written), Some(libc::EIO));
+    assert_eq!(errno(complete(&mut lp, file, |f| f.sync_all()).1), Some(libc::EIO));
+}
+
+#[test]
+fn exact_file_operations_survive_short_ones_and_signals() {
+    let faults = Faults { short_read: 1.0, short_write: 1.0, interrupt: 0.5, ..Faults::none() };
+    let mut lp = world(faults).new_loop().unwrap();
+    let file = complete(&mut lp, (), |()| File::open(c"/log", &read_write())).1.unwrap();
+    let bytes: Vec<u8> = (0..=255).collect();
+    let ((file, bytes), written) = complete(&mut lp, (file, bytes), |(f, b)| f.write_all(b));
+    assert_eq!(written.unwrap(), 256);
+    let ((_, buffer), read) = complete(&mut lp, (file, vec![0; 256]), |(f, b)| f.read_exact_at(b, 0));
+    assert_eq!((read.unwrap(), buffer), (256, bytes));
+}
+
+// ---- everything else
+
+#[test]
+fn offloaded_work_is_done_on_this_thread() {
+    let (_world, mut lp) = calm();
+    let (pool, here) = (oxev::ThreadPool::new(), std::thread::current().id());
+    lp.offload(
+        &pool,
+        Box::new(Completion::new(None)),
+        |thread| *thread = Some(std::thread::current().id()),
+        |lp, owner, done| {
+            done.unwrap();
+            assert!(owner.is_some());
+            lp.submit(owner, |_| nop(), |_, _, _| ());
+        },
+    );
+    let (_, waited) = start(&mut lp, (), |()| Timer::after(MS));
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(waited.borrow().is_some() && std::thread::current().id() == here);
+}
+
+#[test]
+fn dropping_a_loop_amid_faults_drops_every_owner_once() {
+    struct Counted(Rc<Cell<usize>>);
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            count_up(&self.0);
+        }
+    }
+    for seed in 0..200 {
+        let world = Simulation::new(SimOptions::swarm(seed));
+        let mut lp = world.new_loop().unwrap();
+        let drops = Rc::new(Cell::new(0));
+        let listener = Rc::new(world.enter(|| TcpListener::bind("127.0.0.1:80")).unwrap());
+        for _ in 0..10 {
+            let counted = || Counted(Rc::clone(&drops));
+            lp.submit(Box::new(Completion::new(counted())), |_| nop(), |_, _, _| ());
+            let waiting = (Rc::clone(&listener), counted());
+            lp.submit(Box::new(Completion::new(waiting)), |(l, _)| l.accept(), |_, _, _| ());
+            lp.submit(
+                Box::new(Completion::new(counted())),
+                |_| TcpStream::connect("127.0.0.1:80"),
+                |_, _, _| (),
+            );
+            lp.submit(Box::new(Completion::new(counted())), |_| Timer::after(MS), |_, _, _| ());
+        }
+        lp.run(RunMode::NoWait).unwrap();
+        drop(lp);
+        assert_eq!(drops.get(), 40, "seed {seed}");
+    }
 }

@@ -35,7 +35,7 @@ unsafe fn buffers(op: &RawOp) -> Vec<(*mut u8, usize)> {
     let (first, count) = unsafe { io_vecs::vecs(op) };
     let buffer = |index| {
         // SAFETY: S3: one of the `count` vectors.
-        let vec = unsafe { first.add(index).read() };
+        let vec = unsafe { first.wrapping_add(index).read() };
         (vec.iov_base.cast(), vec.iov_len)
     };
     (0..count).map(buffer).collect()
