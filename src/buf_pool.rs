@@ -53,6 +53,8 @@ pub(crate) struct Buffers {
     size: u32,
     count: u16,
     leased: Cell<u16>,
+    /// Tells the loop that a lease was dropped.
+    returned: Rc<Cell<bool>>,
     loop_id: u32,
     /// The id under which the backend knows the pool.
     group: u16,
@@ -99,7 +101,14 @@ impl fmt::Debug for BufPool {
 
 impl Buffers {
     /// Allocates `count` buffers of `size` bytes. The pages are not touched before they are used.
-    pub(crate) fn new(count: u16, size: u32, loop_id: u32, group: u16, ring: bool) -> io::Result<Buffers> {
+    pub(crate) fn new(
+        count: u16,
+        size: u32,
+        loop_id: u32,
+        group: u16,
+        returned: Rc<Cell<bool>>,
+        ring: bool,
+    ) -> io::Result<Buffers> {
         if count == 0 || count > BUFFERS_MAX || size == 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
@@ -109,7 +118,7 @@ impl Buffers {
         } else {
             Supply::List(RefCell::new((0..count).rev().collect()))
         };
-        let buffers = Buffers { memory, size, count, leased: Cell::new(0), loop_id, group, supply };
+        let buffers = Buffers { memory, size, count, leased: Cell::new(0), returned, loop_id, group, supply };
         for index in 0..count {
             if let Supply::Ring(ring) = &buffers.supply {
                 ring.provide(&buffers, index);
@@ -216,6 +225,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(index) = self.index {
             self.buffers.leased.set(self.buffers.leased.get() - 1);
+            self.buffers.returned.set(true);
             self.buffers.give_back(index);
         }
     }

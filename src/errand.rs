@@ -38,7 +38,8 @@ struct Errand {
 
 const WORDS: usize = offset_of!(RawOp, buf);
 const TASK: usize = offset_of!(Header, op) + WORDS + offset_of!(Errand, task);
-const _: () = assert!(size_of::<Errand>() <= size_of::<RawOp>() - WORDS && WORDS % align_of::<Errand>() == 0);
+const _: () =
+    assert!(size_of::<Errand>() <= size_of::<RawOp>() - WORDS && WORDS.is_multiple_of(align_of::<Errand>()));
 
 fn errand_of(header: NonNull<Header>) -> *mut Errand {
     header.as_ptr().wrapping_byte_add(offset_of!(Header, op) + WORDS).cast()
@@ -47,8 +48,10 @@ fn errand_of(header: NonNull<Header>) -> *mut Errand {
 /// # Safety
 /// `op` is an operation that is with a pool, or on its way there or back.
 unsafe fn state_of<'a>(op: *mut RawOp) -> &'a AtomicU16 {
+    // SAFETY: S14: a raw place in the operation.
+    let state = unsafe { &raw mut (*op).backend_state };
     // SAFETY: S14: the word is only used as an atomic, by whoever.
-    unsafe { AtomicU16::from_ptr(&raw mut (*op).backend_state) }
+    unsafe { AtomicU16::from_ptr(state) }
 }
 
 /// Sends a header to a pool, where `run` is called with its task; it comes back through the queue of `remote`, unless there is an error.
@@ -121,8 +124,10 @@ pub(crate) unsafe fn run(
     };
     // SAFETY: S14: as above.
     unsafe { (*header.as_ptr()).outcome = Outcome { result, flags: 0 } };
+    // SAFETY: S14: as above.
+    let remote = unsafe { (*errand_of(header)).remote };
     // SAFETY: S14: the count that `send` put there; it is taken once. It outlives the push, which may end in waking the loop.
-    let remote = unsafe { Arc::from_raw((*errand_of(header)).remote) };
+    let remote = unsafe { Arc::from_raw(remote) };
     // SAFETY: S14: the header is on no list, and from here on the loop's.
     unsafe { remote.push(header) }
 }

@@ -20,7 +20,9 @@ use crate::buf_pool::{self, BUFFERS_MAX, BufPool, Buffers};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::errand;
 use crate::handle::{LoopHandle, Remote};
-use crate::in_flight::{AfterItem, Cancel, Delivery, InFlight, InFlightOp, Item, OpId, State, Token};
+use crate::in_flight::{
+    AfterItem, Cancel, Delivery, EntryFlags, InFlight, InFlightOp, Item, OpId, State, Token,
+};
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
 use crate::thread_pool::{RunFn, ThreadPool};
 use crate::timer::clock::Clock;
@@ -215,7 +217,7 @@ impl Loop {
                 unsafe { self.launch_special(header, op, timeout_ns) }
             }
             // SAFETY: S2: as above.
-            _ => unsafe { self.launch_in_backend(header, kind, flags, timeout_ns) },
+            _ => unsafe { self.launch_in_backend(header, EntryFlags::of(kind, flags), timeout_ns) },
         };
         self.ops.op_id(token)
     }
@@ -225,14 +227,13 @@ impl Loop {
     unsafe fn launch_in_backend(
         &mut self,
         header: NonNull<Header>,
-        kind: OpKind,
-        flags: u8,
+        flags: EntryFlags,
         timeout_ns: u64,
     ) -> Token {
         // SAFETY: S2: the header is ours.
-        let Some(token) = (unsafe { self.ops.insert(header, kind, flags, State::Backend) }) else {
+        let Some(token) = (unsafe { self.ops.insert(header, flags, State::Backend) }) else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, flags, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, -libc::ENOBUFS) };
         };
         if timeout_ns != NO_DEADLINE {
             self.ops.arm(token, timeout_ns);
@@ -256,16 +257,18 @@ impl Loop {
         };
         if let Some(result) = refusal {
             // SAFETY: S2: the caller's promise.
-            return unsafe { self.refuse(header, op.flags, result) };
+            return unsafe { self.refuse(header, result) };
         }
         if op.kind == OpKind::RecvPooled {
             // SAFETY: S2: the caller's promise.
-            return unsafe { self.launch_in_backend(header, op.kind, op.flags, timeout_ns) };
+            return unsafe { self.launch_in_backend(header, EntryFlags::of(op.kind, op.flags), timeout_ns) };
         }
         // SAFETY: S2: the caller's promise.
-        let Some(token) = (unsafe { self.ops.insert(header, op.kind, op.flags, State::Armed) }) else {
+        let Some(token) =
+            (unsafe { self.ops.insert(header, EntryFlags::of(op.kind, op.flags), State::Armed) })
+        else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, op.flags, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, -libc::ENOBUFS) };
         };
         self.ops.start_wait(token, &op);
         if timeout_ns != NO_DEADLINE && self.ops.is_armed(token) {
@@ -286,9 +289,11 @@ impl Loop {
         timeout_ns: u64,
     ) -> Token {
         // SAFETY: S2: the caller's promise.
-        let Some(token) = (unsafe { self.ops.insert(header, OpKind::Timer, flags, State::Armed) }) else {
+        let Some(token) =
+            (unsafe { self.ops.insert(header, EntryFlags::of(OpKind::Timer, flags), State::Armed) })
+        else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, flags, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, -libc::ENOBUFS) };
         };
         if flags & (RawOp::MULTI | RawOp::ABSOLUTE) == 0 {
             if timeout_ns < time_ns {
@@ -334,10 +339,10 @@ impl Loop {
         // SAFETY: S2: as above.
         unsafe { (*header.as_ptr()).op = RawOp::new(OpKind::Offload, -1) };
         // SAFETY: S2: as above.
-        let entered = unsafe { self.ops.insert(header, OpKind::Offload, 0, State::Backend) };
+        let entered = unsafe { self.ops.insert(header, EntryFlags::of(OpKind::Offload, 0), State::Backend) };
         let token = entered.unwrap_or_else(|| {
             // SAFETY: S2: as above.
-            unsafe { self.refuse(header, 0, -libc::ENOBUFS) }
+            unsafe { self.refuse(header, -libc::ENOBUFS) }
         });
         // In a simulated world all threads are this one.
         let pool = Some(pool).filter(|_| self.backend.kind() != Kind::Sim);
@@ -354,9 +359,9 @@ impl Loop {
     ///
     /// # Safety
     /// As [`Loop::launch`].
-    unsafe fn refuse(&mut self, header: NonNull<Header>, op_flags: u8, result: i32) -> Token {
+    unsafe fn refuse(&mut self, header: NonNull<Header>, result: i32) -> Token {
         // SAFETY: S2: the caller's promise.
-        unsafe { self.ops.push_refused(header, op_flags, Outcome { result, flags: Outcome::UNTRIED }) };
+        unsafe { self.ops.push_refused(header, Outcome { result, flags: Outcome::UNTRIED }) };
         Token::NONE
     }
 
@@ -492,8 +497,9 @@ impl Loop {
         let mut groups = 0..=u16::MAX;
         let group = groups.find(|group| self.buf_pools.iter().all(|pool| pool.group() != *group));
         let group = group.ok_or_else(einval)?;
-        let buffers =
-            Rc::new(Buffers::new(count, size, self.ops.loop_id(), group, self.backend.has_buffer_rings())?);
+        let returned = Rc::clone(&self.ops.buffer_returned);
+        let ring = self.backend.has_buffer_rings();
+        let buffers = Rc::new(Buffers::new(count, size, self.ops.loop_id(), group, returned, ring)?);
         self.backend.register_buffers(&buffers)?;
         self.buf_pools.push(Rc::clone(&buffers));
         Ok(BufPool(buffers))
@@ -617,7 +623,7 @@ impl Loop {
         let mut woken = self.take_posted();
         self.ops.resolve_delays();
         self.feed_starved();
-        let wait = self.wait_for(limit);
+        let wait = self.wait_for(if woken { Limit::Now } else { limit });
         let polled = self.backend.poll(wait, &mut self.ops);
         self.ops.clock.invalidate();
         woken |= self.take_posted();
@@ -678,8 +684,8 @@ impl Loop {
     }
 
     fn feed_starved(&mut self) {
-        let mut looked_at = 0;
-        while let Some(token) = self.ops.next_fed(&mut looked_at) {
+        let mut to_look_at = self.ops.starved_to_look_at();
+        while let Some(token) = self.ops.next_fed(&mut to_look_at) {
             self.give_to_backend(token);
         }
     }

@@ -127,6 +127,19 @@ mod flag {
     pub(super) const ANY_RESULT: u8 = ENDING | COMPOUND;
 }
 
+/// The flags that an entry begins with. They follow from the operation; worked out where it is submitted they mostly cost nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EntryFlags(u8);
+
+impl EntryFlags {
+    #[inline(always)]
+    pub(crate) const fn of(kind: OpKind, op_flags: u8) -> EntryFlags {
+        let compound = op_flags & (RawOp::EXACT | RawOp::MULTI) != 0 || matches!(kind, OpKind::RecvPooled);
+        let background = op_flags & RawOp::BACKGROUND != 0;
+        EntryFlags(if compound { flag::COMPOUND } else { 0 } | if background { flag::BACKGROUND } else { 0 })
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Entry {
     header: NonNull<Header>,
@@ -302,6 +315,8 @@ pub(crate) struct InFlight {
     items: VecDeque<Item>,
     items_max: usize,
     starved: VecDeque<Token>,
+    /// A starved operation may find a buffer: a lease has been dropped since they were looked at.
+    pub(crate) buffer_returned: Rc<Cell<bool>>,
     /// Headers of the backend that have come back from a thread pool.
     jobs: ReadyList,
     in_backend: usize,
@@ -311,12 +326,20 @@ pub(crate) struct InFlight {
     /// The loop runs: it can not be run in itself.
     pub(crate) in_step: Rc<Cell<bool>>,
     exact_arms: u32,
+    unresolved_arms: u32,
 }
 
 /// A timer that is submitted outside a step is resolved against the clock at once, so that its delay counts from
 /// there and not from the next `run`; but after this many in a row the rest is resolved together, because a clock
 /// reading (30 ns) costs more than everything else about a timer.
 const EXACT_ARMS_MAX: u32 = 64;
+
+/// Delays that wait for the reading of the clock that resolves them: so few that their entries are still in the cache.
+const UNRESOLVED_ARMS_MAX: u32 = 64;
+
+/// Timers and deadlines that one step expires. So few that what expiring brings into the cache is still there for the callback, and that
+/// the kernel is asked in between.
+const EXPIRIES_MAX: u32 = 1024;
 
 /// Set by a backend in [`Outcome::flags`]: more results of the same submission come.
 pub(crate) const MORE: u32 = 1 << 1;
@@ -341,12 +364,14 @@ impl InFlight {
             items: VecDeque::with_capacity(items_max),
             items_max,
             starved: VecDeque::with_capacity(capacity),
+            buffer_returned: Rc::new(Cell::new(false)),
             jobs: ReadyList::EMPTY,
             in_backend: 0,
             background: 0,
             high_water: 0,
             in_step: Rc::new(Cell::new(false)),
             exact_arms: 0,
+            unresolved_arms: 0,
         }
     }
 
@@ -447,19 +472,13 @@ impl InFlight {
     pub(crate) unsafe fn insert(
         &mut self,
         header: NonNull<Header>,
-        kind: OpKind,
-        op_flags: u8,
+        flags: EntryFlags,
         state: State,
     ) -> Option<Token> {
         if self.table.len() >= self.capacity {
             return None;
         }
-        let mut flags = 0;
-        if op_flags & (RawOp::EXACT | RawOp::MULTI) != 0 || kind == OpKind::RecvPooled {
-            flags |= flag::COMPOUND;
-        }
-        if op_flags & RawOp::BACKGROUND != 0 {
-            flags |= flag::BACKGROUND;
+        if flags.0 & flag::BACKGROUND != 0 {
             self.background += 1;
         }
         self.sequence = self.sequence.wrapping_add(1);
@@ -474,9 +493,11 @@ impl InFlight {
             prev: NIL,
             place: Place::NONE,
             state,
-            flags,
+            flags: flags.0,
         });
-        self.high_water = self.high_water.max(index + 1);
+        if index >= self.high_water {
+            self.high_water = index + 1;
+        }
         self.in_backend += usize::from(state == State::Backend);
         Some(Token::new(index as u32, sequence))
     }
@@ -485,7 +506,9 @@ impl InFlight {
     ///
     /// # Safety
     /// `header` belongs to the loop and is on no list (S2).
-    pub(crate) unsafe fn push_refused(&mut self, header: NonNull<Header>, op_flags: u8, outcome: Outcome) {
+    pub(crate) unsafe fn push_refused(&mut self, header: NonNull<Header>, outcome: Outcome) {
+        // SAFETY: S2: the header is ours.
+        let op_flags = unsafe { (*header.as_ptr()).op.flags };
         self.background += usize::from(op_flags & RawOp::BACKGROUND != 0);
         // SAFETY: S2: the caller's promise.
         unsafe { self.push_ready(header, outcome) };
@@ -559,6 +582,11 @@ impl InFlight {
         }
         self.table[token.index()].deadline_ns = delay_ns;
         self.wheel.insert_delay(&mut self.table, index);
+        self.unresolved_arms += 1;
+        if self.unresolved_arms == UNRESOLVED_ARMS_MAX {
+            self.unresolved_arms = 0;
+            self.wheel.resolve(&mut self.table, self.clock.read());
+        }
     }
 
     /// Sets the time of an entry of the table to a moment on the loop's clock.
@@ -577,6 +605,7 @@ impl InFlight {
     /// Makes the delays that were armed since the last step count from now.
     pub(crate) fn resolve_delays(&mut self) {
         self.exact_arms = 0;
+        self.unresolved_arms = 0;
         if self.wheel.has_unresolved() {
             let now_ns = self.clock.refresh();
             self.wheel.resolve(&mut self.table, now_ns);
@@ -596,8 +625,12 @@ impl InFlight {
         }
         let now_ns = self.clock.refresh();
         let InFlight { wheel, ready, items, items_max, .. } = self;
-        let mut more = false;
+        let (mut more, mut room) = (false, EXPIRIES_MAX);
         wheel.advance(&mut self.table, now_ns, |table, index| {
+            if room == 0 {
+                return Expiry::Full;
+            }
+            room -= 1;
             let entry = &mut table[index as usize];
             let token = Token::new(index, entry.sequence);
             let settle = match entry.state {
@@ -693,22 +726,32 @@ impl InFlight {
         if entry.state != State::Backend {
             return Verdict::Done;
         }
-        let mut outcome = outcome;
-        if entry.flags & flag::ANY_RESULT != 0 || outcome.result == -libc::EINTR {
-            match self.complete_special(token, outcome) {
-                Ok(settled) => outcome = settled,
-                Err(verdict) => return verdict,
-            }
+        let has_deadline = entry.place != Place::NONE;
+        if has_deadline || entry.flags & flag::ANY_RESULT != 0 || outcome.result == -libc::EINTR {
+            return self.complete_special(token, outcome);
         }
+        self.in_backend -= 1;
+        let header = self.table.remove(token.index()).header;
+        // SAFETY: S2: it left the table, so it is on no list.
+        unsafe { self.push_ready(header, outcome) };
+        Verdict::Done
+    }
+
+    /// As [`InFlight::complete`], for all that is not so simple.
+    #[inline(never)]
+    fn complete_special(&mut self, token: Token, outcome: Outcome) -> Verdict {
+        let outcome = match self.examine(token, outcome) {
+            Ok(outcome) => outcome,
+            Err(verdict) => return verdict,
+        };
         let header = self.retire(token);
         // SAFETY: S2: it left the table, so it is on no list.
         unsafe { self.push_ready(header, outcome) };
         Verdict::Done
     }
 
-    #[inline(never)]
-    /// The uncommon results: the outcome to settle with, or that the operation goes on.
-    fn complete_special(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Verdict> {
+    /// The outcome to settle with, or that the operation goes on.
+    fn examine(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Verdict> {
         let entry = &mut self.table[token.index()];
         let ending = entry.flags & flag::ENDING;
         // A close that was interrupted has closed: close(2).
@@ -961,12 +1004,16 @@ impl InFlight {
         self.items.push_back(Item { token, outcome: Outcome { result: 0, flags: 0 }, last: true });
     }
 
-    /// Gives operations that waited for a buffer back to the backend, as long as their pools have any. Looks at no
-    /// more than a bounded number of them in one step.
-    pub(crate) fn next_fed(&mut self, looked_at: &mut usize) -> Option<Token> {
-        const LOOKED_AT_MAX: usize = 64;
-        while *looked_at < LOOKED_AT_MAX.min(self.starved.len()) {
-            *looked_at += 1;
+    /// How many operations wait for a buffer and may find one. Nobody need look at them before a buffer has come back.
+    pub(crate) fn starved_to_look_at(&self) -> usize {
+        if self.buffer_returned.replace(false) { self.starved.len() } else { 0 }
+    }
+
+    /// Gives operations that waited for a buffer back to the backend, as long as their pools have any: the next of the first
+    /// `to_look_at` ones.
+    pub(crate) fn next_fed(&mut self, to_look_at: &mut usize) -> Option<Token> {
+        while *to_look_at > 0 {
+            *to_look_at -= 1;
             let token = self.starved.pop_front()?;
             let Some(entry) = self.get(token) else { continue };
             if buf_pool::has_free(&entry.op_copy()) {
@@ -981,7 +1028,12 @@ impl InFlight {
 
     /// Puts an operation into the queue of those that wait for a buffer. Its results have all been delivered.
     fn starve(&mut self, token: Token) {
-        self.table[token.index()].state = State::Starved;
+        let entry = &mut self.table[token.index()];
+        entry.state = State::Starved;
+        if buf_pool::has_free(&entry.op_copy()) {
+            // It came back meanwhile.
+            self.buffer_returned.set(true);
+        }
         if self.starved.len() == self.capacity {
             // Some of these have been cancelled since.
             let InFlight { starved, table, .. } = self;

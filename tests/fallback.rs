@@ -5,7 +5,7 @@
 
 use std::io;
 
-use oxev::{Completion, Kind, Loop, RunMode, Timer};
+use oxev::{Completion, File, Kind, Loop, RunMode, Timer};
 
 /// A system call that is refused with an errno.
 #[derive(Clone, Copy)]
@@ -54,8 +54,11 @@ fn refuse(Refusal { call, argument, errno }: Refusal) {
     assert_eq!(status, 0, "{}", io::Error::last_os_error());
 }
 
-/// Runs a body on a thread of its own, where a call is refused.
+/// Runs a body on a thread of its own, where a call is refused. Not where io_uring is refused already: that decides.
 fn with(refusal: Refusal, body: fn(i32)) {
+    if let Err(error) = Loop::builder().backend(Kind::IoUring).build() {
+        return eprintln!("not run: there is no io_uring here: {error}");
+    }
     let thread = std::thread::spawn(move || {
         refuse(refusal);
         body(refusal.errno);
@@ -124,6 +127,36 @@ fn a_sandbox_that_is_older_than_nanosecond_waits_gets_rounded_ones() {
     for errno in [libc::ENOSYS, libc::EPERM] {
         with(pwait2(errno), |_| assert_works(Loop::builder().backend(Kind::Epoll).build().unwrap()));
     }
+}
+
+#[test]
+fn a_pipe_that_blocks_does_not_block_the_loop_where_the_kernel_cannot_be_asked_not_to() {
+    let refusal = Refusal { call: libc::SYS_pwritev2, argument: None, errno: libc::EOPNOTSUPP };
+    with(refusal, |errno| {
+        refuse(Refusal { call: libc::SYS_preadv2, argument: None, errno });
+        let mut lp = Loop::builder().backend(Kind::Epoll).build().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        let file = File::from_std(std::os::fd::OwnedFd::from(writer).into());
+        let write = Box::new(Completion::new((file, vec![7u8; 1 << 20])));
+        lp.submit(write, |(f, b)| f.write_all(b), |_, _, written| assert_eq!(written.unwrap(), 1 << 20));
+        for _ in 0..10 {
+            lp.run(RunMode::NoWait).unwrap(); // it would hang here
+        }
+        assert_eq!(lp.len(), 1);
+        let drain = std::thread::spawn(move || io::Read::read_to_end(&mut reader, &mut Vec::new()));
+        lp.run(RunMode::UntilDone).unwrap();
+        assert_eq!(drain.join().unwrap().unwrap(), 1 << 20);
+
+        let (reader, mut writer) = io::pipe().unwrap();
+        let file = File::from_std(std::os::fd::OwnedFd::from(reader).into());
+        let read = Box::new(Completion::new((file, [0u8; 16])));
+        lp.submit(read, |(f, b)| f.read(b), |_, _, read| assert_eq!(read.unwrap(), 5));
+        for _ in 0..10 {
+            lp.run(RunMode::NoWait).unwrap();
+        }
+        io::Write::write_all(&mut writer, b"hello").unwrap();
+        lp.run(RunMode::UntilDone).unwrap();
+    });
 }
 
 #[test]

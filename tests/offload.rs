@@ -49,6 +49,7 @@ fn work(job: &mut Job) {
     job.runs.fetch_add(1, Ordering::Relaxed);
 }
 
+#[expect(clippy::boxed_local, reason = "the owner comes back as it was")]
 fn note(_: &mut Loop, job: Box<Completion<Job>>, end: io::Result<()>) {
     assert_eq!(job.worker.is_some(), end.is_ok());
     ENDS.with_borrow_mut(|ends| ends.push((job.name, end)));

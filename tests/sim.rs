@@ -305,9 +305,15 @@ struct Client {
 
 const MESSAGE_BYTES: usize = 3000;
 
-fn message() -> Vec<u8> {
-    (0..MESSAGE_BYTES).map(|i| (i % 251) as u8).collect()
-}
+const MESSAGE: [u8; MESSAGE_BYTES] = {
+    let mut message = [0; MESSAGE_BYTES];
+    let mut i = 0;
+    while i < MESSAGE_BYTES {
+        message[i] = (i % 251) as u8;
+        i += 1;
+    }
+    message
+};
 
 fn connect(lp: &mut Loop, address: SocketAddr, seen: &Rc<Seen>) {
     lp.submit(
@@ -322,7 +328,7 @@ fn connect(lp: &mut Loop, address: SocketAddr, seen: &Rc<Seen>) {
             let stream = Rc::new(stream);
             let part =
                 |buffer| Client { stream: Rc::clone(&stream), seen: Rc::clone(&seen), buffer, done: 0 };
-            let (writer, reader) = (part(message()), part(vec![0; MESSAGE_BYTES]));
+            let (writer, reader) = (part(MESSAGE.to_vec()), part(vec![0; MESSAGE_BYTES]));
             lp.submit(
                 Box::new(Completion::new(writer)),
                 |c| c.stream.send_all(&c.buffer).timeout(Duration::from_secs(30)),
@@ -350,7 +356,7 @@ fn read_echo(lp: &mut Loop, client: Box<Completion<Client>>) {
                     return;
                 }
             }
-            assert_eq!(client.buffer[..client.done], message()[..client.done], "echoed in order");
+            assert_eq!(client.buffer[..client.done], MESSAGE[..client.done], "echoed in order");
             if client.done == MESSAGE_BYTES {
                 count(&client.seen.echoes);
                 return count(&client.seen.ends);

@@ -151,13 +151,16 @@ fn swap_with_parked(lp: &mut Loop) {
 
 // ---- multi-result receives whose pool is empty
 
+/// How a submission ended.
+type End = Rc<RefCell<Option<io::Result<()>>>>;
+
 /// What a multi-result receive did.
 #[derive(Default)]
 struct Received {
     items: usize,
     id: Option<OpId>,
     ends: Rc<Cell<usize>>,
-    result: Rc<RefCell<Option<io::Result<()>>>>,
+    result: End,
 }
 
 /// Submits a receive into one small buffer, of more than the buffer holds: the first result and the want of a second buffer come
@@ -165,7 +168,7 @@ struct Received {
 fn receive_more_than_the_pool_holds(
     lp: &mut Loop,
     on_item: impl Fn(&mut Loop, &mut Received, Lease) -> Action + Copy + 'static,
-) -> (OpId, StdStream, BufPool, Rc<Cell<usize>>, Rc<RefCell<Option<io::Result<()>>>>) {
+) -> (OpId, StdStream, BufPool, Rc<Cell<usize>>, End) {
     let (stream, mut peer) = connection();
     peer.write_all(b"12345678").unwrap();
     let pool = lp.buf_pool(1, 4).unwrap();
@@ -474,6 +477,19 @@ fn a_notifier_serves_another_loop_after_its_loop_was_dropped_in_the_middle_of_a_
         lp.run_for(Duration::from_secs(5)).unwrap();
         assert_eq!(result.get(), Some(Ok(())));
     }
+}
+
+#[test]
+fn a_wake_up_that_comes_before_the_wait_ends_it() {
+    let mut lp = Loop::new().unwrap();
+    let handle = lp.handle();
+    lp.submit(
+        Box::new(Completion::new(())),
+        |()| Timer::after(Duration::from_secs(20)),
+        |_, _, _| unreachable!("the loop waited although it had been woken"),
+    );
+    handle.wake();
+    lp.run(RunMode::Once).unwrap();
 }
 
 #[test]

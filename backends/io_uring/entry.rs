@@ -11,31 +11,52 @@ use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{OpKind, RawOp};
 
-/// Makes the entry. Exact transfers ask the kernel to go on by itself (`MSG_WAITALL`); what it leaves is the loop's to continue.
+/// Makes the entry of an operation that programs do often; `None` for the others. These differ in a few fields, which stay in registers;
+/// with all operations in one match every field goes through memory twice.
+///
+/// Exact transfers ask the kernel to go on by itself (`MSG_WAITALL`); what it leaves is the loop's to continue.
 ///
 /// # Safety
 /// `op` is an operation of the backend.
 #[inline(always)]
-pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
+pub(super) unsafe fn of_common(op: *const RawOp) -> Option<Entry> {
     // SAFETY: S3: nobody writes to it now.
     let raw = unsafe { &*op };
     let fd = types::Fd(raw.fd);
-    let wait_all = if raw.flags & RawOp::EXACT != 0 { libc::MSG_WAITALL } else { 0 };
+    Some(match raw.kind {
+        OpKind::Recv => opcode::Recv::new(fd, raw.buf, raw.transfer_len()).flags(wait_all(raw)).build(),
+        OpKind::Send => opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw)).build(),
+        OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
+        OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
+        OpKind::Nop => opcode::Nop::new().build(),
+        _ => return None,
+    })
+}
+
+/// Makes the entry of any operation.
+///
+/// # Safety
+/// As [`of_common`].
+#[inline(never)]
+pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
+    // SAFETY: S3: as the caller promises.
+    if let Some(entry) = unsafe { of_common(op) } {
+        return entry;
+    }
+    // SAFETY: S3: nobody writes to it now.
+    let raw = unsafe { &*op };
+    let fd = types::Fd(raw.fd);
     let multi = raw.flags & RawOp::MULTI != 0;
     match raw.kind {
-        OpKind::Recv => opcode::Recv::new(fd, raw.buf, raw.transfer_len()).flags(wait_all).build(),
-        OpKind::Send => {
-            opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(wait_all | libc::MSG_NOSIGNAL).build()
-        }
         OpKind::SendZeroCopy if features.zero_copy_send => {
-            opcode::SendZc::new(fd, raw.buf, raw.transfer_len()).flags(wait_all | libc::MSG_NOSIGNAL).build()
+            opcode::SendZc::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw)).build()
         }
         OpKind::SendZeroCopy => {
-            opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(wait_all | libc::MSG_NOSIGNAL).build()
+            opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw)).build()
         }
-        OpKind::RecvVectored => opcode::RecvMsg::new(fd, raw.buf.cast()).flags(wait_all as u32).build(),
+        OpKind::RecvVectored => opcode::RecvMsg::new(fd, raw.buf.cast()).flags(wait_all(raw) as u32).build(),
         OpKind::SendVectored => {
-            opcode::SendMsg::new(fd, raw.buf.cast()).flags((wait_all | libc::MSG_NOSIGNAL) as u32).build()
+            opcode::SendMsg::new(fd, raw.buf.cast()).flags(send_flags(raw) as u32).build()
         }
         OpKind::RecvPooled => {
             let group = buf_pool::buffers_of(raw).group();
@@ -68,8 +89,6 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
         }
         OpKind::Shutdown => opcode::Shutdown::new(fd, raw.len as i32).build(),
         OpKind::Poll => opcode::PollAdd::new(fd, raw.len as u32).build(),
-        OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
-        OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
         OpKind::ReadVectored => {
             // SAFETY: S3: a vectored operation of ours.
             let (vecs, count) = unsafe { io_vecs::vecs(raw) };
@@ -91,10 +110,26 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             .flags(libc::AT_EMPTY_PATH)
             .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
             .build(),
-        OpKind::Nop | OpKind::Settled | OpKind::Timer | OpKind::Notify | OpKind::Offload | OpKind::Job => {
-            opcode::Nop::new().build()
-        }
+        // The common ones are made above, and the loop's own never come here.
+        OpKind::Recv
+        | OpKind::Send
+        | OpKind::Read
+        | OpKind::Write
+        | OpKind::Nop
+        | OpKind::Settled
+        | OpKind::Timer
+        | OpKind::Notify
+        | OpKind::Offload
+        | OpKind::Job => opcode::Nop::new().build(),
     }
+}
+
+fn wait_all(op: &RawOp) -> i32 {
+    if op.flags & RawOp::EXACT != 0 { libc::MSG_WAITALL } else { 0 }
+}
+
+fn send_flags(op: &RawOp) -> i32 {
+    wait_all(op) | libc::MSG_NOSIGNAL
 }
 
 /// The offset of a file operation; all ones is the file's own position.

@@ -14,11 +14,14 @@ mod entry;
 mod features;
 mod ring;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use ::io_uring::{opcode, types};
+use ::io_uring::{opcode, squeue, types};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Capabilities, Options, Wait, Waker};
 use crate::buf_pool::{self, BUFFER_USED, Buffers};
@@ -45,13 +48,26 @@ pub(crate) struct IoUring {
     waker: Waker,
     /// User data of operations to submit, of cancels, and of the waker's poll, that found no room.
     backlog: VecDeque<u64>,
+    /// What a program polls instead of the ring, if the ring defers its work.
+    event: Option<Event>,
+}
+
+/// An eventfd that the ring writes to. With deferred task work the ring's own descriptor is readable to those who look, but does not
+/// wake those who wait in `poll(2)` (seen on Linux 6.18).
+struct Event {
+    fd: EventFd,
+    registered: Cell<bool>,
 }
 
 impl IoUring {
     pub(crate) fn new(options: &Options, capacity: usize, waker: Waker) -> io::Result<IoUring> {
         let (ring, features) = Ring::new(options)?;
-        let mut this = IoUring { ring, features, waker, backlog: VecDeque::with_capacity(2 * capacity + 1) };
+        let event = if ring.is_deferred() { Some(Event::new()?) } else { None };
+        let backlog = VecDeque::with_capacity(2 * capacity + 1);
+        let mut this = IoUring { ring, features, waker, backlog, event };
         this.arm_waker();
+        // Now, not with the first step: other threads may wake a loop that is polled before it ever ran.
+        this.ring.submit()?;
         Ok(this)
     }
 
@@ -81,23 +97,38 @@ impl IoUring {
     #[inline(always)]
     unsafe fn push(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: nobody else has it now.
+        match unsafe { entry::of_common(op) } {
+            // SAFETY: S1: what the entry points to lives until the operation is completed.
+            Some(entry) => unsafe { self.push_entry(token, entry) },
+            // SAFETY: S3: as above.
+            None => unsafe { self.push_uncommon(token, op, ops) },
+        }
+    }
+
+    /// # Safety
+    /// As [`IoUring::submit`].
+    #[inline(never)]
+    unsafe fn push_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: nobody else has it now.
         if unsafe { (*op).kind } == OpKind::Connect {
             // SAFETY: S3: as above.
             if let Err(errno) = socket::open_for_connect(unsafe { &mut *op }) {
-                return report(
-                    token,
-                    Outcome { result: -errno, flags: 0 },
-                    &self.features,
-                    &mut self.backlog,
-                    ops,
-                );
+                let failed = Outcome { result: -errno, flags: 0 };
+                return report(token, failed, &self.features, &mut self.backlog, ops);
             }
         }
         // SAFETY: S3: as above.
-        let mut entry = unsafe { entry::of(op, &self.features) };
-        entry.set_user_data(token.bits());
+        let entry = unsafe { entry::of(op, &self.features) };
         // SAFETY: S1: what the entry points to lives until the operation is completed.
-        if !unsafe { self.ring.push(&entry) } {
+        unsafe { self.push_entry(token, entry) };
+    }
+
+    /// # Safety
+    /// What the entry points to is valid until its completion (S1).
+    #[inline(always)]
+    unsafe fn push_entry(&mut self, token: Token, entry: squeue::Entry) {
+        // SAFETY: S1: the caller's promise.
+        if !unsafe { self.ring.push(&entry.user_data(token.bits())) } {
             self.backlog.push_back(token.bits());
         }
     }
@@ -157,7 +188,11 @@ impl IoUring {
 
     pub(crate) fn flush(&mut self, ops: &mut InFlight) -> io::Result<()> {
         self.submit_backlog(ops);
-        self.ring.submit()
+        self.ring.submit()?;
+        if let Some(event) = &self.event {
+            event.settle(&self.ring);
+        }
+        Ok(())
     }
 
     /// Reports every completion that is in the queue, or as many as the loop has room for.
@@ -302,9 +337,45 @@ fn zero_copy_sent(token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<
     Some(outcome)
 }
 
+impl Event {
+    fn new() -> io::Result<Event> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Event { fd: EventFd::from_value_and_flags(0, flags)?, registered: Cell::new(false) })
+    }
+
+    /// Lets the ring write to it from now on.
+    fn register(&self, ring: &Ring) {
+        if !self.registered.get() && ring.register_eventfd(self.fd.as_raw_fd()).is_ok() {
+            self.registered.set(true);
+            self.settle(ring);
+        }
+    }
+
+    /// Makes it readable if there is something to collect, and only then. What comes later, the ring writes.
+    fn settle(&self, ring: &Ring) {
+        if !self.registered.get() {
+            return;
+        }
+        // It only fails when there is nothing to clear.
+        let _ = self.fd.read();
+        // Only now, so that nothing falls between the two.
+        let mut now = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut now, PollTimeout::ZERO) != Ok(0) {
+            // It only fails when the counter is full, and then it is readable.
+            let _ = self.fd.write(1);
+        }
+    }
+}
+
 impl AsFd for IoUring {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
+        match &self.event {
+            Some(event) => {
+                event.register(&self.ring);
+                event.fd.as_fd()
+            }
+            None => self.ring.as_fd(),
+        }
     }
 }
 

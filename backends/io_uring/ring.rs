@@ -91,6 +91,11 @@ impl Ring {
         self.deferred
     }
 
+    /// Lets the ring write to an eventfd whenever there is something to collect (5.1).
+    pub(super) fn register_eventfd(&self, eventfd: RawFd) -> io::Result<()> {
+        self.ring.submitter().register_eventfd(eventfd)
+    }
+
     pub(super) fn is_registered(&self) -> bool {
         self.enter_flags.contains(EnterFlags::REGISTERED_RING)
     }
@@ -103,17 +108,24 @@ impl Ring {
     ///
     /// # Safety
     /// What the entry points to is valid until its completion (S1).
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
-        loop {
-            // SAFETY: S1: the caller's promise.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
-                return true;
-            }
-            if self.submit().is_err() || self.is_full() {
+        let mut queue = self.ring.submission();
+        if queue.is_full() {
+            drop(queue);
+            if !self.make_room() {
                 return false;
             }
+            queue = self.ring.submission();
         }
+        // SAFETY: S1: the caller's promise.
+        unsafe { queue.push(entry) }.is_ok()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self) -> bool {
+        self.submit().is_ok()
     }
 
     pub(super) fn is_full(&mut self) -> bool {

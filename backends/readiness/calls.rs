@@ -236,8 +236,8 @@ fn ready_stream(op: &RawOp, vecs: *const libc::iovec, count: i32) -> i32 {
 }
 
 fn stream_call(op: &RawOp, vecs: *const libc::iovec, count: i32) -> i32 {
-    // SAFETY: S6: the buffers are the operation's.
     result_of(if is_read(op) {
+        // SAFETY: S6: the buffers are the operation's.
         unsafe { libc::readv(op.fd, vecs, count) }
     } else {
         // SAFETY: S6: as above.

@@ -133,8 +133,10 @@ impl Jobs {
     /// # Safety
     /// `job` is the loop's again.
     unsafe fn release(&mut self, job: NonNull<Job>, index: u16) {
+        // SAFETY: S14: the caller's promise.
+        let memory = unsafe { (*job.as_ptr()).memory };
         // SAFETY: S14: the count that was made when it was started.
-        unsafe { Arc::decrement_strong_count((*job.as_ptr()).memory) };
+        unsafe { Arc::decrement_strong_count(memory) };
         self.free.push(index);
     }
 
@@ -173,8 +175,10 @@ unsafe fn run(task: NonNull<RawTask>, disposition: Disposition) {
     };
     // SAFETY: S14: `start` sent it.
     if let Err(header) = unsafe { errand::run(task, disposition, work) } {
-        // SAFETY: S14: the loop is gone, so the job's count is ours.
-        unsafe { Arc::decrement_strong_count((*header.cast::<Job>().as_ptr()).memory) };
+        // SAFETY: S14: the loop is gone, so the job is ours.
+        let memory = unsafe { (*header.cast::<Job>().as_ptr()).memory };
+        // SAFETY: S14: and so is its count.
+        unsafe { Arc::decrement_strong_count(memory) };
     }
 }
 

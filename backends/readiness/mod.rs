@@ -446,7 +446,8 @@ impl<S: Selector> Readiness<S> {
     pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
         let Some(op) = ops.op(token) else { return };
         // SAFETY: S3: the operation is ours, and nobody writes to it now.
-        let (fd, lane) = unsafe { ((*op).fd, Lane::of((*op).kind)) };
+        let RawOp { fd, kind, .. } = *unsafe { &*op };
+        let lane = Lane::of(kind);
         match self.nodes.place(token) {
             Place::Waiting => {
                 self.nodes.remove(self.descriptors.record(fd).lane(lane), token);
@@ -504,8 +505,8 @@ impl<S: Selector> Readiness<S> {
             let Some(token) = self.nodes.pop_runnable() else { return };
             if let Some(op) = ops.op(token) {
                 // SAFETY: S3: the operation is ours, and nobody writes to it now.
-                let (fd, lane) = unsafe { ((*op).fd, Lane::of((*op).kind)) };
-                self.run_lane(fd, lane, ops);
+                let RawOp { fd, kind, .. } = *unsafe { &*op };
+                self.run_lane(fd, Lane::of(kind), ops);
             }
         }
     }

@@ -1124,7 +1124,8 @@ impl State {
         };
         let asked = buffer.map_or(raw.len, |_| buf_pool::buffers_of(raw).size() as usize);
         let count = part(asked.min(there), fraction);
-        let bytes: Vec<u8> = stream.received.drain(..count).collect();
+        let bytes = stream.received.make_contiguous()[..count].to_vec();
+        drop(stream.received.drain(..count));
         let peer = stream.peer;
         match buffer {
             // SAFETY: S13: the buffer is free and ours until it is reported, and large enough.

@@ -55,9 +55,14 @@ impl Clock {
         self.now_ns.get()
     }
 
+    /// Reads the clock, without moving the time of the step.
+    pub(crate) fn read(&self) -> u64 {
+        self.time.now_ns().unwrap_or_else(monotonic_ns)
+    }
+
     /// Reads the clock.
     pub(crate) fn refresh(&self) -> u64 {
-        let now_ns = self.time.now_ns().unwrap_or_else(monotonic_ns);
+        let now_ns = self.read();
         self.now_ns.set(now_ns);
         self.stale.set(false);
         now_ns

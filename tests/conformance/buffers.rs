@@ -359,8 +359,8 @@ fn every_buffer_is_available_again_after_everything(v: Variant) {
             _ => _ = lp.reset(multi.id, MS),
         }
         while !multi.has_ended() {
-            lp.run(RunMode::Once).unwrap();
             multi.items.take();
+            lp.run(RunMode::Once).unwrap();
         }
         drop(multi);
         assert_eq!(pool.available(), 3, "round {round}");

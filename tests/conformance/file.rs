@@ -1,1 +1,497 @@
-//! file
+//! Files: opening, the cursor, offsets, and what can be wrong with each.
+
+use std::ffi::CString;
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+
+use oxev::{File, IoVecs, Metadata, OpenOptions, RunMode, TcpListener, TcpStream};
+use tempfile::{NamedTempFile, TempDir};
+
+use crate::support::hanging::pipe;
+use crate::support::{complete, errno, pattern, start};
+use crate::variants::Variant;
+
+conformance! {
+    a_file_is_created_written_read_and_closed,
+    open_modes_are_those_of_the_standard_library,
+    open_with_contradictory_options_is_refused,
+    a_file_that_is_missing_is_an_error,
+    a_file_that_exists_is_an_error_for_create_new,
+    a_new_file_has_the_mode_that_was_asked_for,
+    an_opened_file_is_not_inherited,
+    the_cursor_moves_with_reads_and_writes,
+    positional_operations_leave_the_cursor_alone,
+    reading_past_the_end_gives_what_there_is,
+    an_exact_read_past_the_end_is_an_unexpected_end,
+    an_exact_read_of_all_there_is_succeeds,
+    write_all_writes_all,
+    vectored_reads_and_writes_keep_the_order,
+    too_many_buffers_are_refused,
+    an_empty_buffer_is_done_at_once,
+    offsets_past_four_gibibytes,
+    offsets_beyond_the_signed_range_are_refused,
+    append_writes_at_the_end,
+    truncate_empties_the_file,
+    metadata_tells_size_kind_mode_and_time,
+    sync_succeeds_on_a_file_and_fails_on_a_pipe,
+    close_reports_and_the_file_is_gone,
+    reading_a_file_that_is_not_open_for_reading_is_an_error,
+    reading_a_directory_is_an_error,
+    many_reads_and_writes_are_in_flight_at_once,
+    a_megabyte_is_copied_in_pieces,
+    reads_around_the_page_cache,
+    a_pipe_is_a_file,
+    a_pipe_without_readers_is_an_error_and_no_signal_kills,
+    files_of_the_standard_library_are_taken_over,
+    open_blocking_opens,
+    no_more_descriptors_is_an_error_in_the_callback,
+}
+
+fn path_in(dir: &TempDir, name: &str) -> CString {
+    CString::new(dir.path().join(name).as_os_str().as_bytes()).unwrap()
+}
+
+/// A file with this content, open for reading and writing.
+fn file_with(content: &[u8]) -> (File, NamedTempFile) {
+    let mut named = NamedTempFile::new().unwrap();
+    named.write_all(content).unwrap();
+    (File::from_std(named.reopen().unwrap()), named)
+}
+
+fn content(named: &NamedTempFile) -> Vec<u8> {
+    std::fs::read(named.path()).unwrap()
+}
+
+fn a_file_is_created_written_read_and_closed(v: Variant) {
+    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let options = OpenOptions::new().read(true).write(true).create(true);
+    let (path, file) = complete(&mut lp, path_in(&dir, "new"), |path| File::open(path, &options));
+    let state = (file.unwrap(), *b"some bytes", [0; 16]);
+    let (state, written) = complete(&mut lp, state, |(f, b, _)| f.write_at(b, 0));
+    assert_eq!(written.unwrap(), 10);
+    let ((file, _, buffer), read) = complete(&mut lp, state, |(f, _, b)| f.read_at(b, 5));
+    assert_eq!(&buffer[..read.unwrap()], b"bytes");
+    complete(&mut lp, file, |f| f.close()).1.unwrap();
+    assert_eq!(std::fs::read(path.to_str().unwrap()).unwrap(), b"some bytes");
+}
+
+fn open_modes_are_those_of_the_standard_library(v: Variant) {
+    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    std::fs::write(dir.path().join("there"), b"content").unwrap();
+    let mut path = path_in(&dir, "there");
+    for bits in 0..64_u8 {
+        let is = |bit: u8| bits & 1 << bit != 0;
+        let ours = OpenOptions::new().read(is(0)).write(is(1)).append(is(2)).truncate(is(3));
+        let ours = ours.create(is(4)).create_new(is(5));
+        let mut theirs = std::fs::OpenOptions::new();
+        theirs.read(is(0)).write(is(1)).append(is(2)).truncate(is(3)).create(is(4)).create_new(is(5));
+        let expected = theirs.open(dir.path().join("there")).map(drop);
+        let (back, opened) = complete(&mut lp, path, |path| File::open(path, &ours));
+        path = back;
+        let kinds = (opened.err().map(|e| e.kind()), expected.err().map(|e| e.kind()));
+        assert_eq!(kinds.0, kinds.1, "{ours:?}");
+    }
+}
+
+fn open_with_contradictory_options_is_refused(v: Variant) {
+    let mut lp = v.new_loop();
+    let (_, opened) = complete(&mut lp, (), |()| File::open(c"/dev/null", &OpenOptions::new()));
+    assert_eq!(errno(opened), Some(libc::EINVAL));
+}
+
+fn a_file_that_is_missing_is_an_error(v: Variant) {
+    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let options = OpenOptions::new().read(true);
+    let (_, opened) = complete(&mut lp, path_in(&dir, "missing"), |path| File::open(path, &options));
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+fn a_file_that_exists_is_an_error_for_create_new(v: Variant) {
+    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let options = OpenOptions::new().write(true).create_new(true);
+    let (path, first) = complete(&mut lp, path_in(&dir, "new"), |path| File::open(path, &options));
+    first.unwrap();
+    let (_, second) = complete(&mut lp, path, |path| File::open(path, &options));
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::AlreadyExists);
+}
+
+fn a_new_file_has_the_mode_that_was_asked_for(v: Variant) {
+    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let options = OpenOptions::new().write(true).create_new(true).mode(0o600);
+    let (_, file) = complete(&mut lp, path_in(&dir, "new"), |path| File::open(path, &options));
+    let ((_, metadata), done) = complete(&mut lp, (file.unwrap(), Metadata::new()), |(f, m)| f.metadata(m));
+    done.unwrap();
+    assert_eq!(metadata.mode(), 0o600);
+}
+
+fn an_opened_file_is_not_inherited(v: Variant) {
+    let mut lp = v.new_loop();
+    let file =
+        complete(&mut lp, (), |()| File::open(c"/dev/null", &OpenOptions::new().read(true))).1.unwrap();
+    let flags = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+    assert_ne!(flags & libc::FD_CLOEXEC, 0);
+}
+
+fn the_cursor_moves_with_reads_and_writes(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, named) = file_with(b"abcdefgh");
+    let mut state = (file, [0; 3]);
+    for expected in [&b"abc"[..], b"def", b"gh", b""] {
+        let (back, read) = complete(&mut lp, state, |(f, b)| f.read(b));
+        assert_eq!(&back.1[..read.unwrap()], expected);
+        state = back;
+    }
+    state.1 = *b"xyz";
+    let (state, written) = complete(&mut lp, state, |(f, b)| f.write(b));
+    assert_eq!(written.unwrap(), 3);
+    complete(&mut lp, state, |(f, b)| f.write_all(b)).1.unwrap();
+    assert_eq!(content(&named), b"abcdefghxyzxyz");
+}
+
+fn positional_operations_leave_the_cursor_alone(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(b"abcdefgh");
+    let (state, read) = complete(&mut lp, (file, [0; 2]), |(f, b)| f.read_at(b, 6));
+    assert_eq!((read.unwrap(), &state.1), (2, b"gh"));
+    let (state, read) = complete(&mut lp, state, |(f, b)| f.read(b));
+    assert_eq!((read.unwrap(), &state.1), (2, b"ab"));
+}
+
+fn reading_past_the_end_gives_what_there_is(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(b"abc");
+    let (state, read) = complete(&mut lp, (file, [0; 8]), |(f, b)| f.read_at(b, 1));
+    assert_eq!(&state.1[..read.unwrap()], b"bc");
+    let (state, read) = complete(&mut lp, state, |(f, b)| f.read_at(b, 3));
+    assert_eq!(read.unwrap(), 0);
+    assert_eq!(complete(&mut lp, state, |(f, b)| f.read_at(b, 1 << 40)).1.unwrap(), 0);
+}
+
+fn an_exact_read_past_the_end_is_an_unexpected_end(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(b"abc");
+    let mut state = (file, [0; 8]);
+    for offset in [0, 2, 3, 1000] {
+        let (back, read) = complete(&mut lp, state, |(f, b)| f.read_exact_at(b, offset));
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        state = back;
+    }
+}
+
+fn an_exact_read_of_all_there_is_succeeds(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(&pattern(1 << 20));
+    let ((_, buffer), read) = complete(&mut lp, (file, vec![0; 1 << 20]), |(f, b)| f.read_exact_at(b, 0));
+    assert_eq!(read.unwrap(), 1 << 20);
+    assert!(buffer == pattern(1 << 20));
+}
+
+fn write_all_writes_all(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, named) = file_with(b"");
+    let (_, written) = complete(&mut lp, (file, pattern(1 << 20)), |(f, b)| f.write_all_at(b, 7));
+    assert_eq!(written.unwrap(), 1 << 20);
+    let content = content(&named);
+    assert!(content[..7] == [0; 7] && content[7..] == pattern(1 << 20));
+}
+
+fn vectored_reads_and_writes_keep_the_order(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, named) = file_with(b"");
+    let state = (file, IoVecs::<4>::new());
+    let (state, written) =
+        complete(&mut lp, state, |(f, v)| f.write_vectored_at(v.gather([&b"ab"[..], b"", b"cde"]), 1));
+    assert_eq!(written.unwrap(), 5);
+    let ((file, vecs), written) = complete(&mut lp, state, |(f, v)| {
+        f.write_all_vectored_at(v.gather([&b"f"[..], b"gh", b"", b"i"]), 6)
+    });
+    assert_eq!(written.unwrap(), 4);
+    assert_eq!(content(&named), b"\0abcdefghi");
+    let state = (file, vecs, [0; 4], [0; 0], [0; 16]);
+    let ((_, _, one, _, two), read) = complete(&mut lp, state, |(f, v, one, none, two)| {
+        f.read_vectored_at(v.scatter([&mut one[..], &mut none[..], &mut two[..]]), 1)
+    });
+    assert_eq!((read.unwrap(), &one, &two[..5]), (9, b"abcd", &b"efghi"[..]));
+}
+
+fn too_many_buffers_are_refused(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, named) = file_with(b"");
+    let (_, written) = complete(&mut lp, (file, IoVecs::<1>::new()), |(f, v)| {
+        f.write_vectored_at(v.gather([&b"a"[..], b"b"]), 0)
+    });
+    assert_eq!(errno(written), Some(libc::EMSGSIZE));
+    assert_eq!(content(&named), b"");
+}
+
+fn an_empty_buffer_is_done_at_once(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(b"abc");
+    let file = Rc::new(file);
+    let state = || (Rc::clone(&file), [], IoVecs::<1>::new());
+    assert_eq!(complete(&mut lp, state(), |(f, b, _)| f.read(b)).1.unwrap(), 0);
+    assert_eq!(complete(&mut lp, state(), |(f, b, _)| f.read_exact_at(b, 99)).1.unwrap(), 0);
+    assert_eq!(complete(&mut lp, state(), |(f, b, _)| f.write_all(b)).1.unwrap(), 0);
+    assert_eq!(complete(&mut lp, state(), |(f, _, v)| f.write_vectored_at(v.gather([]), 0)).1.unwrap(), 0);
+}
+
+fn offsets_past_four_gibibytes(v: Variant) {
+    const FAR: u64 = (5 << 30) + 3;
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(b"near");
+    let state = (file, *b"far!", [0; 4], Metadata::new());
+    let (state, written) = complete(&mut lp, state, |(f, b, ..)| f.write_all_at(b, FAR));
+    assert_eq!(written.unwrap(), 4);
+    let (state, read) = complete(&mut lp, state, |(f, _, b, _)| f.read_exact_at(b, FAR));
+    assert_eq!((read.unwrap(), &state.2), (4, b"far!"));
+    let (state, read) = complete(&mut lp, state, |(f, _, b, _)| f.read_at(b, FAR & 0xffff_ffff));
+    assert_eq!((read.unwrap(), &state.2), (4, &[0; 4]), "the offset is not cut to 32 bits");
+    let ((.., metadata), done) = complete(&mut lp, state, |(f, .., m)| f.metadata(m));
+    done.unwrap();
+    assert_eq!(metadata.len(), FAR + 4);
+}
+
+fn offsets_beyond_the_signed_range_are_refused(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(b"abc");
+    let mut state = (file, [0; 4]);
+    for offset in [1 << 63, u64::MAX, u64::MAX - 1] {
+        let (back, read) = complete(&mut lp, state, |(f, b)| f.read_at(b, offset));
+        assert_eq!(errno(read), Some(libc::EINVAL));
+        let (back, written) = complete(&mut lp, back, |(f, b)| f.write_all_at(b, offset));
+        assert_eq!(errno(written), Some(libc::EINVAL));
+        state = back;
+    }
+    let (state, read) = complete(&mut lp, state, |(f, b)| f.read(b));
+    assert_eq!((read.unwrap(), &state.1[..3]), (3, &b"abc"[..]), "nothing moved the cursor");
+}
+
+fn append_writes_at_the_end(v: Variant) {
+    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    std::fs::write(dir.path().join("log"), b"one ").unwrap();
+    let options = OpenOptions::new().append(true);
+    let (_, file) = complete(&mut lp, path_in(&dir, "log"), |path| File::open(path, &options));
+    let (state, written) = complete(&mut lp, (file.unwrap(), *b"two "), |(f, b)| f.write_all(b));
+    written.unwrap();
+    complete(&mut lp, state, |(f, b)| f.write_all(b)).1.unwrap();
+    assert_eq!(std::fs::read(dir.path().join("log")).unwrap(), b"one two two ");
+}
+
+fn truncate_empties_the_file(v: Variant) {
+    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    std::fs::write(dir.path().join("file"), b"old").unwrap();
+    let options = OpenOptions::new().write(true).truncate(true);
+    complete(&mut lp, path_in(&dir, "file"), |path| File::open(path, &options)).1.unwrap();
+    assert_eq!(std::fs::read(dir.path().join("file")).unwrap(), b"");
+}
+
+fn metadata_tells_size_kind_mode_and_time(v: Variant) {
+    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let (file, named) = file_with(b"12345");
+    let ((_, file_is), done) = complete(&mut lp, (file, Metadata::new()), |(f, m)| f.metadata(m));
+    done.unwrap();
+    let theirs = named.as_file().metadata().unwrap();
+    assert_eq!((file_is.len(), file_is.is_file(), file_is.is_dir()), (5, true, false));
+    assert_eq!(file_is.modified(), theirs.modified().unwrap());
+    assert_eq!(file_is.as_statx().stx_ino, std::os::unix::fs::MetadataExt::ino(&theirs));
+    let options = OpenOptions::new().read(true);
+    let (_, dir) = complete(&mut lp, path_in(&dir, "."), |path| File::open(path, &options));
+    let ((_, dir_is), done) = complete(&mut lp, (dir.unwrap(), Metadata::new()), |(f, m)| f.metadata(m));
+    done.unwrap();
+    assert!(dir_is.is_dir() && !dir_is.is_file());
+}
+
+fn sync_succeeds_on_a_file_and_fails_on_a_pipe(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(b"abc");
+    let (file, synced) = complete(&mut lp, file, |f| f.sync_all());
+    synced.unwrap();
+    complete(&mut lp, file, |f| f.sync_data()).1.unwrap();
+    let (pipe, _end) = pipe();
+    assert_eq!(errno(complete(&mut lp, pipe, |f| f.sync_all()).1), Some(libc::EINVAL));
+}
+
+fn close_reports_and_the_file_is_gone(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(b"abc");
+    let (file, closed) = complete(&mut lp, file, |f| f.close());
+    closed.unwrap();
+    assert_eq!(file.as_raw_fd(), -1);
+    let bad = Some(libc::EBADF);
+    let ((file, _), read) = complete(&mut lp, (file, [0; 4]), |(f, b)| f.read(b));
+    assert_eq!(errno(read), bad);
+    let ((file, _), read) = complete(&mut lp, (file, [0; 4]), |(f, b)| f.write_all_at(b, 0));
+    assert_eq!(errno(read), bad);
+    let (file, synced) = complete(&mut lp, file, |f| f.sync_all());
+    assert_eq!(errno(synced), bad);
+    let ((file, _), done) = complete(&mut lp, (file, Metadata::new()), |(f, m)| f.metadata(m));
+    assert_eq!(errno(done), bad);
+    assert_eq!(errno(complete(&mut lp, file, |f| f.close()).1), bad);
+}
+
+fn reading_a_file_that_is_not_open_for_reading_is_an_error(v: Variant) {
+    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let options = OpenOptions::new().write(true).create(true);
+    let (_, file) = complete(&mut lp, path_in(&dir, "file"), |path| File::open(path, &options));
+    assert_eq!(errno(complete(&mut lp, (file.unwrap(), [0; 4]), |(f, b)| f.read(b)).1), Some(libc::EBADF));
+}
+
+fn reading_a_directory_is_an_error(v: Variant) {
+    let mut lp = v.new_loop();
+    let options = OpenOptions::new().read(true);
+    let dir = complete(&mut lp, (), |()| File::open(c"/", &options)).1.unwrap();
+    assert_eq!(errno(complete(&mut lp, (dir, [0; 4]), |(f, b)| f.read_at(b, 0)).1), Some(libc::EISDIR));
+}
+
+fn many_reads_and_writes_are_in_flight_at_once(v: Variant) {
+    const BLOCK: usize = 4096;
+    let mut lp = v.builder().entries(8).build().unwrap();
+    let (file, named) = file_with(b"");
+    let file = Rc::new(file);
+    let whole = pattern(64 * BLOCK);
+    let writes: Vec<_> = whole
+        .chunks(BLOCK)
+        .enumerate()
+        .map(|(i, block)| {
+            let state = (Rc::clone(&file), block.to_vec());
+            start(&mut lp, state, |(f, b)| f.write_all_at(b, (i * BLOCK) as u64))
+        })
+        .collect();
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(writes.into_iter().all(|write| write.result().unwrap() == BLOCK));
+    assert!(content(&named) == whole);
+    let reads: Vec<_> = (0..64)
+        .rev()
+        .map(|i| {
+            let state = (Rc::clone(&file), vec![0; BLOCK]);
+            (i, start(&mut lp, state, |(f, b)| f.read_exact_at(b, (i * BLOCK) as u64)))
+        })
+        .collect();
+    lp.run(RunMode::UntilDone).unwrap();
+    for (i, read) in reads {
+        let ((_, buffer), result) = read.take();
+        result.unwrap();
+        assert!(buffer == whole[i * BLOCK..][..BLOCK]);
+    }
+}
+
+fn a_megabyte_is_copied_in_pieces(v: Variant) {
+    let mut lp = v.new_loop();
+    let ((from, _named), (to, copy)) = (file_with(&pattern(1 << 20)), file_with(b""));
+    let mut state = (from, to, vec![0; 10_000]);
+    loop {
+        let (back, read) = complete(&mut lp, state, |(from, _, b)| from.read(b));
+        let n = read.unwrap();
+        if n == 0 {
+            break;
+        }
+        let (back, written) = complete(&mut lp, back, |(_, to, b)| to.write_all(&b[..n]));
+        assert_eq!(written.unwrap(), n);
+        state = back;
+    }
+    assert!(content(&copy) == pattern(1 << 20));
+}
+
+fn reads_around_the_page_cache(v: Variant) {
+    #[repr(align(4096))]
+    struct Block([u8; 4096]);
+    let mut lp = v.new_loop();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    std::fs::write(dir.path().join("file"), pattern(64 << 10)).unwrap();
+    let options = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT);
+    let (_, file) = complete(&mut lp, path_in(&dir, "file"), |path| File::open(path, &options));
+    let Ok(file) = file else { return eprintln!("not run: this file system has no O_DIRECT") };
+    let file = Rc::new(file);
+    let reads: Vec<_> = (0..16)
+        .map(|i| {
+            let state = (Rc::clone(&file), Box::new(Block([0; 4096])));
+            start(&mut lp, state, |(f, b)| f.read_exact_at(&mut b.0, i * 4096))
+        })
+        .collect();
+    lp.run(RunMode::UntilDone).unwrap();
+    for (i, read) in reads.into_iter().enumerate() {
+        let ((_, block), result) = read.take();
+        assert_eq!(result.unwrap(), 4096);
+        assert!(block.0 == pattern(64 << 10)[i * 4096..][..4096]);
+    }
+}
+
+fn a_pipe_is_a_file(v: Variant) {
+    let mut lp = v.new_loop();
+    let (pipe, mut end) = pipe();
+    let read = start(&mut lp, (pipe, [0; 8]), |(f, b)| f.read(b));
+    lp.run(RunMode::NoWait).unwrap();
+    end.write_all(b"through").unwrap();
+    let (state, result) = read.wait(&mut lp);
+    assert_eq!(&state.1[..result.unwrap()], b"through");
+    drop(end);
+    assert_eq!(complete(&mut lp, state, |(f, b)| f.read(b)).1.unwrap(), 0, "the end of the pipe");
+}
+
+fn a_pipe_without_readers_is_an_error_and_no_signal_kills(v: Variant) {
+    let mut lp = v.new_loop();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let writer = File::from_std(std::os::fd::OwnedFd::from(writer).into());
+    let (_, written) = complete(&mut lp, (writer, *b"x"), |(f, b)| f.write(b));
+    assert_eq!(written.unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+fn files_of_the_standard_library_are_taken_over(v: Variant) {
+    let mut lp = v.new_loop();
+    let named = NamedTempFile::new().unwrap();
+    let file = File::from(named.reopen().unwrap());
+    let ((file, _), written) = complete(&mut lp, (file, *b"abc"), |(f, b)| f.write_all(b));
+    written.unwrap();
+    let mut file: std::fs::File = std::os::fd::OwnedFd::from(file).into();
+    file.write_all(b"def").unwrap();
+    assert_eq!(content(&named), b"abcdef");
+}
+
+fn open_blocking_opens(v: Variant) {
+    let mut lp = v.new_loop();
+    let named = NamedTempFile::new().unwrap();
+    let file = OpenOptions::new().write(true).open_blocking(named.path()).unwrap();
+    complete(&mut lp, (file, *b"abc"), |(f, b)| f.write_all(b)).1.unwrap();
+    assert_eq!(content(&named), b"abc");
+    OpenOptions::new().read(true).open_blocking(named.path().join("below a file")).unwrap_err();
+}
+
+/// In a process of its own: other tests need descriptors at the same time.
+fn no_more_descriptors_is_an_error_in_the_callback(v: Variant) {
+    const CHILD: &str = "OXEV_TEST_WITHOUT_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        let name = format!("file::{}::no_more_descriptors_is_an_error_in_the_callback", v.name());
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([&name, "--exact", "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && output.contains("1 passed"), "{child:?}");
+        return;
+    }
+    let mut lp = v.new_loop();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = std::net::TcpStream::connect(address).unwrap();
+    let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    let full = client.as_raw_fd() as u64 + 1;
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, full, hard).unwrap();
+
+    let none_left = Some(libc::EMFILE);
+    let (listener, accepted) = complete(&mut lp, listener, |l| l.accept());
+    assert_eq!(errno(accepted), none_left);
+    let (_, opened) = complete(&mut lp, (), |()| File::open(c"/dev/null", &OpenOptions::new().read(true)));
+    assert_eq!(errno(opened), none_left);
+    let (_, connected) = complete(&mut lp, (), |()| TcpStream::connect(address));
+    assert_eq!(errno(connected), none_left);
+    assert_eq!(errno(v.builder().build()), none_left, "nor does it fall back");
+    let multi = crate::support::start_multi(&mut lp, listener, 9, |l| l.accept_multi());
+    assert_eq!(errno(multi.wait(&mut lp)), none_left);
+
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    complete(&mut lp, (), |()| File::open(c"/dev/null", &OpenOptions::new().read(true))).1.unwrap();
+}

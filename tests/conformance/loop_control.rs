@@ -44,6 +44,9 @@ conformance! {
     a_loop_embeds_in_poll,
     timers_embed_in_poll_by_next_timeout,
     an_embedded_loop_wakes_for_other_threads,
+    an_embedded_loop_wakes_a_poll_that_waits,
+    an_embedded_loop_that_never_ran_wakes_for_other_threads,
+    an_embedded_loop_shows_every_step_of_its_work,
     the_descriptor_is_quiet_when_there_is_nothing_to_do,
     senseless_sizes_are_refused,
     the_loop_tells_its_backend_and_what_it_can_do,
@@ -439,6 +442,76 @@ fn an_embedded_loop_wakes_for_other_threads(v: Variant) {
         lp.run(RunMode::NoWait).unwrap();
     }
     thread.join().unwrap();
+}
+
+/// Waits until the thread sleeps in the kernel.
+fn wait_until_asleep(thread: libc::pid_t) {
+    let state = || {
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.as_bytes()[0]
+    };
+    while state() != b'S' {
+        std::thread::yield_now();
+    }
+}
+
+fn an_embedded_loop_wakes_a_poll_that_waits(v: Variant) {
+    let mut lp = v.new_loop();
+    let notifier = Notifier::new();
+    let (ours, mut peer) = pair();
+    let wait = start(&mut lp, notifier.clone(), |n| n.wait());
+    let recv = start(&mut lp, (ours, [0; 8]), |(s, b)| s.recv(b));
+    assert!(!is_readable(&lp, PollTimeout::ZERO));
+    lp.flush().unwrap();
+    let thread = nix::unistd::gettid().as_raw();
+    let other = std::thread::spawn(move || {
+        wait_until_asleep(thread);
+        notifier.notify();
+        wait_until_asleep(thread);
+        io::Write::write_all(&mut peer, b"hello").unwrap();
+    });
+    let mut turns = 0;
+    while !(wait.is_done() && recv.is_done()) {
+        assert!(is_readable(&lp, PollTimeout::NONE));
+        lp.run(RunMode::NoWait).unwrap();
+        turns += 1;
+    }
+    assert!(turns < 20, "it spins: {turns} turns");
+    other.join().unwrap();
+}
+
+fn an_embedded_loop_that_never_ran_wakes_for_other_threads(v: Variant) {
+    let mut lp = v.new_loop();
+    let (handle, count) = (lp.handle(), std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    let message = Box::new(Completion::new(std::sync::Arc::clone(&count)));
+    let thread = nix::unistd::gettid().as_raw();
+    let fd = lp.as_fd().as_raw_fd();
+    assert_eq!(lp.as_fd().as_raw_fd(), fd, "the same each time");
+    let other = std::thread::spawn(move || {
+        wait_until_asleep(thread);
+        let posted = handle.post(message, |_, count| {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(posted.is_ok());
+    });
+    assert!(is_readable(&lp, PollTimeout::NONE));
+    lp.run(RunMode::NoWait).unwrap();
+    assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 1);
+    other.join().unwrap();
+}
+
+fn an_embedded_loop_shows_every_step_of_its_work(v: Variant) {
+    // More items than one step takes, and each followed by an operation of its own.
+    let mut lp = v.builder().entries(2).build().unwrap();
+    let (listener, address) = listener();
+    let accepts = start_multi(&mut lp, listener, usize::MAX, |l| l.accept_multi());
+    assert!(!is_readable(&lp, PollTimeout::ZERO));
+    lp.flush().unwrap();
+    let _clients: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    while accepts.items.len() < 100 {
+        assert!(is_readable(&lp, PollTimeout::NONE));
+        lp.run(RunMode::NoWait).unwrap();
+    }
 }
 
 fn the_descriptor_is_quiet_when_there_is_nothing_to_do(v: Variant) {

@@ -32,6 +32,11 @@ impl Variant {
         self.builder().build().expect("the variant was there a moment ago")
     }
 
+    /// As in the names of its tests.
+    pub(crate) fn name(self) -> &'static str {
+        self.name
+    }
+
     fn is_missing(self) -> Option<io::Error> {
         self.builder().build().err().filter(|e| matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)))
     }

@@ -46,6 +46,13 @@ pub(crate) fn small_pair() -> (std::net::TcpStream, std::net::TcpStream) {
     (ours, peer)
 }
 
+/// A connection whose sender has a small buffer. (If the receiver's is small, too, the system waits for 200 ms again and again.)
+pub(crate) fn small_sender_pair() -> (std::net::TcpStream, std::net::TcpStream) {
+    let (ours, peer) = std_pair();
+    socket2::SockRef::from(&ours).set_send_buffer_size(8 << 10).unwrap();
+    (ours, peer)
+}
+
 /// An address that answers no connection request: the queue of its listener is full. The sockets must be kept.
 pub(crate) fn unanswering() -> (SocketAddr, Vec<socket2::Socket>) {
     use socket2::{Domain, Socket, Type};
