@@ -186,7 +186,7 @@ fn main() {
         "connections", "bytes", "raw", "oxev", "ratio", "raw", "oxev"
     );
     for (connections, bytes, requests) in
-        [(10, 64, 10_000), (100, 64, 2000), (1000, 64, 200), (100, 16384, 600)]
+        [(10, 64, 5000), (100, 64, 1000), (1000, 64, 100), (100, 16384, 300)]
     {
         let load = Load { connections, bytes, requests: scaled(requests, 2) };
         let (mut rate_raw, mut rate_oxev) = (Samples::default(), Samples::default());

@@ -200,7 +200,7 @@ fn main() {
         Ok(count) => count.parse().expect("OXEV_BENCH_TIMERS is a number"),
         Err(_) => scaled(1_000_000, 1000),
     };
-    let rounds = scaled(5, 1);
+    let rounds = scaled(if count > 1_000_000 { 2 } else { 5 }, 1);
     println!("Timers: ns for each, {rounds} rounds of {count}");
     print!("{:<15}", "");
     OPERATIONS.iter().for_each(|operation| print!(" {operation:>9}"));

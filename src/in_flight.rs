@@ -326,16 +326,12 @@ pub(crate) struct InFlight {
     /// The loop runs: it can not be run in itself.
     pub(crate) in_step: Rc<Cell<bool>>,
     exact_arms: u32,
-    unresolved_arms: u32,
 }
 
 /// A timer that is submitted outside a step is resolved against the clock at once, so that its delay counts from
-/// there and not from the next `run`; but after this many in a row the rest is resolved together, because a clock
+/// there and not from the next `run`; but after this many in a row the rest is resolved in batches, because a clock
 /// reading (30 ns) costs more than everything else about a timer.
 const EXACT_ARMS_MAX: u32 = 64;
-
-/// Delays that wait for the reading of the clock that resolves them: so few that their entries are still in the cache.
-const UNRESOLVED_ARMS_MAX: u32 = 64;
 
 /// Timers and deadlines that one step expires. So few that what expiring brings into the cache is still there for the callback, and that
 /// the kernel is asked in between.
@@ -371,7 +367,6 @@ impl InFlight {
             high_water: 0,
             in_step: Rc::new(Cell::new(false)),
             exact_arms: 0,
-            unresolved_arms: 0,
         }
     }
 
@@ -468,7 +463,7 @@ impl InFlight {
     ///
     /// # Safety
     /// `header` belongs to the loop from here on (S2), and describes the operation.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn insert(
         &mut self,
         header: NonNull<Header>,
@@ -573,20 +568,27 @@ impl InFlight {
     }
 
     /// Sets the time of an entry of the table to a delay from now.
+    #[inline(always)]
     pub(crate) fn arm(&mut self, token: Token, delay_ns: u64) {
-        let index = token.index() as u32;
         if !self.in_step.get() && self.exact_arms < EXACT_ARMS_MAX {
-            self.exact_arms += 1;
-            let now_ns = self.clock.refresh();
-            return self.arm_at(token, now_ns.saturating_add(delay_ns));
+            return self.arm_exactly(token, delay_ns);
         }
         self.table[token.index()].deadline_ns = delay_ns;
-        self.wheel.insert_delay(&mut self.table, index);
-        self.unresolved_arms += 1;
-        if self.unresolved_arms == UNRESOLVED_ARMS_MAX {
-            self.unresolved_arms = 0;
-            self.wheel.resolve(&mut self.table, self.clock.read());
+        if self.wheel.insert_delay(&mut self.table, token.index() as u32) {
+            self.resolve_batch();
         }
+    }
+
+    #[inline(never)]
+    fn arm_exactly(&mut self, token: Token, delay_ns: u64) {
+        self.exact_arms += 1;
+        let now_ns = self.clock.refresh();
+        self.arm_at(token, now_ns.saturating_add(delay_ns));
+    }
+
+    #[inline(never)]
+    fn resolve_batch(&mut self) {
+        self.wheel.resolve(&mut self.table, self.clock.read());
     }
 
     /// Sets the time of an entry of the table to a moment on the loop's clock.
@@ -605,7 +607,6 @@ impl InFlight {
     /// Makes the delays that were armed since the last step count from now.
     pub(crate) fn resolve_delays(&mut self) {
         self.exact_arms = 0;
-        self.unresolved_arms = 0;
         if self.wheel.has_unresolved() {
             let now_ns = self.clock.refresh();
             self.wheel.resolve(&mut self.table, now_ns);

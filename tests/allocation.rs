@@ -283,7 +283,8 @@ fn notifications_of_another_thread_allocate_nothing() {
             }
         });
         let id = lp.submit_multi(
-            insert(&pool, Multi::new(notifier, Arc::clone(&seen))),
+            // Whoever has the last clone of the notifier frees it: it shall not be the loop.
+            insert(&pool, Multi::new(notifier.clone(), Arc::clone(&seen))),
             |notifier| notifier.wait_multi(),
             |_, seen, ()| {
                 seen.fetch_add(1, Ordering::Release);

@@ -12,8 +12,8 @@ use crate::op::{MultiOp, Op, OpKind, RawOp, duration_to_ns};
 /// Makes timer operations. A timer is never early; it is late by no more than the step that it waits for, and
 /// the wheel's resolution of 1.024 µs. Timers with equal deadlines fire in the order in which they were submitted.
 ///
-/// A delay counts from the moment of the submission or, for a timer that a callback submits, from the end of the
-/// step in which the callback ran. Delays of more than 36 years are cut to that.
+/// A delay counts from the moment of the submission or, for a timer that a callback submits, from a moment between that and the end
+/// of the step in which the callback ran. Delays of more than 36 years are cut to that.
 ///
 /// ```
 /// use oxev::{Completion, Loop, RunMode, Timer};

@@ -32,6 +32,10 @@ const LEVEL_OF_BIT: [u8; 64] = {
     levels
 };
 
+/// Delays that wait for the reading of the clock that resolves them. It costs 30 ns, more than everything else about a timer, so it is
+/// shared; but by so few that their entries are still in the cache.
+const UNRESOLVED_MAX: usize = 64;
+
 /// No entry.
 pub(crate) const NIL: u32 = u32::MAX;
 
@@ -42,7 +46,7 @@ pub(crate) struct Place(u16);
 impl Place {
     /// In no list.
     pub(crate) const NONE: Place = Place(u16::MAX);
-    /// In the list of delays that have not been resolved against the clock.
+    /// Among the delays that have not been resolved against the clock.
     pub(crate) const UNRESOLVED: Place = Place((LEVELS * SLOTS) as u16);
 
     fn new(level: usize, slot: usize) -> Place {
@@ -110,21 +114,26 @@ pub(crate) enum Expiry {
 
 #[derive(Debug)]
 pub(crate) struct Wheel {
-    /// A list for each slot, and one more for unresolved delays.
+    /// A list for each slot.
     lists: Box<[List]>,
     occupied: [Occupied; LEVELS],
     now_tick: u64,
     /// Entries linked, unresolved ones included.
     len: usize,
+    /// Entries whose delays have not been resolved against the clock, in the order in which they came; [`NIL`] where one was removed.
+    unresolved: [u32; UNRESOLVED_MAX],
+    unresolved_len: usize,
 }
 
 impl Wheel {
     pub(crate) fn new(now_ns: u64) -> Wheel {
         Wheel {
-            lists: vec![List::EMPTY; LEVELS * SLOTS + 1].into_boxed_slice(),
+            lists: vec![List::EMPTY; LEVELS * SLOTS].into_boxed_slice(),
             occupied: [Occupied::NONE; LEVELS],
             now_tick: now_ns >> TICK_BITS,
             len: 0,
+            unresolved: [NIL; UNRESOLVED_MAX],
+            unresolved_len: 0,
         }
     }
 
@@ -133,14 +142,18 @@ impl Wheel {
     }
 
     pub(crate) fn has_unresolved(&self) -> bool {
-        self.lists[Place::UNRESOLVED.0 as usize].head != NIL
+        self.unresolved_len > 0
     }
 
-    /// Links an entry whose `deadline_ns` holds a delay, to be resolved against a later reading of the clock.
+    /// Takes an entry whose `deadline_ns` holds a delay, to be resolved against a later reading of the clock. `true`: there is no room for
+    /// another one before that.
     #[inline]
-    pub(crate) fn insert_delay(&mut self, table: &mut Slab<Entry>, index: u32) {
-        self.push_back(table, Place::UNRESOLVED, index);
+    pub(crate) fn insert_delay(&mut self, table: &mut Slab<Entry>, index: u32) -> bool {
+        table[index as usize].place = Place::UNRESOLVED;
+        self.unresolved[self.unresolved_len] = index;
+        self.unresolved_len += 1;
         self.len += 1;
+        self.unresolved_len == UNRESOLVED_MAX
     }
 
     /// Links an entry at its `deadline_ns`.
@@ -152,13 +165,22 @@ impl Wheel {
 
     /// Turns the unresolved delays into deadlines that count from `now_ns`.
     pub(crate) fn resolve(&mut self, table: &mut Slab<Entry>, now_ns: u64) {
-        let mut next = self.take_list(Place::UNRESOLVED).head;
-        while next != NIL {
-            let index = next;
-            let entry = &mut table[index as usize];
-            next = entry.next;
-            entry.deadline_ns = entry.deadline_ns.saturating_add(now_ns);
-            self.place(table, index);
+        for position in 0..std::mem::take(&mut self.unresolved_len) {
+            let index = self.unresolved[position];
+            if let Some(entry) = table.get_mut(index as usize) {
+                entry.deadline_ns = entry.deadline_ns.saturating_add(now_ns);
+                self.place(table, index);
+            }
+        }
+    }
+
+    #[cold]
+    fn forget_unresolved(&mut self, index: u32) {
+        let unresolved = &mut self.unresolved[..self.unresolved_len];
+        let position = unresolved.iter().rposition(|&other| other == index);
+        debug_assert!(position.is_some(), "an entry with this place is among them");
+        if let Some(position) = position {
+            unresolved[position] = NIL;
         }
     }
 
@@ -169,6 +191,10 @@ impl Wheel {
         let Entry { next, prev, place, .. } = *entry;
         debug_assert!(place != Place::NONE);
         entry.place = Place::NONE;
+        self.len -= 1;
+        if place == Place::UNRESOLVED {
+            return self.forget_unresolved(index);
+        }
         let list = &mut self.lists[place.0 as usize];
         if prev == NIL {
             list.head = next;
@@ -183,7 +209,6 @@ impl Wheel {
         if list.head == NIL {
             self.mark_empty(place);
         }
-        self.len -= 1;
     }
 
     /// When the wheel has to be looked at next: a deadline, or the moment at which a slot has to be spread. `None`
@@ -241,23 +266,19 @@ impl Wheel {
     }
 
     /// Links an entry in the slot of its deadline, rounded up to a tick so that it is never early.
-    #[inline]
+    #[inline(always)]
     fn place(&mut self, table: &mut Slab<Entry>, index: u32) {
         let deadline_ns = table[index as usize].deadline_ns;
         let tick = deadline_ns.div_ceil(1 << TICK_BITS);
         let tick = tick.min(TICK_MAX).max(self.now_tick);
         let level = LEVEL_OF_BIT[(tick ^ self.now_tick | 1).ilog2() as usize] as usize;
         let slot = (tick >> (level * SLOT_BITS)) as usize % SLOTS;
-        self.occupied[level].set(slot);
-        self.push_back(table, Place::new(level, slot), index);
-    }
-
-    #[inline]
-    fn push_back(&mut self, table: &mut Slab<Entry>, place: Place, index: u32) {
+        let place = Place::new(level, slot);
         let list = &mut self.lists[place.0 as usize];
         let tail = std::mem::replace(&mut list.tail, index);
         if tail == NIL {
             list.head = index;
+            self.occupied[level].set(slot);
         } else {
             table[tail as usize].next = index;
         }
@@ -283,9 +304,7 @@ impl Wheel {
     }
 
     fn mark_empty(&mut self, place: Place) {
-        if place != Place::UNRESOLVED {
-            self.occupied[place.0 as usize / SLOTS].clear(place.0 as usize % SLOTS);
-        }
+        self.occupied[place.0 as usize / SLOTS].clear(place.0 as usize % SLOTS);
     }
 }
 
@@ -318,6 +337,25 @@ mod tests {
         let index = insert_at(&mut wheel, &mut table, TICK + 1);
         assert_eq!(fired(&mut wheel, &mut table, TICK + 1), []);
         assert_eq!(fired(&mut wheel, &mut table, 2 * TICK), [index]);
+        assert!(wheel.is_empty());
+    }
+
+    #[test]
+    fn a_delay_that_was_removed_is_not_resolved_and_leaves_the_order_of_the_others() {
+        let (mut wheel, mut table) = (Wheel::new(0), Slab::new());
+        let delayed = |wheel: &mut Wheel, table: &mut Slab<Entry>| {
+            let index = table.insert(Entry::for_test(TICK)) as u32;
+            wheel.insert_delay(table, index);
+            index
+        };
+        let (first, second) = (delayed(&mut wheel, &mut table), delayed(&mut wheel, &mut table));
+        wheel.remove(&mut table, first);
+        table.remove(first as usize);
+        let third = delayed(&mut wheel, &mut table);
+        assert_eq!(third, first, "the entry is used again");
+        wheel.resolve(&mut table, 0);
+        assert!(!wheel.has_unresolved());
+        assert_eq!(fired(&mut wheel, &mut table, TICK), [second, third]);
         assert!(wheel.is_empty());
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use oxev::{IoVecs, Pool, RunMode, TcpListener, TcpStream};
 
 use crate::support::sockets::{
-    assert_closed, listener, loop_pair, loopbacks, pair, small_pair, small_sender_pair,
+    assert_closed, listener, loop_pair, loopbacks, pair, small_pair, small_sender,
 };
 use crate::support::{HOUR, MS, complete, errno, is_canceled, pattern, run_until, start, start_multi};
 use crate::variants::Variant;
@@ -27,8 +27,8 @@ conformance! {
     recv_exact_waits_for_all,
     recv_exact_of_a_stream_that_ends_early_is_an_unexpected_end,
     the_end_of_the_stream_stays_the_end,
-    send_all_sends_megabytes_through_a_small_buffer_in_order,
-    send_all_vectored_sends_megabytes_through_a_small_buffer_in_order,
+    send_all_sends_megabytes_through_small_buffers_in_order,
+    send_all_vectored_sends_megabytes_through_small_buffers_in_order,
     send_all_zero_copy_sends_megabytes_in_order,
     send_all_zero_copy_sends_a_little,
     a_cancelled_zero_copy_send_ends_when_the_kernel_lets_go,
@@ -234,10 +234,9 @@ fn reader(mut peer: std::net::TcpStream) -> thread::JoinHandle<Vec<u8>> {
     })
 }
 
-fn send_all_sends_megabytes_through_a_small_buffer_in_order(v: Variant) {
+fn send_all_sends_megabytes_through_small_buffers_in_order(v: Variant) {
     let mut lp = v.new_loop();
-    let (ours, peer) = small_sender_pair();
-    let ours = TcpStream::from_std(ours).unwrap();
+    let (ours, peer) = small_sender();
     let send = start(&mut lp, (ours, pattern(MEGABYTES)), |(s, b)| s.send_all(b));
     lp.run(RunMode::NoWait).unwrap();
     let reader = reader(peer);
@@ -247,13 +246,13 @@ fn send_all_sends_megabytes_through_a_small_buffer_in_order(v: Variant) {
     assert!(reader.join().unwrap() == pattern(MEGABYTES));
 }
 
-fn send_all_vectored_sends_megabytes_through_a_small_buffer_in_order(v: Variant) {
+fn send_all_vectored_sends_megabytes_through_small_buffers_in_order(v: Variant) {
     let mut lp = v.new_loop();
-    let (ours, peer) = small_sender_pair();
+    let (ours, peer) = small_sender();
     let (reader, all) = (reader(peer), pattern(MEGABYTES));
     let parts =
         [all[..1].to_vec(), Vec::new(), all[1..100_000].to_vec(), all[100_000..].to_vec(), Vec::new()];
-    let state = (TcpStream::from_std(ours).unwrap(), IoVecs::<8>::new(), parts);
+    let state = (ours, IoVecs::<8>::new(), parts);
     let ((ours, ..), sent) = complete(&mut lp, state, |(s, v, parts)| {
         s.send_all_vectored(v.gather(parts.iter().map(|part| &part[..])))
     });
@@ -264,9 +263,9 @@ fn send_all_vectored_sends_megabytes_through_a_small_buffer_in_order(v: Variant)
 
 fn send_all_zero_copy_sends_megabytes_in_order(v: Variant) {
     let mut lp = v.new_loop();
-    let (ours, peer) = small_sender_pair();
+    let (ours, peer) = small_sender();
     let reader = reader(peer);
-    let state = (TcpStream::from_std(ours).unwrap(), pattern(MEGABYTES));
+    let state = (ours, pattern(MEGABYTES));
     let ((ours, mut buffer), sent) = complete(&mut lp, state, |(s, b)| s.send_all_zero_copy(b));
     // The buffer is ours again: what is written to it now must not be what the peer reads.
     buffer.fill(0xff);
@@ -292,7 +291,7 @@ fn send_all_zero_copy_sends_a_little(v: Variant) {
 fn a_cancelled_zero_copy_send_ends_when_the_kernel_lets_go(v: Variant) {
     let mut lp = v.new_loop();
     let (ours, peer) = small_pair();
-    let state = (TcpStream::from_std(ours).unwrap(), vec![0; 4 << 20]);
+    let state = (ours, vec![0; 4 << 20]);
     let send = start(&mut lp, state, |(s, b)| s.send_all_zero_copy(b));
     lp.run(RunMode::NoWait).unwrap();
     assert!(lp.cancel(send.id));
@@ -304,8 +303,8 @@ fn a_cancelled_zero_copy_send_ends_when_the_kernel_lets_go(v: Variant) {
 
 fn send_sends_at_least_a_byte(v: Variant) {
     let mut lp = v.new_loop();
-    let (ours, mut peer) = small_pair();
-    let state = (TcpStream::from_std(ours).unwrap(), pattern(1 << 20));
+    let (ours, mut peer) = small_sender();
+    let state = (ours, pattern(1 << 20));
     let ((ours, _), sent) = complete(&mut lp, state, |(s, b)| s.send(b));
     let sent = sent.unwrap();
     assert!((1..1 << 20).contains(&sent), "{sent}");
@@ -487,7 +486,7 @@ fn sending_to_a_closed_peer_is_an_error_and_no_signal(v: Variant) {
 fn a_peer_that_closes_in_the_middle_of_a_send_ends_it(v: Variant) {
     let mut lp = v.new_loop();
     let (ours, peer) = small_pair();
-    let state = (TcpStream::from_std(ours).unwrap(), vec![0; 8 << 20]);
+    let state = (ours, vec![0; 8 << 20]);
     let send = start(&mut lp, state, |(s, b)| s.send_all(b));
     for _ in 0..3 {
         lp.run(RunMode::NoWait).unwrap();

@@ -140,7 +140,7 @@ pub(crate) fn start_every_kind(lp: &mut Loop, limit: Option<Duration>) -> (Vec<H
         let (ours, peer) = small_pair();
         peers.push(peer);
         // Far more than the buffers of both ends take.
-        (TcpStream::from_std(ours).unwrap(), IoVecs::<1>::new(), vec![0; 4 << 20])
+        (ours, IoVecs::<1>::new(), vec![0; 4 << 20])
     };
     starter.one("send_all", sender(), |(s, _, b)| s.send_all(b));
     starter.one("send_all_vectored", sender(), |(s, v, b)| s.send_all_vectored(v.gather([&b[..]])));

@@ -38,18 +38,17 @@ pub(crate) fn loop_pair() -> (TcpStream, TcpStream) {
     (TcpStream::from_std(one).unwrap(), TcpStream::from_std(two).unwrap())
 }
 
-/// A connection with small buffers.
-pub(crate) fn small_pair() -> (std::net::TcpStream, std::net::TcpStream) {
+/// A connection with a small send buffer on our side: much is sent in many parts.
+pub(crate) fn small_sender() -> (TcpStream, std::net::TcpStream) {
     let (ours, peer) = std_pair();
     socket2::SockRef::from(&ours).set_send_buffer_size(8 << 10).unwrap();
-    socket2::SockRef::from(&peer).set_recv_buffer_size(8 << 10).unwrap();
-    (ours, peer)
+    (TcpStream::from_std(ours).unwrap(), peer)
 }
 
-/// A connection whose sender has a small buffer. (If the receiver's is small, too, the system waits for 200 ms again and again.)
-pub(crate) fn small_sender_pair() -> (std::net::TcpStream, std::net::TcpStream) {
-    let (ours, peer) = std_pair();
-    socket2::SockRef::from(&ours).set_send_buffer_size(8 << 10).unwrap();
+/// A connection with small buffers on both sides: what nobody reads is soon held up.
+pub(crate) fn small_pair() -> (TcpStream, std::net::TcpStream) {
+    let (ours, peer) = small_sender();
+    socket2::SockRef::from(&peer).set_recv_buffer_size(8 << 10).unwrap();
     (ours, peer)
 }
 
