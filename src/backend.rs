@@ -17,6 +17,7 @@ use crate::buf_pool::Buffers;
 use crate::in_flight::{InFlight, Token};
 use crate::op::RawOp;
 use crate::thread_pool::ThreadPool;
+use crate::virtual_world::{Place, VirtualTime};
 
 #[cfg(all(target_os = "linux", feature = "epoll"))]
 #[path = "../backends/epoll/mod.rs"]
@@ -27,6 +28,9 @@ mod io_uring;
 #[cfg(all(target_os = "linux", feature = "epoll"))]
 #[path = "../backends/readiness/mod.rs"]
 mod readiness;
+#[cfg(feature = "sim")]
+#[path = "../backends/sim/mod.rs"]
+pub(crate) mod sim;
 
 #[cfg(not(all(target_os = "linux", any(feature = "io_uring", feature = "epoll"))))]
 compile_error!("no backend: on Linux, at least one of the features `io_uring` and `epoll` is needed");
@@ -39,6 +43,8 @@ pub enum Kind {
     IoUring,
     /// `epoll(7)`: every Linux.
     Epoll,
+    /// A simulated world (the feature `sim`): only for loops that are [made for one](crate::Builder::backend).
+    Sim,
 }
 
 impl Kind {
@@ -56,6 +62,7 @@ impl fmt::Display for Kind {
         f.pad(match self {
             Kind::IoUring => "io_uring",
             Kind::Epoll => "epoll",
+            Kind::Sim => "sim",
         })
     }
 }
@@ -108,11 +115,20 @@ pub(crate) struct Options {
     pub(crate) entries: u32,
     pub(crate) baseline: bool,
     pub(crate) pool: Option<ThreadPool>,
+    #[cfg(feature = "sim")]
+    pub(crate) simulation: Option<crate::sim::Carried>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { kind: None, entries: 4096, baseline: false, pool: None }
+        Options {
+            kind: None,
+            entries: 4096,
+            baseline: false,
+            pool: None,
+            #[cfg(feature = "sim")]
+            simulation: None,
+        }
     }
 }
 
@@ -152,6 +168,8 @@ enum Compiled {
     IoUring(io_uring::IoUring),
     #[cfg(all(target_os = "linux", feature = "epoll"))]
     Epoll(readiness::Readiness<epoll::Epoll>),
+    #[cfg(feature = "sim")]
+    Sim(sim::Sim),
 }
 
 /// Passes a call on to whichever backend there is.
@@ -162,6 +180,8 @@ macro_rules! forward {
             Compiled::IoUring($backend) => $call,
             #[cfg(all(target_os = "linux", feature = "epoll"))]
             Compiled::Epoll($backend) => $call,
+            #[cfg(feature = "sim")]
+            Compiled::Sim($backend) => $call,
         }
     };
 }
@@ -176,6 +196,12 @@ impl Compiled {
             Kind::Epoll => {
                 let selector = epoll::Epoll::new(options.baseline, waker)?;
                 Ok(Compiled::Epoll(readiness::Readiness::new(selector, options, capacity, waker.clone())))
+            }
+            #[cfg(feature = "sim")]
+            Kind::Sim => {
+                let carried = options.simulation.as_ref().and_then(|carried| carried.get());
+                let (world, host) = carried.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+                Ok(Compiled::Sim(sim::Sim::new(world, host, waker.clone())))
             }
             #[allow(unreachable_patterns, reason = "if all are compiled in")]
             _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
@@ -216,12 +242,32 @@ impl Backend {
             Compiled::IoUring(_) => Kind::IoUring,
             #[cfg(all(target_os = "linux", feature = "epoll"))]
             Compiled::Epoll(_) => Kind::Epoll,
+            #[cfg(feature = "sim")]
+            Compiled::Sim(_) => Kind::Sim,
         }
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
         let native = forward!(&self.compiled, backend => backend.capabilities());
         Capabilities { io_uring_refusal: self.io_uring_refusal, ..native }
+    }
+
+    /// The time that its loop lives in.
+    pub(crate) fn time(&self) -> VirtualTime {
+        match &self.compiled {
+            #[cfg(feature = "sim")]
+            Compiled::Sim(sim) => sim.time(),
+            _ => VirtualTime::default(),
+        }
+    }
+
+    /// The world that its loop's callbacks run in.
+    pub(crate) fn place(&self) -> Option<Place> {
+        match &self.compiled {
+            #[cfg(feature = "sim")]
+            Compiled::Sim(sim) => sim.place(),
+            _ => None,
+        }
     }
 
     /// The most completions that one `poll` collects.

@@ -5,6 +5,8 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::virtual_world;
+
 /// The operating system's number for an open file or socket.
 pub type RawDescriptor = RawFd;
 
@@ -109,6 +111,14 @@ impl Drop for Descriptor {
 
 /// Closes a descriptor that the caller owns; -1 is already closed.
 pub(crate) fn close_raw(fd: RawDescriptor) {
+    if fd >= 0 {
+        virtual_world::closing(fd);
+        close_number(fd);
+    }
+}
+
+/// Closes a descriptor that the caller owns and that stands for nothing else; -1 is already closed.
+pub(crate) fn close_number(fd: RawDescriptor) {
     if fd >= 0 {
         // SAFETY: S7: the caller owns it and gives it up.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });

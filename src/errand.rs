@@ -55,6 +55,7 @@ unsafe fn state_of<'a>(op: *mut RawOp) -> &'a AtomicU16 {
 }
 
 /// Sends a header to a pool, where `run` is called with its task; it comes back through the queue of `remote`, unless there is an error.
+/// Without a pool the work is done here and now, and comes back all the same.
 ///
 /// # Safety
 /// `header` is on no list, and it and what `run` works on are the pool's until it comes back (S14). `run` calls [`run`], once.
@@ -63,7 +64,7 @@ pub(crate) unsafe fn send(
     token: Token,
     function: RunFn,
     remote: &Arc<Remote>,
-    pool: &ThreadPool,
+    pool: Option<&ThreadPool>,
 ) -> Result<(), ScheduleError> {
     let remote = Arc::into_raw(Arc::clone(remote));
     let errand = errand_of(header);
@@ -75,6 +76,11 @@ pub(crate) unsafe fn send(
     unsafe { state_of(op) }.store(QUEUED, Ordering::Relaxed);
     // SAFETY: S14: the first field of the errand; not null, as the header is not.
     let task = unsafe { NonNull::new_unchecked(errand.cast::<RawTask>()) };
+    let Some(pool) = pool else {
+        // SAFETY: S14: as a worker does it.
+        unsafe { function(task, Disposition::Run) };
+        return Ok(());
+    };
     // SAFETY: S14: the caller's promise.
     let scheduled = unsafe { pool.schedule_raw(task) };
     if scheduled.is_err() {

@@ -25,6 +25,8 @@ use crate::in_flight::{
 };
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
 use crate::thread_pool::{RunFn, ThreadPool};
+use crate::timer::clock::Clock;
+use crate::virtual_world::{self, Entered};
 
 /// How long [`Loop::run`] runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,15 @@ pub struct Loop {
     drain_timeout: Duration,
     /// Not `Send`: operations may hold state of this thread.
     thread_bound: PhantomData<*const ()>,
+}
+
+/// How a loop's turn among others went.
+#[cfg(feature = "sim")]
+pub(crate) struct Turn {
+    /// It has done something, or has something to do at once.
+    pub(crate) busy: bool,
+    /// Somebody asked it to stop.
+    pub(crate) stopped: bool,
 }
 
 /// How a step ended.
@@ -295,6 +306,7 @@ impl Loop {
             NO_DEADLINE => NO_DEADLINE,
             timeout_ns => self.ops.clock.refresh().saturating_add(timeout_ns),
         };
+        let time_ns = if flags & RawOp::ABSOLUTE != 0 { self.ops.clock.at(time_ns) } else { time_ns };
         if flags & RawOp::MULTI != 0 {
             // SAFETY: S2: the caller's promise. A repeating timer keeps the end of its life there.
             unsafe { (*header.as_ptr()).op.len = usize::try_from(limit_ns).unwrap_or(usize::MAX) };
@@ -332,6 +344,8 @@ impl Loop {
             // SAFETY: S2: as above.
             unsafe { self.refuse(header, -libc::ENOBUFS) }
         });
+        // In a simulated world all threads are this one.
+        let pool = Some(pool).filter(|_| self.backend.kind() != Kind::Sim);
         if entered.is_some() {
             // SAFETY: S14: the header is in the table, so nobody else has it until it comes back.
             if let Err(error) = unsafe { errand::send(header, token, function, &self.ops.remote, pool) } {
@@ -551,6 +565,29 @@ impl Loop {
         }
         lp.take_stop();
         Ok(())
+    }
+
+    /// Operations that keep it running.
+    #[cfg(feature = "sim")]
+    pub(crate) fn active(&self) -> usize {
+        self.ops.active()
+    }
+
+    /// When its next timer or deadline is due.
+    #[cfg(feature = "sim")]
+    pub(crate) fn next_timer_ns(&mut self) -> Option<u64> {
+        self.ops.resolve_delays();
+        self.ops.next_event_ns()
+    }
+
+    /// One step without waiting.
+    #[cfg(feature = "sim")]
+    pub(crate) fn turn(&mut self) -> io::Result<Turn> {
+        let mut lp = Running::enter(self)?;
+        let stepped = if lp.take_stop() { None } else { Some(lp.step(Limit::Now)?) };
+        let stopped = lp.take_stop() || stepped.is_none();
+        let busy = lp.ops.has_ready() || stepped.is_some_and(|s| s.callbacks > 0 || s.woken);
+        Ok(Turn { busy, stopped })
     }
 
     /// Gives new submissions to the kernel without waiting and without running callbacks. `run` does that by itself; a program
@@ -838,6 +875,8 @@ struct Running<'a> {
     lp: &'a mut Loop,
     /// The loop's own: a callback may have put another loop in its place, which may run or not.
     in_step: Rc<Cell<bool>>,
+    /// The loop's world, if it has one.
+    _entered: Entered,
 }
 
 impl<'a> Running<'a> {
@@ -846,7 +885,8 @@ impl<'a> Running<'a> {
         if in_step.replace(true) {
             return Err(io::Error::from_raw_os_error(libc::EDEADLK));
         }
-        Ok(Running { lp, in_step })
+        let entered = virtual_world::enter(lp.backend.place());
+        Ok(Running { lp, in_step, _entered: entered })
     }
 }
 
@@ -1029,6 +1069,16 @@ impl Builder {
         self
     }
 
+    /// Makes a loop that lives in a simulated world, on the host of this handle, and on its thread: elsewhere [`Builder::build`] says
+    /// `EINVAL`. See [`sim`](crate::sim).
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn simulation(mut self, simulation: &crate::sim::Simulation) -> Builder {
+        self.backend.kind = Some(Kind::Sim);
+        self.backend.simulation = Some(crate::sim::Carried::new(simulation));
+        self
+    }
+
     /// Where a backend has done what would block and what the kernel cannot wait for: on epoll, the work of files on disks. By default
     /// there is one pool for all loops of the process, made when it is needed first. A pool that was shut down takes no
     /// work, and the loop does it itself.
@@ -1068,8 +1118,9 @@ impl Builder {
         let (backend, waker) = Backend::new(&self.backend, self.capacity)?;
         let remote = Arc::new(Remote::new(waker));
         let loop_id = LOOPS.fetch_add(1, Ordering::Relaxed);
+        let clock = Clock::new(backend.time());
         Ok(Loop {
-            ops: InFlight::new(self.capacity, backend.completions_max(), loop_id, remote),
+            ops: InFlight::new(self.capacity, backend.completions_max(), loop_id, remote, clock),
             backend,
             buf_pools: Vec::new(),
             expired: Vec::with_capacity(EXPIRED_MAX),

@@ -341,8 +341,13 @@ const EXPIRIES_MAX: u32 = 1024;
 pub(crate) const MORE: u32 = 1 << 1;
 
 impl InFlight {
-    pub(crate) fn new(capacity: usize, items_max: usize, loop_id: u32, remote: Arc<Remote>) -> InFlight {
-        let clock = Clock::new();
+    pub(crate) fn new(
+        capacity: usize,
+        items_max: usize,
+        loop_id: u32,
+        remote: Arc<Remote>,
+        clock: Clock,
+    ) -> InFlight {
         InFlight {
             table: Slab::with_capacity(capacity),
             capacity,
@@ -429,6 +434,12 @@ impl InFlight {
     /// What an operation does that the backend has.
     pub(crate) fn op_kind(&mut self, token: Token) -> Option<OpKind> {
         self.get(token).filter(|entry| entry.state == State::Backend).map(|entry| entry.op_kind())
+    }
+
+    /// Whether the operation is in flight, whoever has it.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_known(&mut self, token: Token) -> bool {
+        self.get(token).is_some()
     }
 
     /// Whether the backend has this operation and the loop wants it ended.

@@ -27,8 +27,15 @@ mod offload;
 mod op;
 mod pool;
 pub mod raw;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod thread_pool;
 mod timer;
+#[cfg(feature = "sim")]
+mod virtual_world;
+#[cfg(not(feature = "sim"))]
+#[path = "virtual_world_none.rs"]
+mod virtual_world;
 
 pub use backend::{Capabilities, Kind, UnknownKind};
 pub use buf_pool::{BufPool, Lease};

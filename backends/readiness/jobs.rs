@@ -98,7 +98,7 @@ impl Jobs {
         unsafe { (*job.as_ptr()).memory = Arc::into_raw(Arc::clone(&self.memory)) };
         let pool = self.pool.as_ref().unwrap_or_else(|| default_pool());
         // SAFETY: S14: as above; what the work points to is the operation's until it is reported.
-        if unsafe { errand::send(job.cast(), token, run, &ops.remote, pool) }.is_ok() {
+        if unsafe { errand::send(job.cast(), token, run, &ops.remote, Some(pool)) }.is_ok() {
             nodes.enter_job(token, usize::from(index));
             return Started::Later;
         }

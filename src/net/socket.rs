@@ -5,9 +5,13 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd};
+
+use socket2::SockRef;
 
 use crate::descriptor::begin_generation;
 use crate::op::{Op, OpKind, Output, RawOp};
+use crate::virtual_world;
 
 /// Accepted sockets are like those that this crate makes: not inherited, and not blocking, so that every backend can use
 /// them.
@@ -72,6 +76,23 @@ pub(crate) fn address_of(op: &RawOp) -> io::Result<SocketAddr> {
         }
         _ => Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
     }
+}
+
+/// An address of the family that TCP sockets have.
+fn socket_addr(address: socket2::SockAddr) -> io::Result<SocketAddr> {
+    address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+/// `getsockname(2)`.
+pub(crate) fn local_addr(socket: &impl AsFd) -> io::Result<SocketAddr> {
+    let simulated = virtual_world::local_addr(socket.as_fd().as_raw_fd());
+    simulated.unwrap_or_else(|| socket_addr(SockRef::from(socket).local_addr()?))
+}
+
+/// `getpeername(2)`.
+pub(crate) fn peer_addr(socket: &impl AsFd) -> io::Result<SocketAddr> {
+    let simulated = virtual_world::peer_addr(socket.as_fd().as_raw_fd());
+    simulated.unwrap_or_else(|| socket_addr(SockRef::from(socket).peer_addr()?))
 }
 
 /// Makes the socket of a connect operation, unless it has one. The error is an errno.

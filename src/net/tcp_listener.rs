@@ -8,8 +8,10 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::TcpStream;
+use super::socket;
 use crate::descriptor::{Descriptor, descriptor_conversions};
 use crate::op::{MultiOp, Op, OpKind, RawOp};
+use crate::virtual_world::{self, Listen};
 
 /// A TCP socket that accepts connections; closed when it is dropped.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl TcpListener {
     /// # Errors
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        socket_addr(SockRef::from(self).local_addr()?)
+        socket::local_addr(self)
     }
 
     /// Sets `TCP_NODELAY`, which accepted connections inherit on Linux.
@@ -158,6 +160,15 @@ impl ListenOptions {
     }
 
     fn bind_one(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let options = Listen {
+            backlog: self.backlog,
+            reuse_port: self.reuse_port,
+            only_v6: self.only_v6.unwrap_or(false),
+        };
+        if let Some(fd) = virtual_world::listen(address, options) {
+            // SAFETY: S7: the world made the descriptor for us.
+            return Ok(TcpListener { descriptor: unsafe { Descriptor::from_raw(fd?) } });
+        }
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(self.reuse_address)?;
         socket.set_reuse_port(self.reuse_port)?;
@@ -168,9 +179,4 @@ impl ListenOptions {
         socket.listen(self.backlog)?;
         TcpListener::from_socket(socket)
     }
-}
-
-/// An address of the family that TCP sockets have.
-pub(super) fn socket_addr(address: socket2::SockAddr) -> io::Result<SocketAddr> {
-    address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }

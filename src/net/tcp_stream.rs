@@ -9,7 +9,6 @@ use std::time::Duration;
 use socket2::{SockRef, Socket, TcpKeepalive};
 
 use super::socket;
-use super::tcp_listener::socket_addr;
 use crate::buf_pool::{BufPool, Lease};
 use crate::descriptor::{Descriptor, close_raw, descriptor_conversions};
 use crate::io_vecs::{Gather, Scatter};
@@ -184,7 +183,7 @@ impl TcpStream {
     /// # Errors
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        socket_addr(SockRef::from(self).local_addr()?)
+        socket::local_addr(self)
     }
 
     /// The address of the other end.
@@ -192,7 +191,7 @@ impl TcpStream {
     /// # Errors
     /// Those of `getpeername(2)`: `ENOTCONN` if the connection is gone.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        socket_addr(SockRef::from(self).peer_addr()?)
+        socket::peer_addr(self)
     }
 
     /// Whether small writes are sent at once (`TCP_NODELAY`).

@@ -6,6 +6,8 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::virtual_world::VirtualTime;
+
 /// One moment on both clocks, taken when the process first makes a loop.
 fn epoch() -> (Instant, u64) {
     static EPOCH: OnceLock<(Instant, u64)> = OnceLock::new();
@@ -32,12 +34,15 @@ pub(crate) fn instant_to_ns(instant: Instant) -> u64 {
 pub(crate) struct Clock {
     now_ns: Cell<u64>,
     stale: Cell<bool>,
+    /// A simulated world's time, which begins at zero.
+    time: VirtualTime,
 }
 
 impl Clock {
-    pub(crate) fn new() -> Clock {
+    pub(crate) fn new(time: VirtualTime) -> Clock {
         epoch();
-        Clock { now_ns: Cell::new(monotonic_ns()), stale: Cell::new(false) }
+        let now_ns = time.now_ns().unwrap_or_else(monotonic_ns);
+        Clock { now_ns: Cell::new(now_ns), stale: Cell::new(false), time }
     }
 
     /// The time in this step.
@@ -52,7 +57,7 @@ impl Clock {
 
     /// Reads the clock, without moving the time of the step.
     pub(crate) fn read(&self) -> u64 {
-        monotonic_ns()
+        self.time.now_ns().unwrap_or_else(monotonic_ns)
     }
 
     /// Reads the clock.
@@ -68,9 +73,16 @@ impl Clock {
         self.stale.set(true);
     }
 
+    /// A world's time counts from the epoch, so that its instants are some time near now.
     pub(crate) fn now(&self) -> Instant {
         let (base, base_ns) = epoch();
-        base + Duration::from_nanos(self.now_ns().saturating_sub(base_ns))
+        let begin_ns = if self.time.now_ns().is_some() { 0 } else { base_ns };
+        base + Duration::from_nanos(self.now_ns().saturating_sub(begin_ns))
+    }
+
+    /// This clock's time of an instant of which [`instant_to_ns`] was made.
+    pub(crate) fn at(&self, instant_ns: u64) -> u64 {
+        if self.time.now_ns().is_some() { instant_ns.saturating_sub(epoch().1) } else { instant_ns }
     }
 }
 
@@ -80,7 +92,7 @@ mod tests {
 
     #[test]
     fn instants_and_nanoseconds_agree() {
-        let clock = Clock::new();
+        let clock = Clock::new(VirtualTime::default());
         let early = clock.now();
         clock.invalidate();
         let ns = clock.now_ns();

@@ -5,6 +5,8 @@
 
 #[macro_use]
 mod variants;
+#[cfg(feature = "sim")]
+mod simulated;
 mod support;
 
 mod buffers;

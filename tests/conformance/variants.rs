@@ -42,16 +42,39 @@ impl Variant {
     }
 }
 
+#[cfg(not(feature = "sim"))]
+fn needs_kernel(_: Variant, _: &str) -> bool {
+    false
+}
+
+#[cfg(feature = "sim")]
+fn needs_kernel(variant: Variant, test: &str) -> bool {
+    variant.name == "sim" && crate::simulated::needs_kernel(test)
+}
+
+#[cfg(not(feature = "sim"))]
+fn run(variant: Variant, body: fn(Variant)) {
+    body(variant);
+}
+
+#[cfg(feature = "sim")]
+fn run(variant: Variant, body: fn(Variant)) {
+    if variant.name == "sim" { crate::simulated::run(|| body(variant)) } else { body(variant) }
+}
+
 /// Runs one body on one variant; fails if it panics or hangs.
-pub(crate) fn check(name: &'static str, make: fn() -> Builder, body: fn(Variant)) {
+pub(crate) fn check(name: &'static str, test: &str, make: fn() -> Builder, body: fn(Variant)) {
     let variant = Variant { name, make };
+    if needs_kernel(variant, test) {
+        return eprintln!("not run: it is about the real world");
+    }
     if let Some(why) = variant.is_missing() {
         return eprintln!("not run: this machine has no {}: {why}", variant.name);
     }
     let (done, is_done) = mpsc::channel::<()>();
     let test = thread::Builder::new().name(name.into()).spawn(move || {
         let _done = done;
-        body(variant);
+        run(variant, body);
     });
     let test = test.expect("a thread for the test");
     match is_done.recv_timeout(HUNG_AFTER) {
@@ -72,12 +95,15 @@ macro_rules! conformance {
     };
     (@each $bodies:tt $($variant:ident: $make:expr,)*) => {
         $(conformance! { @one $variant, $make, $bodies })*
+        #[cfg(feature = "sim")]
+        conformance! { @one sim, crate::simulated::builder, $bodies }
     };
     (@one $variant:ident, $make:expr, [$($body:ident)*]) => {
         mod $variant {
             $(#[test]
             fn $body() {
-                crate::variants::check(stringify!($variant), $make, super::$body);
+                let name = concat!(module_path!(), "::", stringify!($body));
+                crate::variants::check(stringify!($variant), name, $make, super::$body);
             })*
         }
     };

@@ -1,0 +1,152 @@
+//! A simulated kernel: one world, in which several loops can live, with a virtual clock, a network and a file system in memory, and faults
+//! that a seed decides. What it is for is told in [`sim`](crate::sim).
+//!
+//! * [`world`]: the clock, the events, the operations and what they wait for. It stands where the kernel stands.
+//! * [`network`], [`files`]: what there is in it. [`transfer`]: bytes to and from the memory of operations.
+//! * [`faults`], [`random`], [`trace`]: what goes wrong, who decides it, and the record of it.
+//!
+//! Unlike the other backends it allocates.
+
+#![allow(unsafe_code)]
+
+mod faults;
+mod files;
+mod network;
+mod random;
+mod trace;
+mod transfer;
+mod world;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::rc::Rc;
+
+use super::{Capabilities, Wait, Waker};
+use crate::buf_pool::Buffers;
+use crate::in_flight::{InFlight, Token};
+use crate::op::RawOp;
+use crate::virtual_world::{Place, VirtualTime};
+pub use faults::Faults;
+pub use world::SimOptions;
+pub(crate) use world::World;
+
+/// One loop's part of a world.
+pub(crate) struct Sim {
+    world: Rc<World>,
+    host: IpAddr,
+    /// By which the world knows the loop.
+    side: usize,
+    waker: Waker,
+}
+
+impl Sim {
+    pub(crate) fn new(world: Rc<World>, host: IpAddr, waker: Waker) -> Sim {
+        let side = world.attach();
+        Sim { world, host, side, waker }
+    }
+
+    pub(crate) fn time(&self) -> VirtualTime {
+        VirtualTime::new(self.world.clock())
+    }
+
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.world.place(self.host)
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        Capabilities { multishot_accept: true, multishot_recv: true, ..Capabilities::default() }
+    }
+
+    pub(crate) fn completions_max(&self) -> usize {
+        1024
+    }
+
+    /// # Safety
+    /// As the contract has it.
+    pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, _: &mut InFlight) {
+        // SAFETY: S3: the contract.
+        unsafe { self.world.submit(self.side, self.host, token, op) };
+    }
+
+    pub(crate) fn cancel(&mut self, token: Token, _: &mut InFlight) {
+        self.world.cancel(self.side, token);
+    }
+
+    pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
+        self.world.take_time();
+        self.world.begin_backlog(self.side);
+        let end_ns = match wait {
+            Wait::Not => self.world.now_ns(),
+            Wait::For { timeout_ns } => self.world.now_ns().saturating_add(timeout_ns),
+            Wait::Forever => u64::MAX,
+        };
+        if wait == (Wait::For { timeout_ns: 0 }) {
+            // Somebody polls the descriptor: what made it readable has been seen.
+            self.clear_waker();
+        }
+        let mut count = 0;
+        loop {
+            count += self.world.report(self.side, ops);
+            if ops.has_ready() || self.world.now_ns() >= end_ns {
+                return Ok(());
+            }
+            match self.world.next_ns_for(self.side) {
+                Some(next_ns) if next_ns <= end_ns => self.world.advance_to(next_ns),
+                _ if wait != Wait::Forever => self.world.advance_to(end_ns),
+                // What has happened may make the loop do something.
+                _ if count > 0 => return Ok(()),
+                _ => return self.wait_for_threads(),
+            }
+        }
+    }
+
+    /// Nothing in the world will ever end this wait.
+    #[cold]
+    fn wait_for_threads(&self) -> io::Result<()> {
+        if !self.world.waits_for_threads() {
+            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+        }
+        let mut poll = libc::pollfd { fd: self.waker.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: S8: the one record is valid for the length of the call.
+        unsafe { libc::poll(&raw mut poll, 1, -1) };
+        self.clear_waker();
+        Ok(())
+    }
+
+    fn clear_waker(&self) {
+        let mut count = 0u64;
+        // SAFETY: S8: an eventfd gives eight bytes, for which there is room; it does not block.
+        unsafe { libc::read(self.waker.as_fd().as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+    }
+
+    pub(crate) fn flush(&mut self, _: &mut InFlight) -> io::Result<()> {
+        self.world.begin_backlog(self.side);
+        if self.world.next_ns_for(self.side).is_some_and(|at_ns| at_ns <= self.world.now_ns()) {
+            self.waker.wake();
+        }
+        Ok(())
+    }
+
+    /// It sends nothing to thread pools.
+    pub(crate) fn take_jobs(&mut self, _: &mut InFlight) {}
+
+    pub(crate) fn register_buffers(&mut self, _: &Buffers) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn unregister_buffers(&mut self, _: &Buffers) {}
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.world.detach(self.side);
+    }
+}
+
+impl AsFd for Sim {
+    /// Other threads make it readable, and [`Sim::flush`]. What only time brings does not show.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waker.as_fd()
+    }
+}

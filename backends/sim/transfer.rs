@@ -1,0 +1,101 @@
+//! Moving bytes between a world and the memory of operations: raw places only.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::descriptor::RawDescriptor;
+use crate::io_vecs;
+use crate::op::{OpKind, RawOp};
+
+/// # Safety
+/// `place` is valid for writes of as many bytes, and nobody else's now.
+pub(super) unsafe fn copy_to(place: *mut u8, bytes: &[u8]) {
+    // SAFETY: S3: the caller's promise.
+    unsafe { place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+}
+
+fn is_vectored(op: &RawOp) -> bool {
+    matches!(
+        op.kind,
+        OpKind::RecvVectored | OpKind::SendVectored | OpKind::ReadVectored | OpKind::WriteVectored
+    )
+}
+
+/// The buffers of an operation, in order.
+///
+/// # Safety
+/// `op` is an operation in flight, over a buffer or a list of them.
+unsafe fn buffers(op: &RawOp) -> Vec<(*mut u8, usize)> {
+    if !is_vectored(op) {
+        return vec![(op.buf, op.len)];
+    }
+    // SAFETY: S3: the caller's promise.
+    let (first, count) = unsafe { io_vecs::vecs(op) };
+    let buffer = |index| {
+        // SAFETY: S3: one of the `count` vectors.
+        let vec = unsafe { first.wrapping_add(index).read() };
+        (vec.iov_base.cast(), vec.iov_len)
+    };
+    (0..count).map(buffer).collect()
+}
+
+/// Writes bytes to the buffers of an operation.
+///
+/// # Safety
+/// As [`buffers`], and they have room for all of the bytes.
+pub(super) unsafe fn scatter(op: &RawOp, mut bytes: &[u8]) {
+    // SAFETY: S3: the caller's promise.
+    for (place, len) in unsafe { buffers(op) } {
+        let (head, rest) = bytes.split_at(len.min(bytes.len()));
+        // SAFETY: S3: the caller's promise.
+        unsafe { copy_to(place, head) };
+        bytes = rest;
+    }
+    debug_assert!(bytes.is_empty());
+}
+
+/// Reads the first `count` bytes of the buffers of an operation.
+///
+/// # Safety
+/// As [`buffers`], and they hold at least that many bytes.
+pub(super) unsafe fn gather(op: &RawOp, count: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = Vec::with_capacity(count);
+    // SAFETY: S3: the caller's promise.
+    for (place, len) in unsafe { buffers(op) } {
+        let len = len.min(count - bytes.len());
+        let end = bytes.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: S3: the buffer is valid for reads, and there is room for `count` bytes in all.
+        unsafe { end.copy_from_nonoverlapping(place, len) };
+        // SAFETY: S8: they have just been written.
+        unsafe { bytes.set_len(bytes.len() + len) };
+    }
+    bytes
+}
+
+/// Fills the `statx` record of an operation: size, permissions, time of the last change.
+///
+/// # Safety
+/// `op` is a metadata operation in flight.
+pub(super) unsafe fn put_metadata(op: &RawOp, (size, mode, modified_ns): (u64, u32, u64)) {
+    // SAFETY: S8: integers only, for which zero is valid.
+    let mut record: libc::statx = unsafe { std::mem::zeroed() };
+    record.stx_mask = libc::STATX_BASIC_STATS;
+    record.stx_blksize = 4096;
+    record.stx_nlink = 1;
+    record.stx_mode = (libc::S_IFREG | mode) as u16;
+    record.stx_size = size;
+    record.stx_blocks = size.div_ceil(512);
+    record.stx_mtime.tv_sec = (modified_ns / 1_000_000_000) as i64;
+    record.stx_mtime.tv_nsec = (modified_ns % 1_000_000_000) as u32;
+    // SAFETY: S6: the caller's promise.
+    unsafe { op.buf.cast::<libc::statx>().write(record) };
+}
+
+/// What closing the socket that stands for a virtual one would do with unsent data.
+pub(super) fn linger(fd: RawDescriptor) -> Option<Duration> {
+    // SAFETY: S7: its owner is about to close it, so it is open.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
+    socket2::SockRef::from(&descriptor).linger().ok().flatten()
+}

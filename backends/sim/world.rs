@@ -1,0 +1,1381 @@
+//! The world: its clock, its events, its objects and the operations that wait for them. It is the kernel of all its loops.
+//!
+//! Everything that happens is an event at a time of the virtual clock, in the order of time and, at one time, of making. An operation on a
+//! socket waits in a queue of its object, one for each direction, and is tried when it is first and whenever that may have become of use.
+//! Its outcome goes into the completion queue of its loop, from where the loop's next poll takes it.
+
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::CStr;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::IntoRawFd;
+use std::rc::{Rc, Weak};
+
+use super::faults::Faults;
+use super::files::{FileSystem, OpenFile};
+use super::network::{Listener, Network, Packet, Stream};
+use super::random::Random;
+use super::trace::Trace;
+use super::transfer;
+use crate::buf_pool::{self, BUFFER_USED};
+use crate::descriptor::{RawDescriptor, close_number};
+use crate::in_flight::{InFlight, MORE, Token, Verdict};
+use crate::net::socket;
+use crate::op::{OpKind, Outcome, RawOp};
+use crate::virtual_world::{self, Listen, VirtualWorld};
+
+/// What a world is like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimOptions {
+    /// Decides everything that is left to chance. The same seed and the same program give the same run.
+    pub seed: u64,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// How many bytes a connection holds in each direction before a send waits: 64 KiB by default.
+    pub socket_buffer_bytes: usize,
+    /// Keeps the text of [`Simulation::trace_text`](super::Simulation::trace_text). The hash is always kept.
+    pub trace_text: bool,
+    /// A loop that has nothing to wait for in the world waits for other threads of the real one (posts, notifications). Off by
+    /// default: it fails with `EDEADLK`. What real threads do is no part of what the seed decides.
+    pub wait_for_threads: bool,
+}
+
+impl Default for SimOptions {
+    /// Seed 0, the default faults.
+    fn default() -> SimOptions {
+        SimOptions {
+            seed: 0,
+            faults: Faults::default(),
+            socket_buffer_bytes: 64 << 10,
+            trace_text: false,
+            wait_for_threads: false,
+        }
+    }
+}
+
+impl SimOptions {
+    /// This seed, and the faults that it chooses ([`Faults::swarm`]).
+    #[must_use]
+    pub fn swarm(seed: u64) -> SimOptions {
+        SimOptions { seed, faults: Faults::swarm(seed), ..SimOptions::default() }
+    }
+
+    /// Nothing goes wrong, and nothing takes its time.
+    #[must_use]
+    pub fn calm() -> SimOptions {
+        SimOptions { faults: Faults::none(), ..SimOptions::default() }
+    }
+}
+
+/// Names an operation in its world, and is never used again.
+pub(super) type Number = u64;
+/// Names an object in its world, and is never used again.
+pub(super) type ObjectId = u64;
+
+/// A directional queue of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Read,
+    Write,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// An operation that waits for nothing else is done.
+    Perform(Number),
+    /// A queue is tried again.
+    Retry(ObjectId, Direction),
+    /// Packets arrive.
+    Arrive(ObjectId),
+    /// A connection request arrives.
+    Request(Number),
+    /// The answer to it arrives.
+    Answer(Number),
+    /// Nobody listens.
+    Refusal(Number),
+    /// A cancel that was late comes into effect.
+    Cancel(Number),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The submission queue was full.
+    Backlog,
+    /// Its event is to come.
+    Begun,
+    /// It is in a queue of its object.
+    Waiting,
+    /// Its outcome is in the completion queue.
+    Reported,
+}
+
+#[derive(Debug)]
+struct Operation {
+    side: usize,
+    token: Token,
+    /// Valid until the outcome without `MORE` is delivered (S1, S3).
+    op: *mut RawOp,
+    phase: Phase,
+    object: Option<ObjectId>,
+    /// The host of its loop.
+    host: IpAddr,
+    /// Repeated by us, not by the loop.
+    native: bool,
+    /// It keeps its place in its queue until its outcome has been delivered, for it may go on.
+    held: bool,
+    /// When its last outcome comes: they come in order.
+    reported_ns: u64,
+    /// How often it was held up by a fault: that must end.
+    nuisances: u8,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    operations: VecDeque<Number>,
+    /// Nothing is tried before.
+    retry_ns: u64,
+}
+
+#[derive(Debug)]
+enum Nature {
+    Listener(Listener),
+    Stream(Stream),
+    File(OpenFile),
+}
+
+#[derive(Debug)]
+struct Object {
+    nature: Nature,
+    reads: Queue,
+    writes: Queue,
+    polls: Vec<Number>,
+}
+
+impl Object {
+    fn new(nature: Nature) -> Object {
+        Object { nature, reads: Queue::default(), writes: Queue::default(), polls: Vec::new() }
+    }
+
+    fn queue(&mut self, direction: Direction) -> &mut Queue {
+        match direction {
+            Direction::Read => &mut self.reads,
+            Direction::Write => &mut self.writes,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Completion {
+    number: Number,
+    token: Token,
+    outcome: Outcome,
+}
+
+/// One loop, as its world sees it.
+#[derive(Debug)]
+struct Side {
+    numbers: BTreeMap<u64, Number>,
+    backlog: VecDeque<Number>,
+    completions: BTreeMap<(u64, u64), Completion>,
+    /// To be reported once more although their operations are over.
+    late: Vec<(Token, Outcome)>,
+}
+
+/// How many times faults hold one operation up.
+const NUISANCES_MAX: u8 = 8;
+/// How far a completion is overtaken, and an operation that is not ready after all delayed.
+const DELAY_NS_MAX: u64 = 100_000;
+/// When a connection request that found the backlog full is sent again: tcp(7), `TCP_TIMEOUT_INIT`.
+const REQUEST_AGAIN_NS: u64 = 1_000_000_000;
+/// What one poll takes, so that a loop that never waits grows old, too.
+const POLL_NS: u64 = 1_000;
+
+/// A simulated world. All of it is on one thread.
+pub(crate) struct World {
+    now_ns: Rc<Cell<u64>>,
+    state: RefCell<State>,
+    this: Weak<World>,
+}
+
+struct State {
+    now_ns: Rc<Cell<u64>>,
+    options: SimOptions,
+    random: Random,
+    trace: Trace,
+    events: BTreeMap<(u64, u64), Event>,
+    /// Of events, completions, operations and objects.
+    count: u64,
+    operations: BTreeMap<Number, Operation>,
+    objects: BTreeMap<ObjectId, Object>,
+    descriptors: BTreeMap<RawDescriptor, ObjectId>,
+    /// Queues that may have become of use.
+    awake: VecDeque<(ObjectId, Direction)>,
+    sides: Vec<Side>,
+    network: Network,
+    files: FileSystem,
+    world: Weak<World>,
+}
+
+impl World {
+    pub(crate) fn new(options: SimOptions) -> Rc<World> {
+        let now_ns = Rc::new(Cell::new(0));
+        Rc::new_cyclic(|this| World {
+            now_ns: Rc::clone(&now_ns),
+            state: RefCell::new(State {
+                now_ns,
+                random: Random::new(options.seed),
+                trace: Trace::new(options.trace_text),
+                options,
+                events: BTreeMap::new(),
+                count: 0,
+                operations: BTreeMap::new(),
+                objects: BTreeMap::new(),
+                descriptors: BTreeMap::new(),
+                awake: VecDeque::new(),
+                sides: Vec::new(),
+                network: Network::default(),
+                files: FileSystem::default(),
+                world: Weak::clone(this),
+            }),
+            this: Weak::clone(this),
+        })
+    }
+
+    // ---- time
+
+    pub(crate) fn clock(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.now_ns)
+    }
+
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+
+    pub(crate) fn advance_to(&self, at_ns: u64) {
+        self.now_ns.set(self.now_ns.get().max(at_ns));
+    }
+
+    /// When something happens next, to any loop.
+    pub(crate) fn next_ns(&self) -> Option<u64> {
+        let state = self.state.borrow();
+        let completions = state.sides.iter().filter_map(|side| side.completions.first_key_value());
+        let times = completions.map(|(key, _)| key.0);
+        times.chain(state.events.first_key_value().map(|(key, _)| key.0)).min()
+    }
+
+    // ---- what the user does to it
+
+    pub(crate) fn with_faults<R>(&self, change: impl FnOnce(&mut Faults) -> R) -> R {
+        change(&mut self.state.borrow_mut().options.faults)
+    }
+
+    /// A number up to and with `last` that the seed decides.
+    pub(crate) fn random_up_to(&self, last: u64) -> u64 {
+        self.state.borrow_mut().random.up_to(last)
+    }
+
+    pub(crate) fn trace_hash(&self) -> u64 {
+        self.state.borrow().trace.hash()
+    }
+
+    pub(crate) fn trace_text(&self) -> String {
+        self.state.borrow().trace.text().to_owned()
+    }
+
+    pub(crate) fn partition(&self, a: IpAddr, b: IpAddr) {
+        let mut state = self.state.borrow_mut();
+        state.note("partition", 0, 0);
+        state.network.cut(a, b);
+    }
+
+    pub(crate) fn heal(&self, a: IpAddr, b: IpAddr) {
+        let mut state = self.state.borrow_mut();
+        state.note("heal", 0, 0);
+        state.network.mend(a, b);
+        state.resume_held();
+    }
+
+    pub(crate) fn reset_connections(&self, a: IpAddr, b: IpAddr) -> usize {
+        self.state.borrow_mut().reset_connections(a, b)
+    }
+
+    pub(crate) fn power_cut(&self) {
+        let mut state = self.state.borrow_mut();
+        state.note("power cut", 0, 0);
+        let torn_write = state.options.faults.torn_write;
+        let State { files, random, .. } = &mut *state;
+        files.power_cut(random, torn_write);
+    }
+
+    pub(crate) fn write_file(&self, path: &[u8], content: &[u8]) {
+        self.state.borrow_mut().files.put(path, content, self.now_ns());
+    }
+
+    pub(crate) fn read_file(&self, path: &[u8]) -> Option<Vec<u8>> {
+        self.state.borrow().files.content(path)
+    }
+
+    // ---- what loops do in it
+
+    /// A new loop: the index by which it is known.
+    pub(super) fn attach(&self) -> usize {
+        let mut state = self.state.borrow_mut();
+        state.sides.push(Side {
+            numbers: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            completions: BTreeMap::new(),
+            late: Vec::new(),
+        });
+        state.sides.len() - 1
+    }
+
+    /// A loop is gone. What it has in flight was leaked, and is not touched any more.
+    pub(super) fn detach(&self, side: usize) {
+        self.state.borrow_mut().detach(side);
+    }
+
+    /// # Safety
+    /// `op` is valid until it is completed (S3, S6), on this thread.
+    pub(super) unsafe fn submit(&self, side: usize, host: IpAddr, token: Token, op: *mut RawOp) {
+        // SAFETY: S3: the caller's promise.
+        unsafe { self.state.borrow_mut().submit(side, host, token, op) };
+    }
+
+    pub(super) fn cancel(&self, side: usize, token: Token) {
+        self.state.borrow_mut().cancel(side, token);
+    }
+
+    /// Begins what found the submission queue full.
+    pub(super) fn begin_backlog(&self, side: usize) {
+        self.state.borrow_mut().begin_backlog(side);
+    }
+
+    pub(super) fn take_time(&self) {
+        self.now_ns.set(self.now_ns.get() + POLL_NS);
+    }
+
+    /// Lets everything happen whose time has come, and reports what there is for one loop. Says how many outcomes that were.
+    pub(super) fn report(&self, side: usize, ops: &mut InFlight) -> usize {
+        let mut state = self.state.borrow_mut();
+        state.run_events();
+        let count = state.deliver(side, ops);
+        // What has been continued is tried at once.
+        state.run_awake();
+        count
+    }
+
+    /// When something happens next that may be of use to a loop.
+    pub(super) fn next_ns_for(&self, side: usize) -> Option<u64> {
+        let state = self.state.borrow();
+        let completion = state.sides[side].completions.first_key_value().map(|(key, _)| key.0);
+        let event = state.events.first_key_value().map(|(key, _)| key.0);
+        completion.into_iter().chain(event).min()
+    }
+
+    pub(super) fn waits_for_threads(&self) -> bool {
+        self.state.borrow().options.wait_for_threads
+    }
+}
+
+impl State {
+    fn now(&self) -> u64 {
+        self.now_ns.get()
+    }
+
+    fn note(&mut self, what: &'static str, which: u64, figure: i64) {
+        self.trace.note(self.now_ns.get(), what, which, figure);
+    }
+
+    fn next_count(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+
+    fn schedule(&mut self, at_ns: u64, event: Event) {
+        let count = self.next_count();
+        self.events.insert((at_ns, count), event);
+    }
+
+    fn latency_ns(&mut self) -> u64 {
+        let Faults { latency_min, latency_max, .. } = self.options.faults;
+        self.random.between(latency_min, latency_max)
+    }
+
+    // ---- events
+
+    fn run_events(&mut self) {
+        self.run_awake();
+        while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= self.now_ns.get()) {
+            match entry.remove() {
+                Event::Perform(number) => self.perform(number),
+                Event::Retry(object, direction) => self.awake.push_back((object, direction)),
+                Event::Arrive(object) => self.arrive(object),
+                Event::Request(number) => self.request(number),
+                Event::Answer(number) => self.answer(number),
+                Event::Refusal(number) => self.conclude_connect(number, -libc::ECONNREFUSED),
+                Event::Cancel(number) => self.end_waiting(number),
+            }
+            self.run_awake();
+        }
+    }
+
+    fn wake(&mut self, object: ObjectId) {
+        self.awake.push_back((object, Direction::Read));
+        self.awake.push_back((object, Direction::Write));
+    }
+
+    fn run_awake(&mut self) {
+        while let Some((object, direction)) = self.awake.pop_front() {
+            self.run_queue(object, direction);
+            self.run_polls(object);
+        }
+    }
+
+    // ---- submitting
+
+    /// # Safety
+    /// As [`World::submit`].
+    unsafe fn submit(&mut self, side: usize, host: IpAddr, token: Token, op: *mut RawOp) {
+        // SAFETY: S3: the caller's promise; nobody writes to it now.
+        let RawOp { kind, flags, .. } = unsafe { op.read() };
+        let number = self.next_count();
+        let multi = flags & RawOp::MULTI != 0;
+        let native = multi && self.random.chance(self.options.faults.native_multishot);
+        let full = self.random.chance(self.options.faults.submission_queue_full);
+        let backlog = full || !self.sides[side].backlog.is_empty();
+        let phase = if backlog { Phase::Backlog } else { Phase::Begun };
+        let operation = Operation {
+            side,
+            token,
+            op,
+            phase,
+            object: None,
+            host,
+            native,
+            held: false,
+            reported_ns: 0,
+            nuisances: 0,
+        };
+        self.note("submit", number, kind as i64);
+        self.operations.insert(number, operation);
+        self.sides[side].numbers.insert(token.bits(), number);
+        if backlog {
+            return self.sides[side].backlog.push_back(number);
+        }
+        self.begin(number);
+    }
+
+    fn begin_backlog(&mut self, side: usize) {
+        for _ in 0..self.sides[side].backlog.len() {
+            let Some(number) = self.sides[side].backlog.pop_front() else { return };
+            if self.operations.get(&number).is_some_and(|op| op.phase == Phase::Backlog) {
+                self.begin(number);
+            }
+        }
+    }
+
+    /// The description of an operation that is in flight here.
+    fn raw(&self, number: Number) -> *mut RawOp {
+        self.operations[&number].op
+    }
+
+    fn begin(&mut self, number: Number) {
+        let op = self.raw(number);
+        // SAFETY: S3: the operation is in flight, and only we look at it now.
+        let raw = unsafe { op.read() };
+        if raw.kind == OpKind::Connect {
+            return self.begin_connect(number);
+        }
+        let object = self.descriptors.get(&raw.fd).copied();
+        if let Some(operation) = self.operations.get_mut(&number) {
+            operation.object = object;
+            operation.phase = Phase::Begun;
+        }
+        let direction = match raw.kind {
+            OpKind::Accept | OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled => Direction::Read,
+            OpKind::Send | OpKind::SendZeroCopy | OpKind::SendVectored => Direction::Write,
+            OpKind::Poll => return self.begin_poll(number, object),
+            OpKind::Nop | OpKind::Close | OpKind::Shutdown => {
+                return self.schedule(self.now(), Event::Perform(number));
+            }
+            _ => {
+                let at_ns = self.now() + self.latency_ns();
+                return self.schedule(at_ns, Event::Perform(number));
+            }
+        };
+        let nature = object.and_then(|id| self.objects.get(&id)).map(|object| &object.nature);
+        let refusal = match (nature, raw.kind) {
+            (None, _) => -libc::EBADF,
+            (Some(Nature::File(_)), _) => -libc::ENOTSOCK,
+            (Some(Nature::Listener(_)), OpKind::Accept) | (Some(Nature::Stream(_)), _) => 0,
+            (Some(Nature::Listener(_)), _) => -libc::ENOTCONN,
+        };
+        let refusal = match nature {
+            Some(Nature::Stream(_)) if raw.kind == OpKind::Accept => -libc::EINVAL,
+            _ => refusal,
+        };
+        if refusal < 0 {
+            return self.finish(number, Outcome { result: refusal, flags: 0 }, 0);
+        }
+        let Some(id) = object else { return };
+        self.set_phase(number, Phase::Waiting);
+        if let Some(object) = self.objects.get_mut(&id) {
+            object.queue(direction).operations.push_back(number);
+        }
+        self.awake.push_back((id, direction));
+    }
+
+    fn begin_poll(&mut self, number: Number, object: Option<ObjectId>) {
+        let Some((id, object)) = object.and_then(|id| Some((id, self.objects.get_mut(&id)?))) else {
+            return self.finish(number, Outcome { result: -libc::EBADF, flags: 0 }, 0);
+        };
+        object.polls.push(number);
+        self.set_phase(number, Phase::Waiting);
+        self.awake.push_back((id, Direction::Read));
+    }
+
+    fn set_phase(&mut self, number: Number, phase: Phase) {
+        if let Some(operation) = self.operations.get_mut(&number) {
+            operation.phase = phase;
+        }
+    }
+
+    // ---- queues
+
+    /// Goes through a queue, from its first operation, as far as it is ready.
+    fn run_queue(&mut self, id: ObjectId, direction: Direction) {
+        loop {
+            let now_ns = self.now();
+            let Some(object) = self.objects.get_mut(&id) else { return };
+            let queue = object.queue(direction);
+            let Some(&number) = queue.operations.front() else { return };
+            if queue.retry_ns > now_ns || self.operations[&number].phase != Phase::Waiting {
+                return;
+            }
+            let op = self.raw(number);
+            // SAFETY: S3: the operation is in flight, and only we look at it now.
+            let raw = unsafe { op.read() };
+            if !self.is_ready(id, raw.kind) {
+                return;
+            }
+            if let Some(delay_ns) = self.not_ready_after_all(number) {
+                if let Some(object) = self.objects.get_mut(&id) {
+                    object.queue(direction).retry_ns = now_ns + delay_ns;
+                }
+                return self.schedule(now_ns + delay_ns, Event::Retry(id, direction));
+            }
+            let (outcome, figure) = self.attempt(number, id, op, &raw);
+            let more = outcome.result > 0 || raw.kind == OpKind::Accept && outcome.result >= 0;
+            let held = raw.flags & RawOp::EXACT != 0 || outcome.result == -libc::EINTR;
+            let Some(operation) = self.operations.get_mut(&number) else { return };
+            if operation.native && more && !self.random.chance(self.options.faults.lost_continuation) {
+                let flags = outcome.flags | MORE;
+                self.finish(number, Outcome { flags, ..outcome }, figure);
+                continue;
+            }
+            operation.held = held;
+            if !held && let Some(object) = self.objects.get_mut(&id) {
+                object.queue(direction).operations.pop_front();
+            }
+            self.finish(number, outcome, figure);
+        }
+    }
+
+    /// A fault: how long the operation waits although it could be done.
+    fn not_ready_after_all(&mut self, number: Number) -> Option<u64> {
+        let operation = self.operations.get_mut(&number)?;
+        if operation.nuisances >= NUISANCES_MAX || !self.random.chance(self.options.faults.again) {
+            return None;
+        }
+        operation.nuisances += 1;
+        Some(1 + self.random.up_to(DELAY_NS_MAX))
+    }
+
+    /// A fault: a signal interrupts the operation.
+    fn is_interrupted(&mut self, number: Number) -> bool {
+        let Some(operation) = self.operations.get_mut(&number) else { return false };
+        if operation.nuisances >= NUISANCES_MAX || !self.random.chance(self.options.faults.interrupt) {
+            return false;
+        }
+        operation.nuisances += 1;
+        true
+    }
+
+    fn stream(&mut self, id: ObjectId) -> Option<&mut Stream> {
+        match self.objects.get_mut(&id).map(|object| &mut object.nature) {
+            Some(Nature::Stream(stream)) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Whether an operation on an object would not wait.
+    fn is_ready(&mut self, id: ObjectId, kind: OpKind) -> bool {
+        let buffer_bytes = self.options.socket_buffer_bytes.max(1);
+        match self.objects.get(&id).map(|object| &object.nature) {
+            Some(Nature::Listener(listener)) => !listener.pending.is_empty(),
+            Some(Nature::Stream(stream)) => match kind {
+                OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled => stream.is_readable(),
+                _ if stream.error.is_some() || stream.broken || stream.shut_write => true,
+                _ => match stream.peer.and_then(|peer| self.objects.get(&peer)).map(|peer| &peer.nature) {
+                    Some(Nature::Stream(peer)) => peer.room(buffer_bytes) > 0,
+                    _ => true,
+                },
+            },
+            Some(Nature::File(_)) | None => true,
+        }
+    }
+
+    fn run_polls(&mut self, id: ObjectId) {
+        let Some(object) = self.objects.get(&id) else { return };
+        for number in object.polls.clone() {
+            let op = self.raw(number);
+            // SAFETY: S3: the operation is in flight, and nobody writes to it.
+            let wanted = unsafe { (*op).len } as i32;
+            let events = self.poll_events(id, wanted);
+            if events == 0 {
+                continue;
+            }
+            if let Some(object) = self.objects.get_mut(&id) {
+                object.polls.retain(|other| *other != number);
+            }
+            self.finish(number, Outcome { result: events, flags: 0 }, i64::from(events));
+        }
+    }
+
+    /// As poll(2).
+    fn poll_events(&mut self, id: ObjectId, wanted: i32) -> i32 {
+        let reads = self.is_ready(id, OpKind::Recv);
+        let writes = !matches!(self.objects.get(&id).map(|o| &o.nature), Some(Nature::Listener(_)))
+            && self.is_ready(id, OpKind::Send);
+        let mut events = 0;
+        if reads {
+            events |= i32::from(libc::POLLIN | libc::POLLRDNORM) & wanted;
+        }
+        if writes {
+            events |= i32::from(libc::POLLOUT | libc::POLLWRNORM) & wanted;
+        }
+        if let Some(stream) = self.stream(id) {
+            if stream.ended || stream.broken {
+                events |= i32::from(libc::POLLRDHUP) & wanted;
+            }
+            if stream.error.is_some() {
+                events |= i32::from(libc::POLLERR);
+            }
+            if stream.broken || stream.ended && stream.shut_write {
+                events |= i32::from(libc::POLLHUP);
+            }
+        }
+        events
+    }
+
+    /// Does what an operation asks for; it is ready. The outcome, and the figure that stands for it in the trace.
+    fn attempt(&mut self, number: Number, id: ObjectId, op: *mut RawOp, raw: &RawOp) -> (Outcome, i64) {
+        if self.is_interrupted(number) {
+            return failed(-libc::EINTR);
+        }
+        match raw.kind {
+            OpKind::Accept => self.accept(id, op, raw),
+            OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled => self.receive(id, raw),
+            _ => self.send(id, raw),
+        }
+    }
+
+    // ---- out
+
+    /// Puts an outcome into the completion queue of its loop. `figure` stands for it in the trace.
+    fn finish(&mut self, number: Number, outcome: Outcome, figure: i64) {
+        let delay_ns =
+            if self.random.chance(self.options.faults.reorder) { self.random.up_to(DELAY_NS_MAX) } else { 0 };
+        let (now_ns, count) = (self.now(), self.next_count());
+        let Some(operation) = self.operations.get_mut(&number) else { return };
+        debug_assert!(operation.phase != Phase::Reported, "an operation has one last outcome");
+        let at_ns = (now_ns + delay_ns).max(operation.reported_ns);
+        operation.reported_ns = at_ns;
+        if outcome.flags & MORE == 0 {
+            operation.phase = Phase::Reported;
+        }
+        let (side, token) = (operation.side, operation.token);
+        self.sides[side].completions.insert((at_ns, count), Completion { number, token, outcome });
+        self.note("finish", number, if outcome.result < 0 { i64::from(outcome.result) } else { figure });
+    }
+
+    /// Reports to a loop what is in its completion queue, and says how much that was.
+    fn deliver(&mut self, side: usize, ops: &mut InFlight) -> usize {
+        for (token, outcome) in std::mem::take(&mut self.sides[side].late) {
+            let verdict = ops.complete(token, outcome);
+            debug_assert_eq!(verdict, Verdict::Done, "nobody takes late news for his own");
+        }
+        let mut room = ops.items_room();
+        if self.random.chance(self.options.faults.completion_queue_overflow) {
+            room = room.min(1 + self.random.up_to(3) as usize);
+        }
+        let mut count = 0;
+        while count < room {
+            let now_ns = self.now();
+            let completions = &mut self.sides[side].completions;
+            let Some(entry) = completions.first_entry().filter(|entry| entry.key().0 <= now_ns) else {
+                break;
+            };
+            let Completion { number, token, outcome } = entry.remove();
+            count += 1;
+            self.note("deliver", number, 0);
+            match ops.complete(token, outcome) {
+                Verdict::Continue => self.resume(number),
+                Verdict::Done if outcome.flags & MORE == 0 => {
+                    self.retire(number);
+                    // The loop may submit it again under the same name: then the name is not retired.
+                    let over = !ops.is_known(token);
+                    if over && self.random.chance(self.options.faults.late_completion) {
+                        self.sides[side].late.push((token, outcome));
+                    }
+                }
+                Verdict::Done => {}
+            }
+        }
+        count
+    }
+
+    /// The loop says that an operation is not finished.
+    fn resume(&mut self, number: Number) {
+        let Some(operation) = self.operations.get_mut(&number) else { return };
+        match (operation.held, operation.object) {
+            (true, Some(object)) => {
+                operation.phase = Phase::Waiting;
+                operation.held = false;
+                self.wake(object);
+            }
+            _ => {
+                operation.phase = Phase::Begun;
+                let at_ns = self.now() + self.latency_ns();
+                self.schedule(at_ns, Event::Perform(number));
+            }
+        }
+    }
+
+    /// An operation is over, and its memory not ours any more.
+    fn retire(&mut self, number: Number) {
+        let Some(operation) = self.operations.remove(&number) else { return };
+        self.sides[operation.side].numbers.remove(&operation.token.bits());
+        if let Some(id) = operation.object {
+            self.leave_queues(number, id);
+        }
+    }
+
+    fn leave_queues(&mut self, number: Number, id: ObjectId) {
+        if let Some(object) = self.objects.get_mut(&id) {
+            object.reads.operations.retain(|other| *other != number);
+            object.writes.operations.retain(|other| *other != number);
+            object.polls.retain(|other| *other != number);
+            self.wake(id);
+        }
+    }
+
+    // ---- cancelling
+
+    fn cancel(&mut self, side: usize, token: Token) {
+        let Some(&number) = self.sides[side].numbers.get(&token.bits()) else { return };
+        self.note("cancel", number, 0);
+        let phase = self.operations[&number].phase;
+        if phase == Phase::Reported {
+            return;
+        }
+        if phase != Phase::Backlog && self.random.chance(self.options.faults.cancel_loses) {
+            let at_ns = self.now() + self.random.up_to(DELAY_NS_MAX);
+            return self.schedule(at_ns, Event::Cancel(number));
+        }
+        self.end_waiting(number);
+    }
+
+    /// Ends an operation that has no outcome yet as cancelled.
+    fn end_waiting(&mut self, number: Number) {
+        let Some(operation) = self.operations.get(&number) else { return };
+        if operation.phase == Phase::Reported {
+            return;
+        }
+        let object = operation.object;
+        self.finish(number, Outcome { result: -libc::ECANCELED, flags: 0 }, 0);
+        if let Some(id) = object {
+            self.leave_queues(number, id);
+        }
+    }
+
+    fn detach(&mut self, side: usize) {
+        let numbers = std::mem::take(&mut self.sides[side].numbers);
+        numbers.into_values().for_each(|number| {
+            let Some(operation) = self.operations.remove(&number) else { return };
+            if let Some(id) = operation.object {
+                self.leave_queues(number, id);
+            }
+        });
+        self.sides[side].completions.clear();
+        self.sides[side].backlog.clear();
+        self.sides[side].late.clear();
+        self.run_awake();
+    }
+
+    // ---- objects
+
+    fn add_object(&mut self, nature: Nature) -> ObjectId {
+        let id = self.next_count();
+        self.objects.insert(id, Object::new(nature));
+        id
+    }
+
+    /// Makes a descriptor that stands for an object.
+    fn add_descriptor(&mut self, id: ObjectId, address: Option<SocketAddr>) -> io::Result<RawDescriptor> {
+        let fd = match address {
+            // A real socket, so that its options are there.
+            Some(address) => {
+                let kind = socket2::Type::STREAM.nonblocking();
+                socket2::Socket::new(socket2::Domain::for_address(address), kind, None)?.into_raw_fd()
+            }
+            None => std::fs::File::open("/dev/null")?.into_raw_fd(),
+        };
+        self.adopt(fd, id);
+        Ok(fd)
+    }
+
+    fn adopt(&mut self, fd: RawDescriptor, id: ObjectId) {
+        if let Some(stale) = self.descriptors.insert(fd, id) {
+            // Its descriptor was closed where nobody could see it.
+            self.close_object(stale, false);
+        }
+        virtual_world::adopt(fd, self.world.clone() as Weak<dyn VirtualWorld>);
+    }
+
+    /// `reset`: the peer is not told the end of the stream, but that there is no connection.
+    fn close_object(&mut self, id: ObjectId, reset: bool) {
+        let Some(object) = self.objects.remove(&id) else { return };
+        self.note("close", id, 0);
+        let Object { nature, reads, writes, polls } = object;
+        for number in reads.operations.into_iter().chain(writes.operations).chain(polls) {
+            self.end_waiting(number);
+        }
+        match nature {
+            Nature::File(_) => {}
+            Nature::Listener(listener) => {
+                if let Some(listeners) = self.network.listeners.get_mut(&listener.address.port()) {
+                    listeners.retain(|other| *other != id);
+                    if listeners.is_empty() {
+                        self.network.listeners.remove(&listener.address.port());
+                    }
+                }
+                for pending in listener.pending {
+                    self.close_object(pending, true);
+                }
+            }
+            Nature::Stream(stream) => {
+                let Some(peer) = stream.peer else { return };
+                if stream.broken {
+                    return;
+                }
+                if reset || stream.has_unread() {
+                    self.send_packet(peer, Packet::Reset);
+                } else if !stream.shut_write {
+                    self.send_packet(peer, Packet::End);
+                }
+                // Whoever waits for room waits no more.
+                self.wake(peer);
+            }
+        }
+    }
+
+    // ---- the network
+
+    fn send_packet(&mut self, to: ObjectId, packet: Packet) {
+        let at_ns = self.now() + self.latency_ns();
+        let Some(stream) = self.stream(to).filter(|stream| !stream.broken) else { return };
+        let at_ns = at_ns.max(stream.last_ns);
+        stream.last_ns = at_ns;
+        if let Packet::Data(bytes) = &packet {
+            stream.coming_bytes += bytes.len();
+        }
+        stream.coming.push_back((at_ns, packet));
+        self.schedule(at_ns, Event::Arrive(to));
+    }
+
+    fn arrive(&mut self, id: ObjectId) {
+        let now_ns = self.now();
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        let Nature::Stream(stream) = &mut object.nature else { return };
+        if self.network.is_cut(stream.local, stream.remote) {
+            return;
+        }
+        stream.take_arrived(now_ns);
+        let figure = stream.received.len() as i64;
+        self.note("arrive", id, figure);
+        self.wake(id);
+    }
+
+    /// What a partition held up goes on, as far as it can.
+    fn resume_held(&mut self) {
+        let now_ns = self.now();
+        for (number, is_answer) in std::mem::take(&mut self.network.held) {
+            self.schedule(now_ns, if is_answer { Event::Answer(number) } else { Event::Request(number) });
+        }
+        let streams: Vec<ObjectId> = self.objects.keys().copied().collect();
+        for id in streams {
+            if self.stream(id).is_some_and(|stream| !stream.coming.is_empty()) {
+                self.schedule(now_ns, Event::Arrive(id));
+            }
+        }
+    }
+
+    fn reset_connections(&mut self, a: IpAddr, b: IpAddr) -> usize {
+        let all: Vec<ObjectId> = self.objects.keys().copied().collect();
+        let mut count = 0;
+        for id in all {
+            let Some(stream) = self.stream(id) else { continue };
+            let (local, remote) = (stream.local.ip(), stream.remote.ip());
+            if stream.peer.is_some()
+                && !stream.broken
+                && ((local, remote) == (a, b) || (local, remote) == (b, a))
+            {
+                stream.reset();
+                self.note("reset", id, 0);
+                self.wake(id);
+                count += 1;
+            }
+        }
+        self.run_awake();
+        count
+    }
+
+    fn begin_connect(&mut self, number: Number) {
+        let op = self.raw(number);
+        // SAFETY: S3: the operation is in flight, and only we look at it now.
+        let raw = unsafe { &mut *op };
+        let target = socket::address_of(raw).map_err(|_| libc::EAFNOSUPPORT);
+        let opened = target.and_then(|target| socket::open_for_connect(raw).map(|()| target));
+        let fd = raw.fd;
+        let target = match opened {
+            Ok(target) => target,
+            Err(errno) => return self.finish(number, Outcome { result: -errno, flags: 0 }, 0),
+        };
+        let host = self.operations[&number].host;
+        let local = self.network.local_for(host, target);
+        let id = self.add_object(Nature::Stream(Stream::new(local, target, None)));
+        self.adopt(fd, id);
+        if let Some(operation) = self.operations.get_mut(&number) {
+            operation.object = Some(id);
+            operation.phase = Phase::Begun;
+        }
+        let at_ns = self.now() + self.latency_ns();
+        self.schedule(at_ns, Event::Request(number));
+    }
+
+    /// The connect of this number, if it goes on: its object and both addresses.
+    fn connecting(&mut self, number: Number) -> Option<(ObjectId, SocketAddr, SocketAddr)> {
+        let operation = self.operations.get(&number).filter(|op| op.phase == Phase::Begun)?;
+        let id = operation.object?;
+        let stream = self.stream(id)?;
+        Some((id, stream.local, stream.remote))
+    }
+
+    fn request(&mut self, number: Number) {
+        let Some((id, local, target)) = self.connecting(number) else { return };
+        if self.network.is_cut(local, target) {
+            return self.network.held.push((number, false));
+        }
+        let refused = self.random.chance(self.options.faults.connection_refused);
+        let listener = if refused { None } else { self.listener_at(target) };
+        let back_ns = self.now() + self.latency_ns();
+        let Some(listener) = listener else { return self.schedule(back_ns, Event::Refusal(number)) };
+        let Some(Nature::Listener(Listener { pending, backlog, .. })) =
+            self.objects.get(&listener).map(|object| &object.nature)
+        else {
+            return;
+        };
+        if pending.len() > *backlog {
+            return self.schedule(self.now() + REQUEST_AGAIN_NS, Event::Request(number));
+        }
+        let server = self.add_object(Nature::Stream(Stream::new(target, local, Some(id))));
+        if let Some(stream) = self.stream(id) {
+            stream.peer = Some(server);
+        }
+        if let Some(Nature::Listener(listener)) = self.objects.get_mut(&listener).map(|o| &mut o.nature) {
+            listener.pending.push_back(server);
+        }
+        self.note("connection", id, server as i64);
+        self.awake.push_back((listener, Direction::Read));
+        self.schedule(back_ns, Event::Answer(number));
+    }
+
+    fn answer(&mut self, number: Number) {
+        let Some((_, local, target)) = self.connecting(number) else { return };
+        if self.network.is_cut(local, target) {
+            return self.network.held.push((number, true));
+        }
+        self.conclude_connect(number, 0);
+    }
+
+    fn conclude_connect(&mut self, number: Number, result: i32) {
+        if self.connecting(number).is_some() {
+            self.finish(number, Outcome { result, flags: 0 }, 0);
+        }
+    }
+
+    /// Who takes connections to an address; of several that share it, the seed chooses.
+    fn listener_at(&mut self, target: SocketAddr) -> Option<ObjectId> {
+        let all = self.network.listeners.get(&target.port())?;
+        let accepts = |id: &&ObjectId| match self.objects.get(id).map(|object| &object.nature) {
+            Some(Nature::Listener(listener)) => listener.accepts(target),
+            _ => false,
+        };
+        let found: Vec<ObjectId> = all.iter().filter(accepts).copied().collect();
+        let last = found.len().checked_sub(1)?;
+        let index = if last == 0 { 0 } else { self.random.up_to(last as u64) as usize };
+        Some(found[index])
+    }
+
+    fn listen(
+        &mut self,
+        host: IpAddr,
+        mut address: SocketAddr,
+        options: Listen,
+    ) -> Result<RawDescriptor, io::Error> {
+        if address.port() == 0 {
+            address.set_port(self.network.next_port());
+        }
+        for id in self.network.listeners.get(&address.port()).into_iter().flatten() {
+            if let Some(Nature::Listener(other)) = self.objects.get(id).map(|object| &object.nature)
+                && other.conflicts(host, address)
+                && !(other.reuse_port && options.reuse_port)
+            {
+                return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+            }
+        }
+        let listener = Listener {
+            host,
+            address,
+            backlog: usize::try_from(options.backlog).unwrap_or(0),
+            reuse_port: options.reuse_port,
+            only_v6: options.only_v6,
+            pending: VecDeque::new(),
+        };
+        let id = self.add_object(Nature::Listener(listener));
+        let fd = self.add_descriptor(id, Some(address)).inspect_err(|_| _ = self.objects.remove(&id))?;
+        self.note("listen", id, i64::from(address.port()));
+        self.network.listeners.entry(address.port()).or_default().push(id);
+        Ok(fd)
+    }
+
+    fn accept(&mut self, id: ObjectId, op: *mut RawOp, raw: &RawOp) -> (Outcome, i64) {
+        let Some(Nature::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.nature) else {
+            return failed(-libc::EINVAL);
+        };
+        let Some(connection) = listener.pending.pop_front() else { return failed(-libc::EAGAIN) };
+        let Some(remote) = self.stream(connection).map(|stream| stream.remote) else {
+            return failed(-libc::ECONNABORTED);
+        };
+        let fd = match self.add_descriptor(connection, Some(remote)) {
+            Ok(fd) => fd,
+            Err(error) => {
+                // As the kernel does it: the connection stays for the next accept.
+                if let Some(Nature::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.nature) {
+                    listener.pending.push_front(connection);
+                }
+                return failed(-error.raw_os_error().unwrap_or(libc::EMFILE));
+            }
+        };
+        if raw.flags & RawOp::ADDRESS != 0 {
+            // SAFETY: S3: the operation is in flight, and only we look at it now.
+            socket::put_address(unsafe { &mut *op }, remote);
+        }
+        (Outcome { result: fd, flags: 0 }, connection as i64)
+    }
+
+    /// A fault: the connection is reset while it is used.
+    fn is_reset(&mut self, id: ObjectId) -> bool {
+        if !self.random.chance(self.options.faults.connection_reset) {
+            return false;
+        }
+        let Some(stream) = self.stream(id).filter(|stream| !stream.broken) else { return false };
+        stream.reset();
+        stream.error = None;
+        if let Some(peer) = stream.peer {
+            self.send_packet(peer, Packet::Reset);
+        }
+        self.wake(id);
+        true
+    }
+
+    fn receive(&mut self, id: ObjectId, raw: &RawOp) -> (Outcome, i64) {
+        if self.is_reset(id) {
+            return failed(-libc::ECONNRESET);
+        }
+        let short = self.random.chance(self.options.faults.short_read);
+        let fraction = if short { self.random.fraction() } else { 1.0 };
+        let Some(stream) = self.stream(id) else { return failed(-libc::EBADF) };
+        let there = stream.received.len();
+        if there == 0 {
+            return failed(stream.error.take().map_or(0, |errno| -errno));
+        }
+        let buffer = match raw.kind {
+            OpKind::RecvPooled => match buf_pool::buffers_of(raw).take() {
+                Some(index) => Some(index),
+                None => return failed(-libc::ENOBUFS),
+            },
+            _ => None,
+        };
+        let asked = buffer.map_or(raw.len, |_| buf_pool::buffers_of(raw).size() as usize);
+        let count = part(asked.min(there), fraction);
+        let bytes = stream.received.make_contiguous()[..count].to_vec();
+        drop(stream.received.drain(..count));
+        let peer = stream.peer;
+        match buffer {
+            // SAFETY: S13: the buffer is free and ours until it is reported, and large enough.
+            Some(index) => unsafe { transfer::copy_to(buf_pool::buffers_of(raw).place(index), &bytes) },
+            // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
+            None => unsafe { transfer::scatter(raw, &bytes) },
+        }
+        if let Some(peer) = peer {
+            self.awake.push_back((peer, Direction::Write));
+        }
+        let flags = buffer.map_or(0, |index| BUFFER_USED | u32::from(index) << 16);
+        (Outcome { result: count as i32, flags }, count as i64)
+    }
+
+    fn send(&mut self, id: ObjectId, raw: &RawOp) -> (Outcome, i64) {
+        if self.is_reset(id) {
+            return failed(-libc::ECONNRESET);
+        }
+        let short = self.random.chance(self.options.faults.short_write);
+        let fraction = if short { self.random.fraction() } else { 1.0 };
+        let buffer_bytes = self.options.socket_buffer_bytes.max(1);
+        let Some(stream) = self.stream(id) else { return failed(-libc::EBADF) };
+        if let Some(errno) = stream.error.take() {
+            return failed(-errno);
+        }
+        if stream.broken || stream.shut_write {
+            return failed(-libc::EPIPE);
+        }
+        let Some(peer) = stream.peer else { return failed(-libc::EPIPE) };
+        let len = raw.len.min(crate::op::TRANSFER_BYTES_MAX);
+        let Some(room) = self.stream(peer).map(|stream| stream.room(buffer_bytes)) else {
+            // The kernel takes it, and the other side answers that there is no such connection.
+            self.send_packet(id, Packet::Reset);
+            return (Outcome { result: len as i32, flags: 0 }, len as i64);
+        };
+        let count = part(len.min(room), fraction);
+        // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
+        let bytes = unsafe { transfer::gather(raw, count) };
+        self.trace.note_bytes(&bytes);
+        self.send_packet(peer, Packet::Data(bytes));
+        (Outcome { result: count as i32, flags: 0 }, count as i64)
+    }
+
+    fn shutdown(&mut self, id: ObjectId, how: i32) -> i32 {
+        let Some(stream) = self.stream(id) else { return -libc::ENOTSOCK };
+        let Some(peer) = stream.peer.filter(|_| !stream.broken) else { return -libc::ENOTCONN };
+        if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
+            stream.shut_read = true;
+        }
+        let ends = (how == libc::SHUT_WR || how == libc::SHUT_RDWR) && !stream.shut_write;
+        stream.shut_write |= ends;
+        if ends {
+            self.send_packet(peer, Packet::End);
+        }
+        self.wake(id);
+        0
+    }
+
+    // ---- everything else
+
+    /// Does what waits for nothing.
+    fn perform(&mut self, number: Number) {
+        let Some(operation) = self.operations.get(&number).filter(|op| op.phase == Phase::Begun) else {
+            return;
+        };
+        let object = operation.object;
+        let op = self.raw(number);
+        // SAFETY: S3: the operation is in flight, and only we look at it now.
+        let raw = unsafe { op.read() };
+        let uninterruptible = matches!(raw.kind, OpKind::Nop | OpKind::Close | OpKind::Shutdown);
+        if !uninterruptible && self.is_interrupted(number) {
+            return self.finish(number, Outcome { result: -libc::EINTR, flags: 0 }, 0);
+        }
+        let (outcome, figure) = match (raw.kind, object) {
+            (OpKind::Nop, _) => (Outcome { result: 0, flags: 0 }, 0),
+            (OpKind::Open, _) => self.perform_open(&raw),
+            (_, None) => failed(-libc::EBADF),
+            (OpKind::Close, Some(id)) => {
+                self.close_descriptor(raw.fd, id);
+                failed(0)
+            }
+            (OpKind::Shutdown, Some(id)) => failed(self.shutdown(id, raw.len as i32)),
+            (_, Some(id)) => {
+                let result = self.perform_on_file(id, &raw);
+                (Outcome { result, flags: 0 }, i64::from(result))
+            }
+        };
+        self.finish(number, outcome, figure);
+    }
+
+    /// Closes a descriptor that an operation owns.
+    fn close_descriptor(&mut self, fd: RawDescriptor, id: ObjectId) {
+        self.descriptors.remove(&fd);
+        virtual_world::forget(fd);
+        let reset = is_reset_by_linger(fd);
+        close_number(fd);
+        self.close_object(id, reset);
+    }
+
+    fn perform_open(&mut self, raw: &RawOp) -> (Outcome, i64) {
+        // SAFETY: S6: the operation borrows the path, a C string.
+        let path = unsafe { CStr::from_ptr(raw.buf.cast_const().cast()) };
+        match self.open(path, raw.len as i32, raw.offset as u32) {
+            Ok((fd, id)) => (Outcome { result: fd, flags: 0 }, id as i64),
+            Err(errno) => failed(-errno),
+        }
+    }
+
+    fn open(&mut self, path: &CStr, flags: i32, mode: u32) -> Result<(RawDescriptor, ObjectId), i32> {
+        let now_ns = self.now();
+        let file = self.files.open(path.to_bytes(), flags, mode, now_ns)?;
+        let id = self.add_object(Nature::File(file));
+        match self.add_descriptor(id, None) {
+            Ok(fd) => Ok((fd, id)),
+            Err(error) => {
+                self.objects.remove(&id);
+                Err(error.raw_os_error().unwrap_or(libc::EMFILE))
+            }
+        }
+    }
+
+    fn perform_on_file(&mut self, id: ObjectId, raw: &RawOp) -> i32 {
+        let (short_read, short_write) = (self.options.faults.short_read, self.options.faults.short_write);
+        let fails = self.random.chance(self.options.faults.io_error);
+        let writes = matches!(raw.kind, OpKind::Write | OpKind::WriteVectored);
+        let full = writes && self.random.chance(self.options.faults.no_space);
+        let short = self.random.chance(if writes { short_write } else { short_read });
+        let fraction = if short { self.random.fraction() } else { 1.0 };
+        let now_ns = self.now();
+        let State { objects, files, trace, .. } = self;
+        let Some(Nature::File(file)) = objects.get_mut(&id).map(|object| &mut object.nature) else {
+            return -libc::EINVAL;
+        };
+        match raw.kind {
+            OpKind::Metadata => {
+                // SAFETY: S6: the operation borrows the record.
+                unsafe { transfer::put_metadata(raw, files.metadata(file.inode)) };
+                0
+            }
+            _ if fails => -libc::EIO,
+            OpKind::SyncAll | OpKind::SyncData => {
+                files.sync(file.inode);
+                0
+            }
+            OpKind::Read | OpKind::ReadVectored if !file.reads() => -libc::EBADF,
+            OpKind::Write | OpKind::WriteVectored if !file.writes() => -libc::EBADF,
+            OpKind::Read | OpKind::ReadVectored => {
+                let offset = if raw.flags & RawOp::CURSOR != 0 { file.position } else { raw.offset };
+                let there = files.at(file.inode, offset);
+                let count = part(there.len().min(raw.len).min(crate::op::TRANSFER_BYTES_MAX), fraction);
+                // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
+                unsafe { transfer::scatter(raw, &there[..count]) };
+                if raw.flags & RawOp::CURSOR != 0 {
+                    file.position += count as u64;
+                }
+                count as i32
+            }
+            OpKind::Write | OpKind::WriteVectored if full => -libc::ENOSPC,
+            OpKind::Write | OpKind::WriteVectored => {
+                let count = part(raw.len.min(crate::op::TRANSFER_BYTES_MAX), fraction);
+                // SAFETY: S3: as above.
+                let bytes = unsafe { transfer::gather(raw, count) };
+                let offset = match raw.flags & RawOp::CURSOR != 0 {
+                    _ if file.flags & libc::O_APPEND != 0 => files.metadata(file.inode).0,
+                    true => file.position,
+                    false => raw.offset,
+                };
+                trace.note_bytes(&bytes);
+                if let Err(errno) = files.write(file.inode, offset, &bytes, now_ns) {
+                    return -errno;
+                }
+                if raw.flags & RawOp::CURSOR != 0 {
+                    file.position = offset + count as u64;
+                }
+                count as i32
+            }
+            _ => -libc::EOPNOTSUPP,
+        }
+    }
+}
+
+impl VirtualWorld for World {
+    fn close(&self, fd: RawDescriptor) {
+        let reset = is_reset_by_linger(fd);
+        let mut state = self.state.borrow_mut();
+        if let Some(id) = state.descriptors.remove(&fd) {
+            state.close_object(id, reset);
+            state.run_awake();
+        }
+    }
+
+    fn local_addr(&self, fd: RawDescriptor) -> io::Result<SocketAddr> {
+        let state = self.state.borrow();
+        let id = state.descriptors.get(&fd);
+        match id.and_then(|id| state.objects.get(id)).map(|object| &object.nature) {
+            Some(Nature::Listener(listener)) => Ok(listener.address),
+            Some(Nature::Stream(stream)) => Ok(stream.local),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOTSOCK)),
+        }
+    }
+
+    fn peer_addr(&self, fd: RawDescriptor) -> io::Result<SocketAddr> {
+        let state = self.state.borrow();
+        let id = state.descriptors.get(&fd);
+        match id.and_then(|id| state.objects.get(id)).map(|object| &object.nature) {
+            Some(Nature::Stream(stream)) if stream.peer.is_some() && !stream.broken => Ok(stream.remote),
+            Some(Nature::File(_)) => Err(io::Error::from_raw_os_error(libc::ENOTSOCK)),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
+        }
+    }
+
+    fn listen(&self, host: IpAddr, address: SocketAddr, options: Listen) -> io::Result<RawDescriptor> {
+        self.state.borrow_mut().listen(host, address, options)
+    }
+
+    fn open(&self, path: &CStr, flags: i32, mode: u32) -> io::Result<RawDescriptor> {
+        let opened = self.state.borrow_mut().open(path, flags, mode);
+        opened.map(|(fd, _)| fd).map_err(io::Error::from_raw_os_error)
+    }
+}
+
+impl World {
+    /// This world, to be entered.
+    pub(crate) fn place(&self, host: IpAddr) -> Option<virtual_world::Place> {
+        self.this.upgrade().map(|world| (world as Rc<dyn VirtualWorld>, host))
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.borrow();
+        f.debug_struct("World")
+            .field("now_ns", &self.now_ns())
+            .field("options", &state.options)
+            .field("operations", &state.operations.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An outcome that is no resource.
+fn failed(result: i32) -> (Outcome, i64) {
+    (Outcome { result, flags: 0 }, i64::from(result))
+}
+
+/// A part of `len`, at least one if there is any.
+fn part(len: usize, fraction: f64) -> usize {
+    if fraction >= 1.0 { len } else { ((len as f64 * fraction) as usize).clamp(len.min(1), len) }
+}
+
+/// Whether closing resets the connection: socket(7), `SO_LINGER` with a time of zero.
+fn is_reset_by_linger(fd: RawDescriptor) -> bool {
+    transfer::linger(fd).is_some_and(|limit| limit.is_zero())
+}
