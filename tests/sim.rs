@@ -614,7 +614,7 @@ fn a_partition_holds_up_connections_and_data_until_it_is_healed() {
     let connect = |()| TcpStream::connect("10.0.0.2:80");
     let late = complete(&mut lp, (), |()| TcpStream::connect("10.0.0.2:80").timeout(HOUR)).1;
     assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
-    let (_, connected) = start(&mut lp, (), |state| connect(*state));
+    let (_, connected) = start(&mut lp, (), |()| connect(()));
     lp.run_for(MS).unwrap();
     assert!(connected.borrow().is_none());
     world.heal(b, a);
