@@ -611,10 +611,9 @@ fn a_partition_holds_up_connections_and_data_until_it_is_healed() {
     let mut lp = world.host(a).new_loop().unwrap();
     let listener = world.host(b).enter(|| TcpListener::bind("0.0.0.0:80")).unwrap();
     world.partition(a, b);
-    let connect = |()| TcpStream::connect("10.0.0.2:80");
     let late = complete(&mut lp, (), |()| TcpStream::connect("10.0.0.2:80").timeout(HOUR)).1;
     assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
-    let (_, connected) = start(&mut lp, (), |()| connect(()));
+    let (_, connected) = start(&mut lp, (), |()| TcpStream::connect("10.0.0.2:80"));
     lp.run_for(MS).unwrap();
     assert!(connected.borrow().is_none());
     world.heal(b, a);

@@ -48,7 +48,7 @@ pub struct Faults {
     pub native_multishot: f64,
     /// A native multi-result operation that the backend stops repeating after a result, for each of them.
     pub lost_continuation: f64,
-    /// At a [power cut](super::Simulation::power_cut): a change that was not synced and has reached the disk all the same, in part or whole.
+    /// At a [power cut](crate::sim::Simulation::power_cut): a change that was not synced and has reached the disk all the same, in part or whole.
     pub torn_write: f64,
 }
 

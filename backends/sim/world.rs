@@ -37,7 +37,7 @@ pub struct SimOptions {
     pub faults: Faults,
     /// How many bytes a connection holds in each direction before a send waits: 64 KiB by default.
     pub socket_buffer_bytes: usize,
-    /// Keeps the text of [`Simulation::trace_text`](super::Simulation::trace_text). The hash is always kept.
+    /// Keeps the text of [`Simulation::trace_text`](crate::sim::Simulation::trace_text). The hash is always kept.
     pub trace_text: bool,
     /// A loop that has nothing to wait for in the world waits for other threads of the real one (posts, notifications). Off by
     /// default: it fails with `EDEADLK`. What real threads do is no part of what the seed decides.
