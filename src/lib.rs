@@ -22,7 +22,7 @@ mod fs;
 mod handle;
 mod in_flight;
 mod io_vecs;
-mod net;
+pub mod net;
 mod offload;
 mod op;
 mod pool;
@@ -47,6 +47,7 @@ pub use fs::{File, Metadata, OpenOptions};
 pub use handle::{LoopHandle, Notifier};
 pub use in_flight::{InFlightOp, OpId};
 pub use io_vecs::{Gather, IoVecs, Scatter};
+#[doc(inline)]
 pub use net::{ListenOptions, TcpListener, TcpStream};
 pub use op::{MultiOp, Op, OpKind, Outcome, Output, RawOp, TRANSFER_BYTES_MAX, nop};
 pub use pool::{Pool, Pooled, Shared};

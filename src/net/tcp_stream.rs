@@ -29,7 +29,7 @@ descriptor_conversions!(TcpStream);
 
 impl TcpStream {
     /// Connects (`connect(2)`). If the address resolves to several, the first is tried. Names are looked up by the system, which
-    /// blocks: give an address to avoid that.
+    /// blocks: give an address to avoid that, if need be from [`resolve`](super::resolve).
     ///
     /// ```
     /// use oxev::{Completion, Loop, RunMode, TcpStream};
