@@ -72,8 +72,8 @@ fn report(args: &Args, inside: &[u32], threads: usize, one: Duration, many: Dura
     let (total, size) = (inside.iter().map(|&row| u64::from(row)).sum::<u64>(), args.size);
     let mut out = io::stdout().lock();
     writeln!(out, "{size} rows of {size} points, of which {total} are in the set")?;
-    writeln!(out, "1 thread:    {one:>10.2?}")?;
-    writeln!(out, "{:<12} {many:>10.2?}", format!("{threads} threads:"))?;
+    writeln!(out, "one thread:  {one:>10.2?}")?;
+    writeln!(out, "{:<13}{many:>10.2?}", format!("shared by {threads}:"))?;
     writeln!(out, "speed-up:    {:>9.2}x", one.as_secs_f64() / many.as_secs_f64())
 }
 
