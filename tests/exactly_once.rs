@@ -568,7 +568,7 @@ fn every_submission_ends_exactly_once() {
         Stage { file: tempfile::tempfile().unwrap(), listener: StdListener::bind("127.0.0.1:0").unwrap() };
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     let config = Config {
-        cases: cases.unwrap_or(2_500),
+        cases: cases.unwrap_or(2_000),
         max_shrink_iters: 3_000,
         max_shrink_time: 60_000,
         failure_persistence: None,

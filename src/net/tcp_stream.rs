@@ -124,8 +124,11 @@ impl TcpStream {
     }
 
     /// Sends the whole buffer without copying it, where the backend can
-    /// ([`Capabilities::zero_copy_send`](crate::Capabilities::zero_copy_send)); otherwise as [`TcpStream::send_all`]. It completes when the kernel
-    /// has let go of the buffer. Worth it from some ten KiB on, and not over loopback.
+    /// ([`Capabilities::zero_copy_send`](crate::Capabilities::zero_copy_send)); otherwise as [`TcpStream::send_all`]. Worth it from
+    /// some ten KiB on, and not over loopback.
+    ///
+    /// It completes when the kernel has let go of the buffer, which can be as late as when the peer has taken the data. What is sent cannot be
+    /// called back: a cancel or a deadline that comes then waits for that, too, and so does dropping the loop.
     pub fn send_all_zero_copy<'a>(&'a self, buffer: &'a [u8]) -> Op<'a, usize> {
         self.sending(OpKind::SendZeroCopy, buffer, RawOp::EXACT)
     }
