@@ -20,7 +20,7 @@ pub(super) enum Attempt {
 const CONNECTING: u16 = 1;
 
 /// Tries an operation on a descriptor, without blocking.
-#[inline]
+#[inline(always)]
 pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
     let (result, asked) = match op.kind {
         OpKind::Recv => (calls::recv(op), op.transfer_len() as usize),

@@ -194,16 +194,22 @@ impl Record {
 
     /// A transfer moved less than it was asked to: on a TCP connection there is no more to be had (`epoll(7)`, questions and answers),
     /// so the call that would say so is spared. Not if the end of the stream may be behind what was read: it makes no edge of its own.
+    #[inline]
     pub(super) fn note_short_transfer(&mut self, lane: Lane, fd: RawDescriptor) {
         if !self.is_watched(lane) || self.flags & flag::SPECIAL != 0 {
             return;
         }
         if self.kind == FileKind::Unknown {
-            self.kind = if calls::is_tcp(fd) { FileKind::Tcp } else { FileKind::Stream };
+            self.look_what_it_is(fd);
         }
         if self.kind == FileKind::Tcp {
             self.set_not_ready(lane);
         }
+    }
+
+    #[cold]
+    fn look_what_it_is(&mut self, fd: RawDescriptor) {
+        self.kind = if calls::is_tcp(fd) { FileKind::Tcp } else { FileKind::Stream };
     }
 
     /// What the descriptor is, for operations on files.
@@ -247,7 +253,7 @@ impl Descriptors {
 
     /// Whether the record of a descriptor that an operation names has to be forgotten, for the number names another file now. The error
     /// is an errno.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_stale(&mut self, op: &RawOp) -> Result<bool, i32> {
         let index = usize::try_from(op.fd).map_err(|_| libc::EBADF)?;
         let record = self.records.get(index).ok_or(libc::EMFILE)?;

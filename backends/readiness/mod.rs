@@ -158,11 +158,18 @@ impl<S: Selector> Readiness<S> {
     }
 
     /// Makes sure that the record of the operation's descriptor is of the file that it names now. `false`: the operation is over.
-    #[inline]
+    #[inline(always)]
     fn enter(&mut self, token: Token, op: &RawOp, ops: &mut InFlight) -> bool {
         match self.descriptors.is_stale(op) {
             Ok(false) => true,
-            Ok(true) => {
+            stale => self.renew(token, op, stale, ops),
+        }
+    }
+
+    #[cold]
+    fn renew(&mut self, token: Token, op: &RawOp, stale: Result<bool, i32>, ops: &mut InFlight) -> bool {
+        match stale {
+            Ok(_) => {
                 // Nobody is left there unless a descriptor was closed under its operations.
                 Lane::ALL.into_iter().for_each(|lane| self.fail_lane(op.fd, lane, libc::EBADF, ops));
                 self.descriptors.forget(op.fd);
@@ -175,23 +182,34 @@ impl<S: Selector> Readiness<S> {
         }
     }
 
-    /// Queues an operation, and tries it if it is its turn.
+    /// Tries an operation if it is its turn, and queues it unless that was all.
     ///
     /// # Safety
     /// As [`Readiness::submit`].
     #[inline]
     unsafe fn start(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: nobody else has it now.
-        let raw = unsafe { &*op };
+        let raw = unsafe { &mut *op };
         if !self.enter(token, raw, ops) {
             return;
         }
         let (fd, lane) = (raw.fd, Lane::of(raw.kind));
         let record = self.descriptors.record(fd);
-        let is_first = record.lane(lane).is_empty();
-        self.nodes.push(record.lane(lane), token, Place::Waiting);
-        if is_first {
-            self.run_lane(fd, lane, ops);
+        if !record.lane(lane).is_empty() || !record.may_be_ready(lane) {
+            return self.nodes.push(record.lane(lane), token, Place::Waiting);
+        }
+        match attempt(raw, record) {
+            Attempt::Over(outcome) => {
+                if ops.complete(token, outcome) == Verdict::Continue {
+                    self.nodes.push(record.lane(lane), token, Place::Waiting);
+                    self.run_lane(fd, lane, ops);
+                }
+            }
+            Attempt::NotReady => {
+                let interest = Interest::of(raw);
+                self.nodes.push(record.lane(lane), token, Place::Waiting);
+                self.block(fd, lane, interest, ops);
+            }
         }
     }
 
@@ -323,6 +341,9 @@ impl<S: Selector> Readiness<S> {
                 Attempt::Over(outcome) => {
                     if ops.complete(token, outcome) == Verdict::Done {
                         self.nodes.remove(record.lane(lane), token);
+                        if record.lane(lane).is_empty() {
+                            return;
+                        }
                     }
                 }
             }

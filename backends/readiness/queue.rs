@@ -118,6 +118,7 @@ impl Nodes {
     }
 
     /// Takes an operation out of its queue.
+    #[inline]
     pub(super) fn remove(&mut self, queue: &mut Queue, token: Token) {
         self.stop_running(token);
         let node = &mut self.table[token.index()];
@@ -164,11 +165,17 @@ impl Nodes {
         Some(token)
     }
 
+    #[inline]
     fn stop_running(&mut self, token: Token) {
-        let node = &mut self.table[token.index()];
-        if !std::mem::replace(&mut node.runnable, false) {
-            return;
+        if self.table[token.index()].runnable {
+            self.unlink_running(token);
         }
+    }
+
+    #[cold]
+    fn unlink_running(&mut self, token: Token) {
+        let node = &mut self.table[token.index()];
+        node.runnable = false;
         let Links { next, prev } = node.run;
         match prev.checked_sub(1) {
             None => self.runnable.head = next,
