@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, RangeInclusive};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -15,6 +15,10 @@ use crate::op::{OpKind, Outcome, Output, RawOp};
 
 /// In [`Outcome::flags`]: the upper half is the index of the buffer that was used.
 pub(crate) const BUFFER_USED: u32 = 1;
+
+/// The ids of pools. io_uring kept groups below 64 in an array (seen on 6.1) and did not reset what it had counted there: a ring that
+/// took the number of an earlier one started in the middle, and had buffers handed out that were on lease.
+pub(crate) const BUFFER_GROUPS: RangeInclusive<u16> = 64..=u16::MAX;
 
 /// The largest number of buffers in a pool.
 pub(crate) const BUFFERS_MAX: u16 = 1 << 15;

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Capabilities, Kind, Wait};
-use crate::buf_pool::{self, BUFFERS_MAX, BufPool, Buffers};
+use crate::buf_pool::{self, BUFFER_GROUPS, BUFFERS_MAX, BufPool, Buffers};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::errand;
 use crate::handle::{LoopHandle, Remote};
@@ -494,7 +494,7 @@ impl Loop {
             }
             used
         });
-        let mut groups = 0..=u16::MAX;
+        let mut groups = BUFFER_GROUPS;
         let group = groups.find(|group| self.buf_pools.iter().all(|pool| pool.group() != *group));
         let group = group.ok_or_else(einval)?;
         let returned = Rc::clone(&self.ops.buffer_returned);

@@ -31,6 +31,7 @@ conformance! {
     sizes_out_of_range_are_refused,
     the_largest_number_of_buffers_works,
     pools_do_not_share_buffers,
+    a_pool_in_the_place_of_another_lends_no_buffer_twice,
     a_pool_that_nobody_uses_gives_its_place_to_the_next,
     every_buffer_is_available_again_after_everything,
     a_receive_longer_than_a_buffer_is_split,
@@ -379,4 +380,25 @@ fn a_receive_longer_than_a_buffer_is_split(v: Variant) {
     let (state, lease) = complete(&mut lp, (ours, pool), |(s, p)| s.recv_pooled(p));
     assert_eq!(&lease.unwrap()[..], b"abc");
     assert_eq!(&complete(&mut lp, state, |(s, p)| s.recv_pooled(p)).1.unwrap()[..], b"d");
+}
+
+/// Linux 6.1 would go on where the earlier pool's ring stopped, if it had the same number.
+fn a_pool_in_the_place_of_another_lends_no_buffer_twice(v: Variant) {
+    let mut lp = v.new_loop();
+    let receive = |lp: &mut Loop, pool: &BufPool, byte: &[u8]| {
+        let (ours, mut peer) = pair();
+        peer.write_all(byte).unwrap();
+        (start(lp, (ours, pool.clone()), |(s, p)| s.recv_pooled(p)), peer)
+    };
+    let old = lp.buf_pool(4, 1).unwrap();
+    drop([(); 4].map(|()| lease_of(&mut lp, &old)));
+    drop(old);
+    let pool = lp.buf_pool(2, 1).unwrap();
+    let lent = [b"1", b"2"].map(|byte| receive(&mut lp, &pool, byte).0.wait(&mut lp).1.unwrap());
+    let (third, _peer) = receive(&mut lp, &pool, b"3");
+    lp.run_for(2 * MS).unwrap();
+    assert!(!third.is_done());
+    assert_eq!((&lent[0][..], &lent[1][..]), (&b"1"[..], &b"2"[..]));
+    drop(lent);
+    assert_eq!(&third.wait(&mut lp).1.unwrap()[..], b"3");
 }

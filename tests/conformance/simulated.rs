@@ -30,6 +30,7 @@ const NEEDS_KERNEL: &[&str] = &[
     "buffers::a_hundred_receives_share_one_buffer",
     "buffers::a_lease_can_be_written_to",
     "buffers::a_lease_outlives_its_pool_and_its_loop",
+    "buffers::a_pool_in_the_place_of_another_lends_no_buffer_twice",
     "buffers::a_pool_that_nobody_uses_gives_its_place_to_the_next",
     "buffers::a_receive_longer_than_a_buffer_is_split",
     "buffers::a_receive_of_another_pool_is_fed_although_many_starve",
