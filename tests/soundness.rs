@@ -517,3 +517,22 @@ fn a_stop_is_not_lost_among_wake_ups_and_posts_of_other_threads() {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 }
+
+#[test]
+fn a_notification_to_a_loop_that_is_dropped_is_kept_for_the_next_wait() {
+    let notifier = Notifier::new();
+    let wait = |lp: &mut Loop| {
+        lp.submit(
+            Box::new(Completion::new(notifier.clone())),
+            |n| n.wait().timeout(Duration::from_secs(1)),
+            |_, _, notified| notified.unwrap(),
+        );
+    };
+    let mut lp = Loop::new().unwrap();
+    wait(&mut lp);
+    notifier.notify();
+    drop(lp);
+    let mut lp = Loop::new().unwrap();
+    wait(&mut lp);
+    lp.run(RunMode::UntilDone).unwrap();
+}
