@@ -653,6 +653,29 @@ fn accepting_again_and_again_allocates_nothing() {
     });
 }
 
+#[test]
+fn many_that_are_cancelled_while_they_wait_for_room_allocate_nothing() {
+    const ACCEPTORS: usize = 60;
+    on_each_loop_of(64, 1, |mut lp, share| {
+        let (rounds, tally) = (100 / share, Rc::new(Tally::default()));
+        let (listening, acceptors) = (Listening::new(&tally), Pool::new(ACCEPTORS));
+        assert_no_allocation(rounds, |_| {
+            for _ in 0..ACCEPTORS {
+                let source = listening.listener.clone();
+                let id = lp.submit_multi(
+                    insert(&acceptors, Multi::new(source, Rc::clone(&tally))),
+                    |listener| listener.accept_multi(),
+                    |_, _, _| unreachable!("nobody connects"),
+                    |_, owner, end| owner.state.count(&end),
+                );
+                lp.cancel(id);
+            }
+            lp.run(RunMode::UntilDone).unwrap();
+        });
+        tally.assert(0, ACCEPTORS * rounds);
+    });
+}
+
 // ---- files
 
 struct Work {
