@@ -445,8 +445,11 @@ impl Loop {
         count
     }
 
-    /// Moves the time of a timer or the deadline of an operation to `delay` from now, in place; an operation without a deadline
-    /// gets one. `false` if the operation is over, or is being cancelled.
+    /// Moves the time of a timer or the deadline of an operation to `delay` from now, in place; an operation without
+    /// a deadline gets one. `false` if the operation is over, or is being cancelled.
+    ///
+    /// A timer with a deadline has its new time alone afterwards. Of a repeating timer the next tick moves; its
+    /// deadline stays.
     pub fn reset(&mut self, id: OpId, delay: Duration) -> bool {
         let Some(token) = self.ops.token(id) else { return false };
         self.ops.reset(token, duration_to_ns(delay))

@@ -201,6 +201,13 @@ impl Entry {
         self.op_kind() == OpKind::Timer && unsafe { (*self.op()).flags } & RawOp::MULTI == 0
     }
 
+    /// When a repeating timer ends, whatever its next tick.
+    fn life_end_ns(&self) -> u64 {
+        // The flag is in the table; the rest may not be in the cache.
+        let repeating = self.flags & flag::COMPOUND != 0 && self.op_kind() == OpKind::Timer;
+        if repeating { self.op_copy().len as u64 } else { NO_DEADLINE }
+    }
+
     fn op_kind(&self) -> OpKind {
         // SAFETY: S3: a field that nobody writes while the operation is in flight.
         unsafe { (*self.op()).kind }
@@ -874,11 +881,20 @@ impl InFlight {
         if entry.flags & flag::TIMED_OUT != 0 && entry.state != State::Armed {
             return false;
         }
+        // A timer that was to end at its deadline: that goes with its old time.
+        entry.flags &= !flag::TIMED_OUT;
+        let life_end_ns = entry.life_end_ns();
         if entry.place != Place::NONE {
             self.wheel.remove(&mut self.table, token.index() as u32);
         }
-        self.arm(token, delay_ns);
+        let life_left_ns = self.life_left_ns(life_end_ns);
+        self.arm(token, delay_ns.min(life_left_ns));
         true
+    }
+
+    /// What is left of the life of a repeating timer.
+    fn life_left_ns(&mut self, end_ns: u64) -> u64 {
+        if end_ns == NO_DEADLINE { NO_DEADLINE } else { end_ns.saturating_sub(self.clock.refresh()) }
     }
 
     // ---- several results
@@ -947,10 +963,7 @@ impl InFlight {
                 if entry.place != Place::NONE {
                     // The callback has reset it.
                 } else if op.flags & RawOp::FIXED_DELAY != 0 {
-                    let life_left_ns = match op.len as u64 {
-                        NO_DEADLINE => NO_DEADLINE,
-                        end_ns => end_ns.saturating_sub(self.clock.refresh()),
-                    };
+                    let life_left_ns = self.life_left_ns(op.len as u64);
                     self.arm(token, op.done.min(life_left_ns));
                 } else {
                     let deadline_ns = entry.deadline_ns.min(op.len as u64);

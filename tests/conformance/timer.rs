@@ -42,6 +42,8 @@ conformance! {
     reset_moves_the_next_tick_of_a_repeating_timer,
     reset_in_its_own_item_callback_moves_the_next_tick,
     reset_of_a_tick_that_waits_for_its_callback_keeps_the_timer_repeating,
+    reset_of_a_timer_with_a_deadline_leaves_its_new_time_alone,
+    reset_of_a_repeating_timer_does_not_outlive_its_deadline,
     a_thousand_timers_fire_once_each,
     deadlines_on_every_level_of_the_wheel_are_in_order,
 }
@@ -493,4 +495,20 @@ fn deadlines_on_every_level_of_the_wheel_are_in_order(v: Variant) {
         assert!(!op.is_done() && lp.cancel(op.id));
     }
     lp.run(RunMode::UntilDone).unwrap();
+}
+
+fn reset_of_a_timer_with_a_deadline_leaves_its_new_time_alone(v: Variant) {
+    let mut lp = v.new_loop();
+    for (time, deadline) in [(HOUR, MS), (MS, HOUR)] {
+        let timer = start(&mut lp, (), move |()| Timer::after(time).timeout(deadline));
+        assert!(lp.reset(timer.id, 2 * MS));
+        timer.wait(&mut lp).1.unwrap();
+    }
+}
+
+fn reset_of_a_repeating_timer_does_not_outlive_its_deadline(v: Variant) {
+    let mut lp = v.new_loop();
+    let ticks = start_multi(&mut lp, (), usize::MAX, |()| Timer::every(HOUR).timeout(3 * MS));
+    assert!(lp.reset(ticks.id, 2 * HOUR));
+    assert_eq!(ticks.wait(&mut lp).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
 }
