@@ -117,14 +117,16 @@ mod flag {
     pub(super) const DISARMED: u8 = 1 << 2;
     /// Its item callback is running.
     pub(super) const DELIVERING: u8 = 1 << 3;
-    /// Results need a second look: exact, multi-result, pooled.
+    /// Results need a second look: multi-result, pooled.
     pub(super) const COMPOUND: u8 = 1 << 4;
     pub(super) const BACKGROUND: u8 = 1 << 5;
     /// The loop is dropped inside its item callback, so its owner is never given back (S10).
     pub(super) const BORROWED: u8 = 1 << 6;
+    /// Only done when all has been moved.
+    pub(super) const EXACT: u8 = 1 << 7;
 
     pub(super) const ENDING: u8 = CANCEL | TIMED_OUT | DISARMED;
-    pub(super) const ANY_RESULT: u8 = ENDING | COMPOUND;
+    pub(super) const ANY_RESULT: u8 = ENDING | COMPOUND | EXACT;
 }
 
 /// The flags that an entry begins with. They follow from the operation; worked out where it is submitted they mostly cost nothing.
@@ -134,9 +136,14 @@ pub(crate) struct EntryFlags(u8);
 impl EntryFlags {
     #[inline(always)]
     pub(crate) const fn of(kind: OpKind, op_flags: u8) -> EntryFlags {
-        let compound = op_flags & (RawOp::EXACT | RawOp::MULTI) != 0 || matches!(kind, OpKind::RecvPooled);
+        let compound = op_flags & RawOp::MULTI != 0 || matches!(kind, OpKind::RecvPooled);
+        let exact = op_flags & RawOp::EXACT != 0;
         let background = op_flags & RawOp::BACKGROUND != 0;
-        EntryFlags(if compound { flag::COMPOUND } else { 0 } | if background { flag::BACKGROUND } else { 0 })
+        EntryFlags(
+            if compound { flag::COMPOUND } else { 0 }
+                | if exact { flag::EXACT } else { 0 }
+                | if background { flag::BACKGROUND } else { 0 },
+        )
     }
 }
 
@@ -189,6 +196,14 @@ impl Entry {
     /// Whether this outcome of a multi-result operation says that the peer sends no more.
     fn is_end_of_stream(&self, outcome: Outcome) -> bool {
         outcome.result == 0 && self.op_kind() == OpKind::RecvPooled
+    }
+
+    /// Whether an exact operation, that nobody wants to end, has moved all that was left.
+    #[inline(always)]
+    fn is_whole(&self, outcome: Outcome) -> bool {
+        // SAFETY: S3: a field that the backend, which gave this outcome, does not write to.
+        let len = || unsafe { (*self.op()).len };
+        self.flags & flag::ANY_RESULT == flag::EXACT && outcome.result > 0 && len() == outcome.result as usize
     }
 
     /// Whether this outcome says that the pool of a receive is empty.
@@ -735,7 +750,8 @@ impl InFlight {
             return Verdict::Done;
         }
         let has_deadline = entry.place != Place::NONE;
-        if has_deadline || entry.flags & flag::ANY_RESULT != 0 || outcome.result == -libc::EINTR {
+        let ends_it = entry.flags & flag::ANY_RESULT == 0 || entry.is_whole(outcome);
+        if has_deadline || !ends_it || outcome.result == -libc::EINTR {
             return self.complete_special(token, outcome);
         }
         self.in_backend -= 1;
@@ -772,7 +788,7 @@ impl InFlight {
         if outcome.result == -libc::ECANCELED && ending & flag::TIMED_OUT != 0 {
             outcome = Outcome { result: -libc::ETIMEDOUT, flags: outcome.flags | Outcome::UNTRIED };
         }
-        if entry.flags & flag::COMPOUND == 0 {
+        if entry.flags & (flag::COMPOUND | flag::EXACT) == 0 {
             return Ok(outcome);
         }
         let op = entry.op();
