@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -367,6 +367,36 @@ fn a_full_pipe_that_blocks_does_not_block_the_loop() {
     assert_eq!(written.unwrap(), 1 << 20);
     drop(state);
     assert!(drain.join().unwrap().unwrap() == expected);
+}
+
+/// Two ends of a terminal.
+fn terminal() -> (std::fs::File, std::fs::File) {
+    let (mut master, mut slave) = (0, 0);
+    let null = std::ptr::null_mut();
+    // SAFETY: the two places are valid for the length of the call, and nothing else is passed.
+    let status = unsafe { libc::openpty(&raw mut master, &raw mut slave, null, null.cast(), null.cast()) };
+    assert_eq!(status, 0);
+    // SAFETY: both were just made, and are nobody else's; here and below.
+    let master = unsafe { OwnedFd::from_raw_fd(master) };
+    // SAFETY: as above.
+    (master.into(), unsafe { OwnedFd::from_raw_fd(slave) }.into())
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_does_not_block_the_loop() {
+    let mut lp = new_loop();
+    let (mut master, slave) = terminal();
+    let sent = vec![b'x'; 1 << 16];
+    let write = start(&mut lp, (File::from_std(slave), sent), |(f, b)| f.write_all(b));
+    (0..1000).for_each(|_| lp.run(RunMode::NoWait).unwrap()); // it would hang here
+    assert!(!write.is_done());
+    let reader = std::thread::spawn(move || {
+        let mut all = vec![0; 1 << 16];
+        master.read_exact(&mut all).map(|()| (all, master))
+    });
+    run_until(&mut lp, || write.is_done());
+    assert_eq!(write.take().1.unwrap(), 1 << 16);
+    assert!(reader.join().unwrap().unwrap().0.iter().all(|&byte| byte == b'x'));
 }
 
 #[test]

@@ -72,6 +72,9 @@ const ROUNDS_MAX: usize = 16;
 /// other descriptors still comes in.
 const SKIPS_MAX: u32 = 4;
 
+/// Errors that say no more than that a read is for a thread: what there is has to be fetched, or cannot be read so.
+const NOT_FROM_CACHE: [i32; 4] = [libc::EAGAIN, libc::EOPNOTSUPP, libc::ENOSYS, libc::ESPIPE];
+
 pub(crate) struct Readiness<S> {
     selector: S,
     descriptors: Descriptors,
@@ -277,9 +280,7 @@ impl<S: Selector> Readiness<S> {
             let raw = unsafe { &mut *op };
             let result = calls::read_cached(raw);
             match result {
-                _ if result == -libc::EAGAIN || result == -libc::EOPNOTSUPP || result == -libc::ENOSYS => {
-                    break;
-                }
+                _ if NOT_FROM_CACHE.contains(&-result) => break,
                 1.. if (result as usize) < raw.len && raw.flags & RawOp::EXACT == 0 => {
                     io_vecs::advance(raw, result as usize);
                 }
