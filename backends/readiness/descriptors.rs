@@ -98,6 +98,8 @@ pub(super) enum FileKind {
     Stream,
     /// The same, but the descriptor blocks.
     BlockingStream,
+    /// A terminal that blocks.
+    Terminal,
     /// It is always ready, and may take its time all the same: a file on a disk.
     Regular,
     /// A regular file behind no cache (`O_DIRECT`).
