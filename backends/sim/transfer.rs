@@ -99,3 +99,21 @@ pub(super) fn linger(fd: RawDescriptor) -> Option<Duration> {
     let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
     socket2::SockRef::from(&descriptor).linger().ok().flatten()
 }
+
+/// Gives an accepted socket what it has from its listener on Linux. Best effort: but for `SO_LINGER` nothing comes of it.
+pub(super) fn inherit_options(from: RawDescriptor, to: RawDescriptor) {
+    // SAFETY: S7: the world has it as the descriptor of a listener that is open.
+    let from = unsafe { BorrowedFd::borrow_raw(from) };
+    // SAFETY: S7: it has just been made.
+    let to = unsafe { BorrowedFd::borrow_raw(to) };
+    let (from, to) = (socket2::SockRef::from(&from), socket2::SockRef::from(&to));
+    if from.tcp_nodelay().unwrap_or(false) {
+        let _ = to.set_tcp_nodelay(true);
+    }
+    if from.keepalive().unwrap_or(false) {
+        let _ = to.set_keepalive(true);
+    }
+    if let Ok(Some(limit)) = from.linger() {
+        let _ = to.set_linger(Some(limit));
+    }
+}
