@@ -18,7 +18,7 @@ use std::rc::{Rc, Weak};
 
 use super::super::Waker;
 use super::faults::Faults;
-use super::files::{FileSystem, OpenFile};
+use super::files::{FileSystem, OpenFile, Stat};
 use super::network::{Connect, Listener, Network, Packet, Stream, mapped};
 use super::peers::Scripts;
 use super::random::Random;
@@ -150,6 +150,17 @@ pub(super) enum Nature {
     Listener(Listener),
     Stream(Stream),
     File(OpenFile),
+}
+
+impl Nature {
+    /// As stat(2) has it.
+    fn mode(&self) -> u32 {
+        match self {
+            Nature::File(_) => libc::S_IFREG,
+            Nature::Stream(stream) if stream.is_pipe => libc::S_IFIFO | 0o600,
+            Nature::Stream(_) | Nature::Listener(_) => libc::S_IFSOCK | 0o777,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -1400,13 +1411,19 @@ impl State {
         let fraction = if short { self.random.fraction() } else { 1.0 };
         let now_ns = self.now();
         let State { objects, files, trace, .. } = self;
-        let Some(Nature::File(file)) = objects.get_mut(&id).map(|object| &mut object.nature) else {
-            return -libc::EINVAL;
+        let file = match objects.get_mut(&id).map(|object| &mut object.nature) {
+            Some(Nature::File(file)) => file,
+            Some(other) if raw.kind == OpKind::Metadata => {
+                // SAFETY: S6: the operation borrows the record.
+                unsafe { transfer::put_metadata(raw, Stat { mode: other.mode(), ..Stat::default() }) };
+                return 0;
+            }
+            _ => return -libc::EINVAL,
         };
         match raw.kind {
             OpKind::Metadata => {
                 // SAFETY: S6: the operation borrows the record.
-                unsafe { transfer::put_metadata(raw, files.metadata(file.inode)) };
+                unsafe { transfer::put_metadata(raw, files.stat(file.inode)) };
                 0
             }
             _ if fails => -libc::EIO,
@@ -1415,11 +1432,12 @@ impl State {
                 0
             }
             OpKind::Read | OpKind::ReadVectored if !file.reads() => -libc::EBADF,
+            OpKind::Read | OpKind::ReadVectored if file.is_directory() => -libc::EISDIR,
             OpKind::Write | OpKind::WriteVectored if !file.writes() => -libc::EBADF,
             OpKind::Read | OpKind::ReadVectored => {
                 let offset = if raw.flags & RawOp::CURSOR != 0 { file.position } else { raw.offset };
-                let there = files.at(file.inode, offset);
-                let count = part(there.len().min(raw.len).min(crate::op::TRANSFER_BYTES_MAX), fraction);
+                let there = files.read(file.inode, offset, raw.len.min(crate::op::TRANSFER_BYTES_MAX));
+                let count = part(there.len(), fraction);
                 // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
                 unsafe { transfer::scatter(raw, &there[..count]) };
                 if raw.flags & RawOp::CURSOR != 0 {
@@ -1433,7 +1451,7 @@ impl State {
                 // SAFETY: S3: as above.
                 let bytes = unsafe { transfer::gather(raw, count) };
                 let offset = match raw.flags & RawOp::CURSOR != 0 {
-                    _ if file.flags & libc::O_APPEND != 0 => files.metadata(file.inode).0,
+                    _ if file.flags & libc::O_APPEND != 0 => files.stat(file.inode).size,
                     true => file.position,
                     false => raw.offset,
                 };
