@@ -32,8 +32,8 @@ mod readiness;
 #[path = "../backends/sim/mod.rs"]
 pub(crate) mod sim;
 
-#[cfg(not(all(target_os = "linux", any(feature = "io_uring", feature = "epoll"))))]
-compile_error!("no backend: on Linux, at least one of the features `io_uring` and `epoll` is needed");
+#[cfg(not(any(feature = "sim", all(target_os = "linux", any(feature = "io_uring", feature = "epoll")))))]
+compile_error!("no backend: on Linux, at least one of the features `io_uring`, `epoll` and `sim` is needed");
 
 /// The kinds of backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -188,7 +188,12 @@ macro_rules! forward {
 
 impl Compiled {
     /// Makes this backend, if it is compiled in and works here.
-    fn new(kind: Kind, options: &Options, capacity: usize, waker: &Waker) -> io::Result<Compiled> {
+    fn new(
+        kind: Kind,
+        options: &Options,
+        #[allow(unused_variables, reason = "the simulator does not ask")] capacity: usize,
+        waker: &Waker,
+    ) -> io::Result<Compiled> {
         match kind {
             #[cfg(all(target_os = "linux", feature = "io_uring"))]
             Kind::IoUring => io_uring::IoUring::new(options, capacity, waker.clone()).map(Compiled::IoUring),
@@ -257,6 +262,7 @@ impl Backend {
         match &self.compiled {
             #[cfg(feature = "sim")]
             Compiled::Sim(sim) => sim.time(),
+            #[allow(unreachable_patterns, reason = "if only the simulator is compiled in")]
             _ => VirtualTime::default(),
         }
     }
@@ -266,6 +272,7 @@ impl Backend {
         match &self.compiled {
             #[cfg(feature = "sim")]
             Compiled::Sim(sim) => sim.place(),
+            #[allow(unreachable_patterns, reason = "if only the simulator is compiled in")]
             _ => None,
         }
     }

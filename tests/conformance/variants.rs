@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use oxev::{Builder, Loop};
 
+use crate::common::{is_refusal, raise_descriptor_limit};
+
 /// One way to build a loop.
 #[derive(Clone, Copy)]
 pub(crate) struct Variant {
@@ -38,7 +40,7 @@ impl Variant {
     }
 
     fn is_missing(self) -> Option<io::Error> {
-        self.builder().build().err().filter(|e| matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)))
+        self.builder().build().err().filter(is_refusal)
     }
 }
 
@@ -65,6 +67,7 @@ fn run(variant: Variant, body: fn(Variant)) {
 /// Runs one body on one variant; fails if it panics or hangs.
 pub(crate) fn check(name: &'static str, test: &str, make: fn() -> Builder, body: fn(Variant)) {
     let variant = Variant { name, make };
+    raise_descriptor_limit();
     if needs_kernel(variant, test) {
         return eprintln!("not run: it is about the real world");
     }
