@@ -69,8 +69,19 @@ impl fmt::Display for Kind {
 
 impl std::str::FromStr for Kind {
     type Err = UnknownKind;
+
+    /// The backend of this name, if it is compiled in: the name of its cargo feature. Hyphens, underscores and case do not
+    /// matter.
+    ///
+    /// ```
+    /// # #[cfg(feature = "io_uring")]
+    /// assert_eq!("io-uring".parse(), Ok(oxev::Kind::IoUring));
+    /// assert!("select".parse::<oxev::Kind>().is_err());
+    /// ```
     fn from_str(name: &str) -> Result<Kind, UnknownKind> {
-        Kind::COMPILED.iter().copied().find(|kind| kind.to_string() == name).ok_or(UnknownKind(()))
+        let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
+        let is_it = |kind: &Kind| plain(&kind.to_string()) == plain(name);
+        Kind::COMPILED.iter().copied().find(is_it).ok_or(UnknownKind(()))
     }
 }
 
