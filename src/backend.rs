@@ -74,7 +74,7 @@ impl std::str::FromStr for Kind {
     /// matter.
     ///
     /// ```
-    /// # #[cfg(feature = "io_uring")]
+    /// # #[cfg(all(target_os = "linux", feature = "io_uring"))]
     /// assert_eq!("io-uring".parse(), Ok(oxev::Kind::IoUring));
     /// assert!("select".parse::<oxev::Kind>().is_err());
     /// ```
