@@ -420,6 +420,29 @@ fn a_full_pipe_that_blocks_does_not_block_the_loop() {
     assert!(drain.join().unwrap().unwrap() == expected);
 }
 
+/// Somebody redirects a descriptor that the loop watches, as a daemon does with its own: its number then names a file that epoll
+/// does not know.
+#[test]
+fn a_number_that_was_redirected_is_watched_again() {
+    let mut lp = new_loop();
+    let ((stream, mut peer), (other, mut other_peer)) = (pair(), pair());
+    let stream = Rc::new(stream);
+    let read = start(&mut lp, (Rc::clone(&stream), [0u8; 4]), |(s, b)| s.recv(b));
+    settle(&mut lp);
+    peer.write_all(b"read").unwrap();
+    run_until(&mut lp, || read.is_done());
+    // SAFETY: both are open, and both are ours.
+    assert!(unsafe { libc::dup2(other.as_raw_fd(), stream.as_raw_fd()) } >= 0);
+    let written = start(&mut lp, (stream, vec![7u8; 16 << 20]), |(s, b)| s.send_all(b));
+    settle(&mut lp);
+    assert!(!written.is_done());
+    let reader =
+        std::thread::spawn(move || other_peer.read_exact(&mut vec![0; 16 << 20]).map(|()| other_peer));
+    run_until(&mut lp, || written.is_done());
+    assert_eq!(written.take().1.unwrap(), 16 << 20);
+    reader.join().unwrap().unwrap();
+}
+
 /// Two ends of a terminal.
 fn terminal() -> (std::fs::File, std::fs::File) {
     let (mut master, mut slave) = (0, 0);
