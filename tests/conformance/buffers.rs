@@ -7,7 +7,8 @@ use oxev::{BufPool, Lease, Loop, OpKind, RunMode, TcpStream, Timer};
 
 use crate::support::hanging::lease_of;
 use crate::support::sockets::pair;
-use crate::support::{HOUR, Log, MS, complete, errno, is_canceled, run_until, start, start_multi};
+use crate::support::surroundings::background;
+use crate::support::{HOUR, Log, MS, complete, errno, is_canceled, pattern, run_until, start, start_multi};
 use crate::variants::Variant;
 
 conformance! {
@@ -136,15 +137,15 @@ fn recv_multi_keeps_every_byte_in_order(v: Variant) {
     let pool = lp.buf_pool(4, 1000).unwrap();
     let (ours, mut peer) = pair();
     let recv = start_multi(&mut lp, (ours, pool.clone()), usize::MAX, |(s, p)| s.recv_multi(p));
-    let writer = std::thread::spawn(move || peer.write_all(&crate::support::pattern(LEN)).unwrap());
+    let writer = background(move || peer.write_all(&pattern(LEN)).unwrap());
     let mut all = Vec::new();
     while !recv.has_ended() {
         lp.run(RunMode::Once).unwrap();
         all.extend(bytes(&recv.items));
     }
     recv.end().unwrap();
-    writer.join().unwrap();
-    assert!(all == crate::support::pattern(LEN));
+    writer.join();
+    assert!(all == pattern(LEN));
     assert_eq!(pool.available(), 4);
 }
 
@@ -172,8 +173,7 @@ fn recv_multi_of_a_reset_connection_ends_with_the_error(v: Variant) {
     let (ours, peer) = pair();
     let recv = start_multi(&mut lp, (ours, pool.clone()), usize::MAX, |(s, p)| s.recv_multi(p));
     lp.run(RunMode::NoWait).unwrap();
-    socket2::SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).unwrap();
-    drop(peer);
+    peer.reset();
     assert_eq!(errno(recv.wait(&mut lp)), Some(libc::ECONNRESET));
     assert_eq!(pool.available(), 2);
 }
