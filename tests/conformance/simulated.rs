@@ -4,11 +4,13 @@ use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oxev::sim::{self, SimOptions, Simulation};
 use oxev::{Builder, File, Loop, TcpListener, TcpStream};
 
@@ -46,6 +48,13 @@ impl Surroundings for World {
 
     fn spin(&self, duration: Duration) {
         self.world.advance(duration);
+    }
+
+    fn poll(&self, fd: BorrowedFd<'_>, timeout: Duration) {
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::ZERO).unwrap() == 0 {
+            self.world.advance(timeout);
+        }
     }
 
     fn connect(&self, address: SocketAddr) -> io::Result<Peer> {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::ffi::CString;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,15 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oxev::{File, OpenOptions, TcpListener, TcpStream};
 
 pub(crate) trait Surroundings {
     fn now(&self) -> Instant;
     /// Holds the thread up without giving it away, as a long callback does.
     fn spin(&self, duration: Duration);
+    /// Waits for a while, or until a loop's descriptor is readable.
+    fn poll(&self, fd: BorrowedFd<'_>, timeout: Duration);
     fn connect(&self, address: SocketAddr) -> io::Result<Peer>;
     /// A connection to a listener of the loop's, if there is one.
     fn accept(&self, listener: &TcpListener) -> io::Result<Peer>;
@@ -237,6 +240,11 @@ impl Surroundings for Machine {
         while start.elapsed() < duration {
             std::hint::spin_loop();
         }
+    }
+
+    fn poll(&self, fd: BorrowedFd<'_>, timeout: Duration) {
+        let timeout = PollTimeout::try_from(timeout.as_millis()).unwrap();
+        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout).unwrap();
     }
 
     fn connect(&self, address: SocketAddr) -> io::Result<Peer> {
