@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oxev::{Completion, Kind, Loop, Notifier, OpKind, RunMode, TcpStream, Timer, nop};
 
+use crate::support::crowds::crowd;
 use crate::support::sockets::{assert_closed, connect, listener, pair};
 use crate::support::surroundings::current;
 use crate::support::{Counter, HOUR, Log, MS, complete, errno, now, since, spin, start, start_multi};
@@ -502,6 +503,7 @@ fn an_embedded_loop_that_never_ran_wakes_for_other_threads(v: Variant) {
 }
 
 fn an_embedded_loop_shows_every_step_of_its_work(v: Variant) {
+    let _crowd = crowd();
     // More items than one step takes, and each followed by an operation of its own.
     let mut lp = v.builder().entries(2).build().unwrap();
     let (listener, address) = listener();

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use oxev::{Action, Completion, Loop, Multi, RunMode, TcpListener, TcpStream, Timer, nop};
 
+use crate::support::crowds::crowd;
 use crate::support::hanging::pipe;
 use crate::support::sockets::{assert_closed, connect, listener, pair};
 use crate::support::{
@@ -246,6 +247,7 @@ fn a_connection_accepted_before_its_accept_was_cancelled_is_not_leaked(v: Varian
 
 /// A multishot operation loses its F_MORE and is never armed again.
 fn a_multi_operation_that_the_kernel_ended_is_armed_again(v: Variant) {
+    let _crowd = crowd();
     // A completion queue of four entries overflows, and then the kernel ends multishot operations.
     let mut lp = v.builder().entries(1).capacity(64).build().unwrap();
     let (listener, address) = listener();

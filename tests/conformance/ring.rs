@@ -12,6 +12,7 @@ use nix::sys::pthread::pthread_self;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use oxev::{Completion, Loop, Notifier, RunMode, TcpStream, Timer, nop};
 
+use crate::support::crowds::crowd;
 use crate::support::sockets::{connect, listener, pair};
 use crate::support::{
     Counter, HOUR, Log, MS, complete, is_canceled, now, run_until, since, start, start_multi,
@@ -75,6 +76,7 @@ fn submissions_beyond_the_queue_keep_their_order(v: Variant) {
 }
 
 fn more_completions_than_the_queue_holds(v: Variant) {
+    let _crowd = crowd();
     let mut lp = tiny(v);
     let streams: Vec<_> = (0..100).map(|_| pair()).collect();
     let (mut receives, mut peers) = (Vec::new(), Vec::new());
@@ -294,6 +296,7 @@ fn signals_do_not_make_timers_early(v: Variant) {
 }
 
 fn many_loops_in_one_thread(v: Variant) {
+    let _crowd = crowd();
     let mut loops: Vec<_> = (0..32).map(|_| v.builder().capacity(16).entries(4).build().unwrap()).collect();
     let log = Log::new();
     for round in 0..3 {
@@ -313,6 +316,7 @@ fn many_loops_in_one_thread(v: Variant) {
 }
 
 fn many_loops_in_many_threads(v: Variant) {
+    let _crowd = crowd();
     let threads = [(); 8].map(|()| {
         v.spawn(move || {
             let mut lp = v.builder().capacity(64).entries(8).build().unwrap();

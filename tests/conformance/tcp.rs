@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use oxev::{IoVecs, Pool, RunMode, TcpListener, TcpStream};
 
+use crate::support::crowds::crowd;
 use crate::support::sockets::{
     Peer, assert_closed, connect, listener, loop_pair, loopbacks, pair, small_pair, small_sender,
 };
@@ -153,6 +154,7 @@ fn accept_multi_accepts_until_it_is_cancelled(v: Variant) {
 }
 
 fn accept_multi_accepts_hundreds(v: Variant) {
+    let _crowd = crowd();
     let mut lp = v.builder().entries(8).build().unwrap();
     let (listener, address) = listener();
     let accepts = start_multi(&mut lp, listener, 300, |l| l.accept_multi());
@@ -663,6 +665,7 @@ fn sockets_of_the_standard_library_are_taken_over(v: Variant) {
 }
 
 fn a_hundred_connections_echo_at_once(v: Variant) {
+    let _crowd = crowd();
     let mut lp = v.builder().entries(16).build().unwrap();
     let pairs: Vec<_> = (0..100).map(|_| loop_pair()).collect();
     let started: Vec<_> = pairs

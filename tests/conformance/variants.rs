@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use oxev::{Builder, Loop};
 
-use crate::common::{is_refusal, raise_descriptor_limit};
+use crate::common::is_refusal;
+use crate::support::crowds::Place;
 
 /// One way to build a loop.
 #[derive(Clone, Copy)]
@@ -65,7 +66,7 @@ fn run<R>(variant: Variant, body: impl FnOnce() -> R) -> R {
 /// Runs one body on one variant; fails if it panics or hangs.
 pub(crate) fn check(name: &'static str, make: fn() -> Builder, body: fn(Variant)) {
     let variant = Variant { name, make };
-    raise_descriptor_limit();
+    let _place = Place::take();
     if let Some(why) = variant.is_missing() {
         return eprintln!("not run: this machine has no {}: {why}", variant.name);
     }

@@ -1,5 +1,6 @@
 //! What the bodies have in common: operations whose end is remembered, sockets, counted drops.
 
+pub(crate) mod crowds;
 pub(crate) mod hanging;
 pub(crate) mod sockets;
 pub(crate) mod surroundings;
