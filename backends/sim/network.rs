@@ -32,6 +32,8 @@ pub(super) struct Stream {
     pub(super) connect: Connect,
     /// It is one end of a pipe, and has no addresses to speak of.
     pub(super) is_pipe: bool,
+    /// Bytes that fill the room of an end that is gone: nobody will take them.
+    pub(super) lost_bytes: usize,
     /// The other end. It may be gone.
     pub(super) peer: Option<ObjectId>,
     /// Packets that have not arrived, with the time at which they do.
@@ -57,6 +59,7 @@ impl Stream {
             remote,
             connect: Connect::Done(0),
             is_pipe: false,
+            lost_bytes: 0,
             peer,
             coming: VecDeque::new(),
             coming_bytes: 0,

@@ -659,7 +659,7 @@ impl State {
                 _ if stream.error.is_some() || stream.broken || stream.shut_write => true,
                 _ => match stream.peer.and_then(|peer| self.objects.get(&peer)).map(|peer| &peer.nature) {
                     Some(Nature::Stream(peer)) => peer.room(buffer_bytes) > 0,
-                    _ => true,
+                    _ => stream.is_pipe || stream.lost_bytes < buffer_bytes,
                 },
             },
             Some(Nature::File(_)) | None => true,
@@ -950,7 +950,12 @@ impl State {
                     if let Some(writer) = self.stream(peer) {
                         writer.broken = true;
                     }
-                } else if reset || stream.has_unread() {
+                    return self.wake(peer);
+                }
+                if let Some(other) = self.stream(peer) {
+                    other.lost_bytes = stream.received.len() + stream.coming_bytes;
+                }
+                if reset || stream.has_unread() {
                     self.send_packet(peer, Packet::Reset);
                 } else if !stream.shut_write {
                     self.send_packet(peer, Packet::End);
@@ -1307,15 +1312,19 @@ impl State {
         if stream.broken || stream.shut_write {
             return Err(libc::EPIPE);
         }
-        let is_pipe = stream.is_pipe;
+        let (is_pipe, lost_bytes) = (stream.is_pipe, stream.lost_bytes);
         let peer = stream.peer.ok_or(libc::EPIPE)?;
         let Some(room) = self.stream(peer).map(|stream| stream.room(buffer_bytes)) else {
             if is_pipe {
                 return Err(libc::EPIPE);
             }
-            // The kernel takes it, and the other side answers that there is no such connection.
+            // The kernel takes what it has room for, and the other side answers that there is no such connection.
+            let count = part(len.min(buffer_bytes.saturating_sub(lost_bytes)), fraction);
+            if let Some(stream) = self.stream(id) {
+                stream.lost_bytes += count;
+            }
             self.send_packet(id, Packet::Reset);
-            return Ok(len);
+            return Ok(count);
         };
         let count = part(len.min(room), fraction);
         let bytes = gather(count);
@@ -1475,7 +1484,8 @@ impl VirtualWorld for World {
         let mut state = self.state.borrow_mut();
         if let Some(id) = state.descriptors.remove(&fd) {
             state.close_object(id, reset);
-            state.run_awake();
+            // What the peer is told without delay it knows when this is done.
+            state.run_events();
         }
     }
 

@@ -1,6 +1,6 @@
 //! [`Peer`]: one end of a virtual connection, which a test uses as it would a blocking socket.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -156,6 +156,11 @@ impl Write for &Peer {
         self.ask(move |world, fd| world.send_now(fd, &bytes))
     }
 
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        self.write(&bytes)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -164,6 +169,10 @@ impl Write for &Peer {
 impl Write for Peer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         (&*self).write(bytes)
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(buffers)
     }
 
     fn flush(&mut self) -> io::Result<()> {

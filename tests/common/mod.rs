@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "no crate needs all of it")]
 
-use std::sync::Once;
+use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use oxev::{Kind, Loop};
@@ -30,12 +30,13 @@ pub(crate) fn is_refusal(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
 }
 
-/// Lets this process have as many descriptors as it may: the tests of one crate run at the same time, and many shells allow
-/// a process 1024, or 256.
-pub(crate) fn raise_descriptor_limit() {
-    static RAISED: Once = Once::new();
-    RAISED.call_once(|| {
+/// Lets this process have as many descriptors as it may, and says how many those are: the tests of one crate run at the same time,
+/// and many shells allow a process 1024, or 256.
+pub(crate) fn raise_descriptor_limit() -> usize {
+    static LIMIT: OnceLock<usize> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of descriptors");
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("a process may raise it as far as that");
-    });
+        usize::try_from(hard).unwrap_or(usize::MAX)
+    })
 }
