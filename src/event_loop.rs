@@ -794,7 +794,6 @@ impl Loop {
 
     /// Ends everything in flight, and says how many operations the kernel did not let go of.
     fn drain(&mut self) -> usize {
-        self.take_posted();
         let mut cursor = 0;
         while let Some(token) = self.ops.abandon_next(&mut cursor) {
             self.cancel_in_backend(token);

@@ -432,17 +432,20 @@ pub(crate) fn withdraw(op: &RawOp) -> bool {
     true
 }
 
-/// The header of a notifier has come out of the queue: which wait is over?
+/// The header of a notifier has come out of the queue: which wait is over? A wait that is not in flight any more went with its loop, and
+/// the notification is kept for the next one.
 ///
 /// # Safety
 /// `header` was pushed by [`Notifier::notify`] and is off every list.
-pub(crate) unsafe fn deliver(header: NonNull<Header>) -> Token {
+pub(crate) unsafe fn deliver(header: NonNull<Header>, is_in_flight: impl FnOnce(Token) -> bool) -> Token {
     // SAFETY: S11: `notify` put a count of the shared part into the queue; the header is its first field.
     let shared = unsafe { Arc::from_raw(header.as_ptr().cast_const().cast::<Shared>()) };
     // SAFETY: S11: the header came through the queue, so the waiter is the loop's.
     let waiter = unsafe { (*shared.waiter.get()).take() };
-    shared.state.swap(0, Ordering::AcqRel);
-    waiter.map_or(Token::NONE, |waiter| waiter.token)
+    let token = waiter.map_or(Token::NONE, |waiter| waiter.token);
+    let left = if is_in_flight(token) { 0 } else { PENDING };
+    shared.state.swap(left, Ordering::AcqRel);
+    token
 }
 
 /// Runs when the header had to wait on the ready list: for room, or because the loop is dropped.
@@ -452,7 +455,7 @@ unsafe fn complete_notifier(lp: Option<&mut Loop>, header: NonNull<Header>, _: b
         Some(lp) => unsafe { lp.accept_notifier(header) },
         None => {
             // SAFETY: S11: it came through the queue.
-            unsafe { deliver(header) };
+            unsafe { deliver(header, |_| false) };
         }
     }
     Action::Disarm

@@ -1018,7 +1018,7 @@ impl InFlight {
             return unsafe { self.ready.push(header) };
         }
         // SAFETY: S11: it came from the queue and is off every list.
-        let token = unsafe { handle::deliver(header) };
+        let token = unsafe { handle::deliver(header, |token| self.get(token).is_some()) };
         self.notified(token);
     }
 
