@@ -32,8 +32,8 @@ mod readiness;
 #[path = "../backends/sim/mod.rs"]
 pub(crate) mod sim;
 
-#[cfg(not(all(target_os = "linux", any(feature = "io_uring", feature = "epoll"))))]
-compile_error!("no backend: on Linux, at least one of the features `io_uring` and `epoll` is needed");
+#[cfg(not(any(feature = "sim", all(target_os = "linux", any(feature = "io_uring", feature = "epoll")))))]
+compile_error!("no backend: on Linux, at least one of the features `io_uring`, `epoll` and `sim` is needed");
 
 /// The kinds of backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,8 +69,19 @@ impl fmt::Display for Kind {
 
 impl std::str::FromStr for Kind {
     type Err = UnknownKind;
+
+    /// The backend of this name, if it is compiled in: the name of its cargo feature. Hyphens, underscores and case do not
+    /// matter.
+    ///
+    /// ```
+    /// # #[cfg(all(target_os = "linux", feature = "io_uring"))]
+    /// assert_eq!("io-uring".parse(), Ok(oxev::Kind::IoUring));
+    /// assert!("select".parse::<oxev::Kind>().is_err());
+    /// ```
     fn from_str(name: &str) -> Result<Kind, UnknownKind> {
-        Kind::COMPILED.iter().copied().find(|kind| kind.to_string() == name).ok_or(UnknownKind(()))
+        let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
+        let is_it = |kind: &Kind| plain(&kind.to_string()) == plain(name);
+        Kind::COMPILED.iter().copied().find(is_it).ok_or(UnknownKind(()))
     }
 }
 
@@ -188,7 +199,12 @@ macro_rules! forward {
 
 impl Compiled {
     /// Makes this backend, if it is compiled in and works here.
-    fn new(kind: Kind, options: &Options, capacity: usize, waker: &Waker) -> io::Result<Compiled> {
+    fn new(
+        kind: Kind,
+        options: &Options,
+        #[allow(unused_variables, reason = "the simulator does not ask")] capacity: usize,
+        waker: &Waker,
+    ) -> io::Result<Compiled> {
         match kind {
             #[cfg(all(target_os = "linux", feature = "io_uring"))]
             Kind::IoUring => io_uring::IoUring::new(options, capacity, waker.clone()).map(Compiled::IoUring),
@@ -257,6 +273,7 @@ impl Backend {
         match &self.compiled {
             #[cfg(feature = "sim")]
             Compiled::Sim(sim) => sim.time(),
+            #[allow(unreachable_patterns, reason = "if only the simulator is compiled in")]
             _ => VirtualTime::default(),
         }
     }
@@ -266,6 +283,7 @@ impl Backend {
         match &self.compiled {
             #[cfg(feature = "sim")]
             Compiled::Sim(sim) => sim.place(),
+            #[allow(unreachable_patterns, reason = "if only the simulator is compiled in")]
             _ => None,
         }
     }

@@ -10,7 +10,7 @@ use crate::virtual_world;
 /// The operating system's number for an open file or socket.
 pub type RawDescriptor = RawFd;
 
-/// Numbers from here on have no generation; no system gives a process so many.
+/// Numbers from here on have no generation; hardly a process has so many descriptors.
 pub(crate) const DESCRIPTORS_MAX: usize = 1 << 20;
 
 /// How often each number has come to name a descriptor of ours. Zero, so pages of numbers that are never used are never touched.

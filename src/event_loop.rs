@@ -6,7 +6,6 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
@@ -16,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Capabilities, Kind, Wait};
 use crate::buf_pool::{self, BUFFER_GROUPS, BUFFERS_MAX, BufPool, Buffers};
+use crate::builder::Builder;
+use crate::callback::{Lent, complete_multi, complete_one};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::errand;
 use crate::handle::{LoopHandle, Remote};
@@ -97,6 +98,27 @@ impl Loop {
     #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// As the builder says. This is where everything is allocated.
+    pub(crate) fn with(builder: &Builder) -> io::Result<Loop> {
+        static LOOPS: AtomicU32 = AtomicU32::new(1);
+        /// Operations that one round of expiries can cancel.
+        const EXPIRED_MAX: usize = 256;
+        let capacity = builder.capacity;
+        let (backend, waker) = Backend::new(&builder.backend, capacity)?;
+        let remote = Arc::new(Remote::new(waker));
+        let loop_id = LOOPS.fetch_add(1, Ordering::Relaxed);
+        let clock = Clock::new(backend.time());
+        Ok(Loop {
+            ops: InFlight::new(capacity, backend.completions_max(), loop_id, remote, clock),
+            backend,
+            buf_pools: Vec::new(),
+            expired: Vec::with_capacity(EXPIRED_MAX),
+            embedded: Cell::new(false),
+            drain_timeout: builder.drain_timeout,
+            thread_bound: PhantomData,
+        })
     }
 
     // ---- submitting
@@ -423,8 +445,11 @@ impl Loop {
         count
     }
 
-    /// Moves the time of a timer or the deadline of an operation to `delay` from now, in place; an operation without a deadline
-    /// gets one. `false` if the operation is over, or is being cancelled.
+    /// Moves the time of a timer or the deadline of an operation to `delay` from now, in place; an operation without
+    /// a deadline gets one. `false` if the operation is over, or is being cancelled.
+    ///
+    /// A timer with a deadline has its new time alone afterwards. Of a repeating timer the next tick moves; its
+    /// deadline stays.
     pub fn reset(&mut self, id: OpId, delay: Duration) -> bool {
         let Some(token) = self.ops.token(id) else { return false };
         self.ops.reset(token, duration_to_ns(delay))
@@ -922,210 +947,5 @@ impl Drop for ItemGuard<'_> {
         if self.lp.ops.loop_id() == self.loop_id {
             self.lp.after_item(self.item, self.rearm);
         }
-    }
-}
-
-/// An owner that was given to the loop; given back if `prepare` panics.
-struct Lent<P: Owner>(NonNull<Completion<P::State>>);
-
-impl<P: Owner> Lent<P> {
-    fn new(owner: P) -> Lent<P> {
-        Lent(owner.into_raw())
-    }
-
-    fn into_header(self) -> NonNull<Header> {
-        ManuallyDrop::new(self).0.cast()
-    }
-}
-
-impl<P: Owner> Drop for Lent<P> {
-    fn drop(&mut self) {
-        // SAFETY: S4: it came from `into_raw` and was not given to the loop.
-        drop(unsafe { P::from_raw(self.0) });
-    }
-}
-
-/// A value of a type of size zero, of which there has been one.
-///
-/// # Safety
-/// `C` is `Copy` and of size zero, and a value of it was in our hands.
-pub(crate) unsafe fn conjure<C: Copy>() -> C {
-    const { assert!(size_of::<C>() == 0) };
-    // SAFETY: S9: a copy of the value that there was; it has no bytes to read.
-    unsafe { NonNull::<C>::dangling().read() }
-}
-
-/// The result of the operation in `header`, as a value.
-///
-/// # Safety
-/// The outcome in the header is one of an operation made for `R`, and is decoded only once.
-unsafe fn decode<R: Output>(header: NonNull<Header>) -> io::Result<R> {
-    // SAFETY: S3: the backend is done with this outcome, so nobody writes to the description.
-    let op = unsafe { &(*header.as_ptr()).op };
-    // SAFETY: S2: the header is the loop's.
-    let outcome = unsafe { (*header.as_ptr()).outcome };
-    // SAFETY: S7: the caller's promise.
-    unsafe { R::decode(op, outcome) }
-}
-
-unsafe fn complete_one<P, R, C>(lp: Option<&mut Loop>, header: NonNull<Header>, _: bool) -> Action
-where
-    P: Owner,
-    R: Output,
-    C: FnOnce(&mut Loop, P, io::Result<R>) + Copy + 'static,
-{
-    // SAFETY: S7: `submit` put this function beside an operation for `R`.
-    let result = unsafe { decode::<R>(header) };
-    // SAFETY: S4: `submit` took the completion from a `P`; the operation is off every list.
-    let owner = unsafe { P::from_raw(header.cast()) };
-    if let Some(lp) = lp {
-        // SAFETY: S9: `submit` had a `C`.
-        let callback = unsafe { conjure::<C>() };
-        callback(lp, owner, result);
-    }
-    Action::Disarm
-}
-
-unsafe fn complete_multi<P, S, U, R, I, E>(
-    lp: Option<&mut Loop>,
-    header: NonNull<Header>,
-    more: bool,
-) -> Action
-where
-    P: Owner<State = Multi<S, U>>,
-    S: 'static,
-    U: 'static,
-    R: Output,
-    I: Fn(&mut Loop, &mut U, R) -> Action + Copy + 'static,
-    E: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
-{
-    if !more {
-        // SAFETY: S2: the header is the loop's.
-        let outcome = unsafe { (*header.as_ptr()).outcome };
-        // SAFETY: S4: `submit_multi` took the completion from a `P`; the operation is off every list.
-        let owner = unsafe { P::from_raw(header.cast()) };
-        if let Some(lp) = lp {
-            // SAFETY: S9: `submit_multi` had an `E`.
-            let on_end = unsafe { conjure::<E>() };
-            on_end(lp, owner, outcome.count().map(drop));
-        }
-        return Action::Disarm;
-    }
-    // SAFETY: S7: `submit_multi` put this function beside an operation for `R`.
-    let Ok(item) = (unsafe { decode::<R>(header) }) else { return Action::Rearm };
-    let Some(lp) = lp else { return Action::Disarm };
-    // SAFETY: S4: the completion is the loop's, and lives until `on_end` has it.
-    let place = unsafe { Completion::<Multi<S, U>>::state_place(header.cast()) };
-    // SAFETY: S10: the operation borrows the source alone; the state is reached from here only, and while this callback
-    // runs the completion is not given back, even if the loop is dropped.
-    let state = unsafe { &mut (*place).state };
-    // SAFETY: S9: `submit_multi` had an `I`.
-    let on_item = unsafe { conjure::<I>() };
-    on_item(lp, state, item)
-}
-
-/// Sets up a [`Loop`].
-///
-/// ```
-/// let lp = oxev::Loop::builder().capacity(1024).entries(256).build()?;
-/// assert!(lp.is_empty());
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Builder {
-    capacity: usize,
-    drain_timeout: Duration,
-    pub(crate) backend: crate::backend::Options,
-}
-
-impl Default for Builder {
-    fn default() -> Builder {
-        Builder { capacity: 1 << 16, drain_timeout: Duration::from_secs(5), backend: Default::default() }
-    }
-}
-
-impl Builder {
-    /// How many operations can be in flight at once: 65,536 by default, of 40 bytes each; memory that is never needed is never
-    /// touched. Further ones end with `ENOBUFS`.
-    #[must_use]
-    pub fn capacity(mut self, operations: usize) -> Builder {
-        self.capacity = operations;
-        self
-    }
-
-    /// How many submissions one system call can carry: the size of the submission queue, 4096 by default, rounded up to a power
-    /// of two. The completion queue is four times as large. More submissions than that take more system calls; none is lost.
-    #[must_use]
-    pub fn entries(mut self, entries: u32) -> Builder {
-        self.backend.entries = entries;
-        self
-    }
-
-    /// Takes this backend and no other: if it does not work here, [`Builder::build`] fails.
-    #[must_use]
-    pub fn backend(mut self, kind: Kind) -> Builder {
-        self.backend.kind = Some(kind);
-        self
-    }
-
-    /// Makes a loop that lives in a simulated world, on the host of this handle, and on its thread: elsewhere [`Builder::build`] says
-    /// `EINVAL`. See [`sim`](crate::sim).
-    #[cfg(feature = "sim")]
-    #[must_use]
-    pub fn simulation(mut self, simulation: &crate::sim::Simulation) -> Builder {
-        self.backend.kind = Some(Kind::Sim);
-        self.backend.simulation = Some(crate::sim::Carried::new(simulation));
-        self
-    }
-
-    /// Where a backend has done what would block and what the kernel cannot wait for: on epoll, the work of files on disks. By default
-    /// there is one pool for all loops of the process, made when it is needed first. A pool that was shut down takes no
-    /// work, and the loop does it itself.
-    #[must_use]
-    pub fn thread_pool(mut self, pool: &ThreadPool) -> Builder {
-        self.backend.pool = Some(pool.clone());
-        self
-    }
-
-    /// Uses nothing of a backend that is newer than the oldest kernel it supports (io_uring: Linux 5.15; epoll: 4.5), as if the
-    /// program ran there: to test for such kernels, or to steer clear of a kernel's bug.
-    #[must_use]
-    pub fn baseline(mut self, baseline: bool) -> Builder {
-        self.backend.baseline = baseline;
-        self
-    }
-
-    /// How long dropping the loop waits for the kernel to let go of memory before it leaks the owners: 5 s by default.
-    #[must_use]
-    pub fn drain_timeout(mut self, limit: Duration) -> Builder {
-        self.drain_timeout = limit;
-        self
-    }
-
-    /// Builds the loop. This is where everything is allocated.
-    ///
-    /// # Errors
-    /// `EINVAL` for sizes of zero or out of range; `ENOSYS` or `EPERM` if no backend, or not the chosen one, works here; what the
-    /// operating system says otherwise.
-    pub fn build(self) -> io::Result<Loop> {
-        static LOOPS: AtomicU32 = AtomicU32::new(1);
-        /// Operations that one round of expiries can cancel.
-        const EXPIRED_MAX: usize = 256;
-        if self.capacity == 0 || self.capacity > Token::ENTRIES_MAX || self.backend.entries == 0 {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        }
-        let (backend, waker) = Backend::new(&self.backend, self.capacity)?;
-        let remote = Arc::new(Remote::new(waker));
-        let loop_id = LOOPS.fetch_add(1, Ordering::Relaxed);
-        let clock = Clock::new(backend.time());
-        Ok(Loop {
-            ops: InFlight::new(self.capacity, backend.completions_max(), loop_id, remote, clock),
-            backend,
-            buf_pools: Vec::new(),
-            expired: Vec::with_capacity(EXPIRED_MAX),
-            embedded: Cell::new(false),
-            drain_timeout: self.drain_timeout,
-            thread_bound: PhantomData,
-        })
     }
 }

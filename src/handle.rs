@@ -259,7 +259,7 @@ where
     let owner = unsafe { P::from_raw(header.cast()) };
     if let Some(lp) = lp {
         // SAFETY: S9: `post` had a `C`.
-        let callback = unsafe { crate::event_loop::conjure::<C>() };
+        let callback = unsafe { crate::callback::conjure::<C>() };
         callback(lp, owner);
     }
     Action::Disarm

@@ -2,7 +2,7 @@
 //!
 //! # A tour of the source, in reading order
 //!
-//! `op` (what an operation is) and `completion` (the caller's memory) · `event_loop` (submit, cancel, the step) · `in_flight`
+//! `op` (what an operation is) and `completion` (the caller's memory) · `event_loop` (submit, cancel, the step) and `callback` (back to the owner's types) · `in_flight`
 //! (the table and the states) · `timer` (the wheel) · `handle` (other threads) · `backend` (the contract) and `backends/` ·
 //! `pool`, `buf_pool`, `io_vecs` (memory) · `net`, `fs` (descriptors in, operations out) · `thread_pool` (work that blocks or computes) · `raw` (the unsafe layer) · `sim` (the simulator).
 #![doc = include_str!("safety.md")]
@@ -18,6 +18,8 @@ mod backend;
 #[path = "model/backend.rs"]
 mod backend;
 mod buf_pool;
+mod builder;
+mod callback;
 mod completion;
 mod descriptor;
 mod errand;
@@ -47,10 +49,11 @@ mod virtual_world;
 
 pub use backend::{Capabilities, Kind, UnknownKind};
 pub use buf_pool::{BufPool, Lease};
+pub use builder::Builder;
 pub use completion::{Action, Completion, Multi, Owner};
 pub use descriptor::RawDescriptor;
 pub use error::is_canceled;
-pub use event_loop::{Builder, Loop, RunMode};
+pub use event_loop::{Loop, RunMode};
 pub use fs::{File, Metadata, OpenOptions};
 pub use handle::{LoopHandle, Notifier};
 pub use in_flight::{InFlightOp, OpId};

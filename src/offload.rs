@@ -6,10 +6,11 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
+use crate::callback::conjure;
 use crate::completion::{Completion, Header, Owner};
 use crate::errand;
 use crate::error;
-use crate::event_loop::{Loop, conjure};
+use crate::event_loop::Loop;
 use crate::in_flight::OpId;
 use crate::thread_pool::{Disposition, RawTask, ThreadPool};
 

@@ -129,20 +129,28 @@
 
 #![allow(unsafe_code)]
 
+mod peer;
+mod script;
+
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use crate::backend::sim::World;
 pub use crate::backend::sim::{Faults, SimOptions};
+use crate::descriptor::Descriptor;
 use crate::event_loop::Loop;
 use crate::op::duration_to_ns;
 use crate::virtual_world;
+use crate::{File, TcpListener};
+pub use peer::Peer;
+pub use script::{Script, ScriptHandle};
 
 /// A handle on a simulated world, as a host in it: cheap to clone, and bound to its thread.
 #[derive(Clone)]
@@ -237,6 +245,88 @@ impl Simulation {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.world.now_ns())
+    }
+
+    /// Lets time pass as a callback does that computes for so long: nothing happens meanwhile.
+    pub fn advance(&self, duration: Duration) {
+        self.world.advance_to(self.world.now_ns().saturating_add(duration_to_ns(duration)));
+    }
+
+    // ---- peers
+
+    /// Connects from this host, and lets the virtual time pass that it takes. Whoever listens need not accept yet.
+    ///
+    /// # Errors
+    /// `ECONNREFUSED`, `ETIMEDOUT`, … : those of `connect(2)`; those of the name's look-up; and
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if a partition holds it up.
+    pub fn connect(&self, address: impl ToSocketAddrs) -> io::Result<Peer> {
+        let fd = self.world.connect(self.host, script::first(address)?)?;
+        // SAFETY: S7: the world made the descriptor for us.
+        let peer = Peer::new(unsafe { Descriptor::from_raw(fd) });
+        peer::ask_here(&self.world, |world| world.is_connected(fd))?;
+        Ok(peer)
+    }
+
+    /// Accepts a connection from a listener of this world, which need not be with a loop.
+    ///
+    /// # Errors
+    /// Those of `accept(2)`; [`WouldBlock`](io::ErrorKind::WouldBlock) if none is on its way.
+    pub fn accept(&self, listener: &TcpListener) -> io::Result<Peer> {
+        let fd = peer::ask_about(listener.as_raw_fd(), |world, fd| world.accept_now(fd))?;
+        // SAFETY: S7: as above.
+        Ok(Peer::new(unsafe { Descriptor::from_raw(fd) }))
+    }
+
+    /// A pipe: the end to read from, and the end to write to. Either may become a [`Peer`].
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn pipe(&self) -> io::Result<(File, File)> {
+        let (reader, writer) = self.world.pipe()?;
+        // SAFETY: S7: as above.
+        let [reader, writer] = [reader, writer].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok((File::from_std(reader.into()), File::from_std(writer.into())))
+    }
+
+    /// Starts a script on this host: a client or server that belongs to the test, and is written as a program that blocks.
+    ///
+    /// It runs on a thread of its own, but only ever while its world stands still and waits for what it does next: so it is as much a
+    /// part of what the seed decides as everything else. It goes on whenever the world does: while loops [run](crate::Loop::run), or
+    /// in [`ScriptHandle::join`]. It must not wait for anything outside of the world.
+    ///
+    /// ```
+    /// use oxev::sim::{SimOptions, Simulation};
+    /// use oxev::{Completion, RunMode, TcpListener};
+    /// use std::io::{Read, Write};
+    /// use std::time::Duration;
+    ///
+    /// let world = Simulation::new(SimOptions::default());
+    /// let mut lp = world.new_loop()?;
+    /// let listener = world.enter(|| TcpListener::bind("10.0.0.1:80"))?;
+    /// let client = world.host([10, 0, 0, 2]).script(|script| {
+    ///     script.sleep(Duration::from_secs(3600))?;
+    ///     let mut peer = script.connect("10.0.0.1:80")?;
+    ///     peer.write_all(b"at last")?;
+    ///     peer.read(&mut [0; 16])
+    /// })?;
+    /// lp.submit(Box::new(Completion::new(listener)), |l| l.accept(), |lp, _, accepted| {
+    ///     let conn = Box::new(Completion::new((accepted.unwrap(), [0; 7])));
+    ///     lp.submit(conn, |(stream, buffer)| stream.recv_exact(buffer), |_, conn, received| {
+    ///         assert_eq!((received.unwrap(), &conn.1), (7, b"at last"));
+    ///     });
+    /// });
+    /// lp.run(RunMode::UntilDone)?;
+    /// assert_eq!(client.join()??, 0); // the end of the stream
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// That no thread can be had.
+    pub fn script<R: Send + 'static>(
+        &self,
+        script: impl FnOnce(Script) -> R + Send + 'static,
+    ) -> io::Result<ScriptHandle<R>> {
+        ScriptHandle::start(self, script)
     }
 
     // ---- what goes wrong

@@ -4,6 +4,7 @@
 //! A virtual object has a real descriptor that stands for it, so that its number is unique and all descriptor types stay what they
 //! are. Which number belongs to which world is remembered by the thread on which the world lives.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -23,6 +24,8 @@ pub(crate) trait VirtualWorld {
     fn listen(&self, host: IpAddr, address: SocketAddr, options: Listen) -> io::Result<RawDescriptor>;
     /// Opens a file with the flags of `open(2)`, and gives its descriptor.
     fn open(&self, path: &CStr, flags: i32, mode: u32) -> io::Result<RawDescriptor>;
+    /// For those who know what kind of world it is.
+    fn as_any(&self) -> &dyn Any;
 }
 
 /// How to listen.
@@ -36,8 +39,13 @@ pub(crate) struct Listen {
 /// A world, and the host in it that things are done on.
 pub(crate) type Place = (Rc<dyn VirtualWorld>, IpAddr);
 
+/// Tells that a descriptor is about to be closed.
+type Tell = Rc<dyn Fn(RawDescriptor)>;
+
 thread_local! {
     static DESCRIPTORS: RefCell<BTreeMap<RawDescriptor, Weak<dyn VirtualWorld>>> = const { RefCell::new(BTreeMap::new()) };
+    /// How this thread tells the world of another one that it closes a descriptor.
+    static TELL: RefCell<Option<Tell>> = const { RefCell::new(None) };
     static CURRENT: RefCell<Option<Place>> = const { RefCell::new(None) };
 }
 
@@ -51,7 +59,7 @@ pub(crate) fn forget(fd: RawDescriptor) {
     let _ = DESCRIPTORS.try_with(|descriptors| descriptors.borrow_mut().remove(&fd));
 }
 
-fn world_of(fd: RawDescriptor) -> Option<Rc<dyn VirtualWorld>> {
+pub(crate) fn world_of(fd: RawDescriptor) -> Option<Rc<dyn VirtualWorld>> {
     DESCRIPTORS.with_borrow(|descriptors| descriptors.get(&fd)?.upgrade())
 }
 
@@ -59,9 +67,22 @@ fn world_of(fd: RawDescriptor) -> Option<Rc<dyn VirtualWorld>> {
 pub(crate) fn closing(fd: RawDescriptor) {
     // At the end of a thread there may be nobody left to ask.
     let world = DESCRIPTORS.try_with(|descriptors| descriptors.borrow_mut().remove(&fd));
-    if let Some(world) = world.ok().flatten().and_then(|world| world.upgrade()) {
-        world.close(fd);
+    match world.ok().flatten() {
+        Some(world) => _ = world.upgrade().map(|world| world.close(fd)),
+        None => tell_elsewhere(fd),
     }
+}
+
+fn tell_elsewhere(fd: RawDescriptor) {
+    let tell = TELL.try_with(|tell| tell.borrow().clone());
+    if let Some(tell) = tell.ok().flatten() {
+        tell(fd);
+    }
+}
+
+/// This thread has no world, but talks with one.
+pub(crate) fn set_tell(tell: Tell) {
+    TELL.set(Some(tell));
 }
 
 pub(crate) fn local_addr(fd: RawDescriptor) -> Option<io::Result<SocketAddr>> {

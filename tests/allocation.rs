@@ -4,6 +4,8 @@
 
 #![allow(unsafe_code)]
 
+mod common;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::CString;
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use oxev::thread_pool::{Task, ThreadPool};
 use oxev::{
-    Action, BufPool, Completion, File, IoVecs, Kind, Lease, Loop, LoopHandle, Metadata, Multi, Notifier,
+    Action, BufPool, Completion, File, IoVecs, Lease, Loop, LoopHandle, Metadata, Multi, Notifier,
     OpenOptions, Pool, Pooled, RunMode, Shared, TcpListener, TcpStream, Timer,
 };
 
@@ -93,11 +95,12 @@ fn started_pool() -> ThreadPool {
 
 fn on_each_loop_of(capacity: usize, entries: u32, test: impl Fn(Loop, usize)) {
     let pool = started_pool();
-    for &kind in Kind::COMPILED {
+    let kinds = common::backends();
+    for &kind in &kinds {
         for baseline in [false, true] {
             let sized = Loop::builder().capacity(capacity).entries(entries).thread_pool(&pool);
             let lp = sized.backend(kind).baseline(baseline).build().unwrap();
-            let is_first = kind == Kind::COMPILED[0] && !baseline;
+            let is_first = kind == kinds[0] && !baseline;
             test(lp, if is_first { 1 } else { 5 });
         }
     }
@@ -650,6 +653,29 @@ fn accepting_again_and_again_allocates_nothing() {
             lp.run(RunMode::UntilDone).unwrap();
         });
         tally.assert(2 * connections, 1);
+    });
+}
+
+#[test]
+fn many_that_are_cancelled_while_they_wait_for_room_allocate_nothing() {
+    const ACCEPTORS: usize = 60;
+    on_each_loop_of(64, 1, |mut lp, share| {
+        let (rounds, tally) = (100 / share, Rc::new(Tally::default()));
+        let (listening, acceptors) = (Listening::new(&tally), Pool::new(ACCEPTORS));
+        assert_no_allocation(rounds, |_| {
+            for _ in 0..ACCEPTORS {
+                let source = listening.listener.clone();
+                let id = lp.submit_multi(
+                    insert(&acceptors, Multi::new(source, Rc::clone(&tally))),
+                    |listener| listener.accept_multi(),
+                    |_, _, _| unreachable!("nobody connects"),
+                    |_, owner, end| owner.state.count(&end),
+                );
+                lp.cancel(id);
+            }
+            lp.run(RunMode::UntilDone).unwrap();
+        });
+        tally.assert(0, ACCEPTORS * rounds);
     });
 }
 

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -272,33 +272,84 @@ fn a_connection_that_floods_does_not_starve_another() {
 
 #[test]
 fn a_listener_gives_every_connection_also_those_between_two_submissions() {
+    const GUESTS: usize = 3;
+    fn on_accept(lp: &mut Loop, server: Box<Completion<Server>>, accepted: io::Result<TcpStream>) {
+        accepted.unwrap();
+        server.accepted.set(server.accepted.get() + 1);
+        if server.accepted.get() == GUESTS - 1 {
+            // Between two accepts there is a step in which nobody accepts.
+            lp.submit(
+                server,
+                |_| oxev::nop(),
+                |lp, server, _| _ = lp.submit(server, |s| s.listener.accept(), on_accept),
+            );
+        } else if server.accepted.get() < GUESTS {
+            lp.submit(server, |s| s.listener.accept(), on_accept);
+        }
+    }
+    struct Server {
+        listener: TcpListener,
+        accepted: Rc<Cell<usize>>,
+    }
+    let mut lp = new_loop();
+    let (listener, accepted) = (TcpListener::bind("127.0.0.1:0").unwrap(), Rc::new(Cell::new(0)));
+    let address = listener.local_addr().unwrap();
+    let _before: Vec<_> = (0..GUESTS).map(|_| StdStream::connect(address).unwrap()).collect();
+    let server = Box::new(Completion::new(Server { listener, accepted: Rc::clone(&accepted) }));
+    lp.submit(server, |s| s.listener.accept(), on_accept);
+    run_until(&mut lp, || accepted.get() == GUESTS);
+}
+
+#[test]
+fn a_listener_takes_no_more_than_there_is_room_for() {
+    const GUESTS: usize = 600;
     let mut lp = new_loop();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let _before: Vec<_> = (0..3).map(|_| StdStream::connect(address).unwrap()).collect();
+    let guests: Vec<_> = (0..GUESTS).map(|_| StdStream::connect(address).unwrap()).collect();
     let accepted = Rc::new(Cell::new(0));
-    let server = Box::new(Completion::new(Multi::new(listener, (Rc::clone(&accepted), 0))));
     lp.submit_multi(
-        server,
-        |l| l.accept_multi(),
-        |_, (accepted, own): &mut (Rc<Cell<usize>>, usize), _stream| {
+        Box::new(Completion::new(Multi::new(listener, Rc::clone(&accepted)))),
+        |listener| listener.accept_multi(),
+        |lp, accepted, _stream| {
             accepted.set(accepted.get() + 1);
-            *own += 1;
-            if *own == 2 { Action::Disarm } else { Action::Rearm }
+            // Callbacks that take their time: the next ones come in the next `run`.
+            lp.stop();
+            Action::Rearm
         },
-        |lp, server, end| {
-            end.unwrap();
-            let Multi { source: listener, state: (accepted, _) } = server.into_inner();
-            let count = |_: &mut Loop,
-                         listener: Box<Completion<(TcpListener, Rc<Cell<usize>>)>>,
-                         r: io::Result<TcpStream>| {
-                r.unwrap();
-                listener.1.set(listener.1.get() + 1);
-            };
-            lp.submit(Box::new(Completion::new((listener, accepted))), |l| l.0.accept(), count);
+        |_, _, _| unreachable!("it goes on"),
+    );
+    run_until(&mut lp, || accepted.get() == GUESTS);
+    drop(guests);
+}
+
+#[test]
+fn a_step_of_a_busy_loop_accepts_many_connections() {
+    const GUESTS: usize = 40;
+    const STEPS: usize = 8;
+    let mut lp = new_loop();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let owner = Box::new(Completion::new(Multi::new(listener, (0usize, Vec::new()))));
+    let id = lp.submit_multi(
+        owner,
+        |listener| listener.accept_multi(),
+        |_, (count, streams), stream| {
+            streams.push(stream);
+            *count += 1;
+            Action::Rearm
+        },
+        |_, server, end| {
+            assert!(oxev::is_canceled(&end.unwrap_err()));
+            assert_eq!(server.state.0, GUESTS);
         },
     );
-    run_until(&mut lp, || accepted.get() == 3);
+    settle(&mut lp);
+    let guests: Vec<_> = (0..GUESTS).map(|_| StdStream::connect(address).unwrap()).collect();
+    (0..STEPS).for_each(|_| lp.run(RunMode::NoWait).unwrap());
+    assert!(lp.cancel(id));
+    lp.run(RunMode::UntilDone).unwrap();
+    drop(guests);
 }
 
 #[test]
@@ -367,6 +418,59 @@ fn a_full_pipe_that_blocks_does_not_block_the_loop() {
     assert_eq!(written.unwrap(), 1 << 20);
     drop(state);
     assert!(drain.join().unwrap().unwrap() == expected);
+}
+
+/// Somebody redirects a descriptor that the loop watches, as a daemon does with its own: its number then names a file that epoll
+/// does not know.
+#[test]
+fn a_number_that_was_redirected_is_watched_again() {
+    let mut lp = new_loop();
+    let ((stream, mut peer), (other, mut other_peer)) = (pair(), pair());
+    let stream = Rc::new(stream);
+    let read = start(&mut lp, (Rc::clone(&stream), [0u8; 4]), |(s, b)| s.recv(b));
+    settle(&mut lp);
+    peer.write_all(b"read").unwrap();
+    run_until(&mut lp, || read.is_done());
+    // SAFETY: both are open, and both are ours.
+    assert!(unsafe { libc::dup2(other.as_raw_fd(), stream.as_raw_fd()) } >= 0);
+    let written = start(&mut lp, (stream, vec![7u8; 16 << 20]), |(s, b)| s.send_all(b));
+    settle(&mut lp);
+    assert!(!written.is_done());
+    let reader =
+        std::thread::spawn(move || other_peer.read_exact(&mut vec![0; 16 << 20]).map(|()| other_peer));
+    run_until(&mut lp, || written.is_done());
+    assert_eq!(written.take().1.unwrap(), 16 << 20);
+    reader.join().unwrap().unwrap();
+}
+
+/// Two ends of a terminal.
+fn terminal() -> (std::fs::File, std::fs::File) {
+    let (mut master, mut slave) = (0, 0);
+    let null = std::ptr::null_mut();
+    // SAFETY: the two places are valid for the length of the call, and nothing else is passed.
+    let status = unsafe { libc::openpty(&raw mut master, &raw mut slave, null, null.cast(), null.cast()) };
+    assert_eq!(status, 0);
+    // SAFETY: both were just made, and are nobody else's; here and below.
+    let master = unsafe { OwnedFd::from_raw_fd(master) };
+    // SAFETY: as above.
+    (master.into(), unsafe { OwnedFd::from_raw_fd(slave) }.into())
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_does_not_block_the_loop() {
+    let mut lp = new_loop();
+    let (mut master, slave) = terminal();
+    let sent = vec![b'x'; 1 << 16];
+    let write = start(&mut lp, (File::from_std(slave), sent), |(f, b)| f.write_all(b));
+    (0..1000).for_each(|_| lp.run(RunMode::NoWait).unwrap()); // it would hang here
+    assert!(!write.is_done());
+    let reader = std::thread::spawn(move || {
+        let mut all = vec![0; 1 << 16];
+        master.read_exact(&mut all).map(|()| (all, master))
+    });
+    run_until(&mut lp, || write.is_done());
+    assert_eq!(write.take().1.unwrap(), 1 << 16);
+    assert!(reader.join().unwrap().unwrap().0.iter().all(|&byte| byte == b'x'));
 }
 
 #[test]

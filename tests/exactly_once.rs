@@ -4,6 +4,8 @@
 //!
 //! A failing program is shrunk and printed.
 
+mod common;
+
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
@@ -311,7 +313,7 @@ struct Program {
 fn program() -> impl Strategy<Value = Program> {
     let steps = proptest::collection::vec(step(), 1..60);
     let sizes = prop_oneof![Just((256, 64)), Just((256, 4)), Just((4, 4)), Just((1, 1)), Just((12, 2))];
-    (proptest::sample::select(Kind::COMPILED), any::<bool>(), sizes, steps, any::<bool>()).prop_map(
+    (proptest::sample::select(common::backends()), any::<bool>(), sizes, steps, any::<bool>()).prop_map(
         |(kind, baseline, (capacity, entries), steps, end_by_cancel)| Program {
             kind,
             baseline,

@@ -158,6 +158,15 @@ fn a_loop_that_may_waits_for_other_threads() {
     end.take().unwrap().1.unwrap();
 }
 
+/// In a build that has nothing else: `cargo test --no-default-features --features sim`.
+#[cfg(not(any(feature = "io_uring", feature = "epoll")))]
+#[test]
+fn without_a_world_and_without_another_backend_there_is_no_loop() {
+    assert_eq!(errno(Loop::new()), Some(libc::ENOSYS));
+    assert!(Kind::COMPILED.is_empty());
+    assert_eq!(calm().1.backend(), Kind::Sim);
+}
+
 // ---- descriptors
 
 #[test]

@@ -7,6 +7,8 @@
 
 #![allow(unsafe_code)]
 
+mod common;
+
 use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::{PipeWriter, Read, Write};
@@ -16,7 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use oxev::{BufPool, Completion, File, IoVecs, Kind, Loop, Pool, RunMode, TcpStream};
+use oxev::{BufPool, Completion, File, IoVecs, Loop, Pool, RunMode, TcpStream};
 
 const BLOCK_BYTES: usize = 16 << 10;
 const PATTERN: u8 = 0xa5;
@@ -76,7 +78,7 @@ fn assert_untouched(count: usize) {
 }
 
 fn on_each_loop(test: impl Fn(Loop)) {
-    for &kind in Kind::COMPILED {
+    for kind in common::backends() {
         for baseline in [false, true] {
             // The kernel has them, or they are still in the queue, or do not fit into it.
             for entries in [256, 4] {

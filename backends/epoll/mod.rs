@@ -18,6 +18,13 @@ const EVENTS_MAX: usize = 1024;
 /// The data of the waker's events. No descriptor has the number -1.
 const WAKER: u64 = u64::MAX;
 
+/// `struct __kernel_timespec`: 64 bits also where the C library's has 32.
+#[repr(C)]
+struct KernelTimespec {
+    tv_sec: i64,
+    tv_nsec: i64,
+}
+
 pub(crate) struct Epoll {
     descriptor: EpollDescriptor,
     events: Box<[EpollEvent]>,
@@ -49,9 +56,9 @@ impl Epoll {
     }
 
     fn wait_ns(&mut self, timeout_ns: u64) -> i32 {
-        let timeout = libc::timespec {
-            tv_sec: (timeout_ns / 1_000_000_000) as libc::time_t,
-            tv_nsec: (timeout_ns % 1_000_000_000) as libc::c_long,
+        let timeout = KernelTimespec {
+            tv_sec: (timeout_ns / 1_000_000_000) as i64,
+            tv_nsec: (timeout_ns % 1_000_000_000) as i64,
         };
         let (events, len) = (self.events.as_mut_ptr(), self.events.len());
         let no_mask = std::ptr::null::<libc::sigset_t>();
@@ -95,15 +102,18 @@ impl Selector for Epoll {
         let mut event = EpollEvent::new(events, u64::from(generation) << 32 | u64::from(fd as u32));
         // SAFETY: S6: an operation borrows the descriptor, so it is open.
         let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
-        if !is_known {
-            match self.descriptor.add(descriptor, event) {
-                // It was registered when it was somebody else's: the same file came back.
-                Err(Errno::EEXIST) => {}
-                added => return added.map_err(|errno| errno as i32),
-            }
+        // Either may be wrong: the file may have been registered when the number was somebody else's, or the number may have been made to
+        // name another file (dup2). A change, too, reports what it is ready for now.
+        let registered = match is_known {
+            false => self.descriptor.add(descriptor, event),
+            true => self.descriptor.modify(descriptor, &mut event),
+        };
+        match registered {
+            Err(Errno::EEXIST) => self.descriptor.modify(descriptor, &mut event),
+            Err(Errno::ENOENT) => self.descriptor.add(descriptor, event),
+            registered => registered,
         }
-        // This, too, reports what it is ready for now.
-        self.descriptor.modify(descriptor, &mut event).map_err(|errno| errno as i32)
+        .map_err(|errno| errno as i32)
     }
 
     fn wait(&mut self, wait: Wait) -> io::Result<usize> {

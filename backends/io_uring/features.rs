@@ -4,9 +4,6 @@ use std::io;
 
 use ::io_uring::{IoUring, Probe, opcode, squeue};
 
-use super::Capabilities;
-use super::ring::Ring;
-
 /// What the loop does differently from kernel to kernel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Features {
@@ -71,18 +68,6 @@ impl Features {
             zero_copy_send: linux_6_0,
             skip_success: if skips { squeue::Flags::SKIP_SUCCESS } else { squeue::Flags::empty() },
         })
-    }
-
-    pub(super) fn capabilities(&self, ring: &Ring) -> Capabilities {
-        Capabilities {
-            multishot_accept: self.multishot_accept,
-            multishot_recv: self.multishot_recv,
-            buffer_rings: self.buffer_rings,
-            zero_copy_send: self.zero_copy_send,
-            deferred_task_run: ring.is_deferred(),
-            registered_ring: ring.is_registered(),
-            io_uring_refusal: None,
-        }
     }
 }
 

@@ -72,7 +72,16 @@ impl IoUring {
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
-        self.features.capabilities(&self.ring)
+        let Features { multishot_accept, multishot_recv, buffer_rings, zero_copy_send, .. } = self.features;
+        Capabilities {
+            multishot_accept,
+            multishot_recv,
+            buffer_rings,
+            zero_copy_send,
+            deferred_task_run: self.ring.is_deferred(),
+            registered_ring: self.ring.is_registered(),
+            io_uring_refusal: None,
+        }
     }
 
     pub(crate) fn completions_max(&self) -> usize {
@@ -150,7 +159,8 @@ impl IoUring {
     fn submit_backlog(&mut self, ops: &mut InFlight) {
         // As many as there are now: what finds no room is put back.
         for _ in 0..self.backlog.len() {
-            if self.ring.is_full() && self.ring.submit().is_err() {
+            // What is being cancelled ends here, as an item if it is a multi-result operation.
+            if ops.items_full() || (self.ring.is_full() && self.ring.submit().is_err()) {
                 return;
             }
             let Some(user_data) = self.backlog.pop_front() else { return };

@@ -54,6 +54,11 @@ fn is_blocking(fd: RawDescriptor) -> bool {
     status_flags(fd) & libc::O_NONBLOCK == 0
 }
 
+fn is_terminal(fd: RawDescriptor) -> bool {
+    // SAFETY: S8: no memory is passed.
+    unsafe { libc::isatty(fd) == 1 }
+}
+
 /// What a descriptor is. The error is an errno.
 pub(super) fn file_kind(fd: RawDescriptor) -> Result<FileKind, i32> {
     // SAFETY: S8: integers only, for which zero is valid.
@@ -67,6 +72,7 @@ pub(super) fn file_kind(fd: RawDescriptor) -> Result<FileKind, i32> {
             FileKind::Direct
         }
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK => FileKind::Regular,
+        libc::S_IFCHR if is_blocking(fd) && is_terminal(fd) => FileKind::Terminal,
         _ if is_blocking(fd) => FileKind::BlockingStream,
         _ => FileKind::Stream,
     })
@@ -197,29 +203,48 @@ pub(super) fn read_cached(op: &RawOp) -> i32 {
     result_of(unsafe { libc::preadv2(op.fd, vecs, count, offset(op), libc::RWF_NOWAIT) })
 }
 
-/// Reads from, or writes to, something that is not a file on a disk, and that is not waited for: it has no offset.
+/// Calls with the offset of an operation. Where there are no positions it is not looked at, as on io_uring; but sockets want none.
+fn at_offset(op: &RawOp, call: impl Fn(i64) -> i32) -> i32 {
+    let offset = offset(op);
+    match call(offset) {
+        errno if errno != -libc::ESPIPE || offset == -1 => errno,
+        errno if offset != 0 && is_socket(op.fd) => errno,
+        _ => call(-1),
+    }
+}
+
+fn is_socket(fd: RawDescriptor) -> bool {
+    socket_option(fd, libc::SO_TYPE).is_ok()
+}
+
+/// Reads from, or writes to, something that is not a file on a disk, and that is not waited for.
 pub(super) fn stream(op: &RawOp, kind: FileKind) -> i32 {
+    at_offset(op, |offset| stream_at(op, kind, offset))
+}
+
+/// The kernel is asked not to block even if the descriptor does not: others may have made it so since.
+fn stream_at(op: &RawOp, kind: FileKind, offset: i64) -> i32 {
     let mut single = NO_VEC;
     let (vecs, count) = vecs(op, &mut single);
-    if kind != FileKind::BlockingStream {
-        return stream_call(op, vecs, count);
-    }
     let moved = if is_read(op) {
         // SAFETY: S6: the buffers are the operation's.
-        unsafe { libc::preadv2(op.fd, vecs, count, -1, libc::RWF_NOWAIT) }
+        unsafe { libc::preadv2(op.fd, vecs, count, offset, libc::RWF_NOWAIT) }
     } else {
         // SAFETY: S6: as above.
-        unsafe { libc::pwritev2(op.fd, vecs, count, -1, libc::RWF_NOWAIT) }
+        unsafe { libc::pwritev2(op.fd, vecs, count, offset, libc::RWF_NOWAIT) }
     };
     match result_of(moved) {
-        errno if errno == -libc::EOPNOTSUPP || errno == -libc::ENOSYS => ready_stream(op, vecs, count),
-        result => result,
+        errno if errno != -libc::EOPNOTSUPP && errno != -libc::ENOSYS => errno,
+        _ if kind == FileKind::Stream => call_at(op, vecs, count, offset),
+        _ => ready_stream(op, kind, vecs, count, offset),
     }
 }
 
 /// A transfer on a descriptor that blocks, where the kernel cannot be asked not to: done only when it is ready, and writes only as much as
 /// a descriptor that is ready is sure to take.
-fn ready_stream(op: &RawOp, vecs: *const libc::iovec, count: i32) -> i32 {
+fn ready_stream(op: &RawOp, kind: FileKind, vecs: *const libc::iovec, count: i32, offset: i64) -> i32 {
+    /// What a terminal has room for that says that it has some, with every character replaced by eight: a tab may be.
+    const TERMINAL_BYTES: usize = 32;
     let events = if is_read(op) { libc::POLLIN } else { libc::POLLOUT };
     match poll(op.fd, events) {
         0 => return -libc::EAGAIN,
@@ -227,21 +252,35 @@ fn ready_stream(op: &RawOp, vecs: *const libc::iovec, count: i32) -> i32 {
         _ => {}
     }
     if is_read(op) || count == 0 {
-        return stream_call(op, vecs, count);
+        return call_at(op, vecs, count, offset);
     }
+    let room = if kind == FileKind::Terminal { TERMINAL_BYTES } else { libc::PIPE_BUF };
     // SAFETY: S3: there is at least one vector.
     let mut first = unsafe { vecs.read() };
-    first.iov_len = first.iov_len.min(libc::PIPE_BUF);
-    stream_call(op, &raw const first, 1)
+    if first.iov_len > room {
+        first.iov_len = room;
+        return call_at(op, &raw const first, 1, offset);
+    }
+    // SAFETY: S3: these are the operation's vectors.
+    let lens = unsafe { std::slice::from_raw_parts(vecs, count as usize) }.iter().map(|vec| vec.iov_len);
+    let ends = lens.scan(0usize, |end, len| {
+        *end = end.saturating_add(len);
+        Some(*end)
+    });
+    call_at(op, vecs, ends.take_while(|end| *end <= room).count() as i32, offset)
 }
 
-fn stream_call(op: &RawOp, vecs: *const libc::iovec, count: i32) -> i32 {
-    result_of(if is_read(op) {
+/// Reads or writes once, at an offset, or if that is -1 at the file's own position.
+fn call_at(op: &RawOp, vecs: *const libc::iovec, count: i32, offset: i64) -> i32 {
+    result_of(match (is_read(op), offset) {
         // SAFETY: S6: the buffers are the operation's.
-        unsafe { libc::readv(op.fd, vecs, count) }
-    } else {
+        (true, -1) => unsafe { libc::readv(op.fd, vecs, count) },
         // SAFETY: S6: as above.
-        unsafe { libc::writev(op.fd, vecs, count) }
+        (false, -1) => unsafe { libc::writev(op.fd, vecs, count) },
+        // SAFETY: S6: as above.
+        (true, offset) => unsafe { libc::preadv(op.fd, vecs, count, offset) },
+        // SAFETY: S6: as above.
+        (false, offset) => unsafe { libc::pwritev(op.fd, vecs, count, offset) },
     })
 }
 
@@ -282,27 +321,13 @@ unsafe fn blocking_once(op: &RawOp) -> i32 {
             // SAFETY: S6: the record is the operation's.
             (unsafe { libc::statx(op.fd, c"".as_ptr(), flags, mask, op.buf.cast()) }) as libc::ssize_t
         }
-        // SAFETY: S6: the caller's promise.
-        OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => unsafe {
-            transfer(op)
-        },
+        OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => return transfer(op),
         _ => return -libc::EOPNOTSUPP,
     })
 }
 
-/// # Safety
-/// As [`blocking`].
-unsafe fn transfer(op: &RawOp) -> libc::ssize_t {
+fn transfer(op: &RawOp) -> i32 {
     let mut single = NO_VEC;
     let (vecs, count) = vecs(op, &mut single);
-    match (is_read(op), offset(op)) {
-        // SAFETY: S6: the buffers are the operation's.
-        (true, -1) => unsafe { libc::readv(op.fd, vecs, count) },
-        // SAFETY: S6: as above.
-        (false, -1) => unsafe { libc::writev(op.fd, vecs, count) },
-        // SAFETY: S6: as above.
-        (true, offset) => unsafe { libc::preadv(op.fd, vecs, count, offset) },
-        // SAFETY: S6: as above.
-        (false, offset) => unsafe { libc::pwritev(op.fd, vecs, count, offset) },
-    }
+    at_offset(op, |offset| call_at(op, vecs, count, offset))
 }

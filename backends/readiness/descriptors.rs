@@ -2,8 +2,8 @@
 //! who waits for it.
 //!
 //! A record is found by the descriptor's number, and numbers are recycled. So a record is only believed while its generation is that
-//! of the number ([`generation_of`]); otherwise the number names a new file, of which nothing is known. Descriptors that are not ours
-//! have no generation: their records are believed while an operation is in flight, because then they are open.
+//! of the number ([`generation_of`]); otherwise the number names a new file, of which nothing is known. Descriptors that are not ours,
+//! and those with huge numbers, have no generation: their records are believed while an operation is in flight, because then they are open.
 
 #![allow(unsafe_code)]
 
@@ -98,6 +98,8 @@ pub(super) enum FileKind {
     Stream,
     /// The same, but the descriptor blocks.
     BlockingStream,
+    /// A terminal that blocks.
+    Terminal,
     /// It is always ready, and may take its time all the same: a file on a disk.
     Regular,
     /// A regular file behind no cache (`O_DIRECT`).
@@ -234,7 +236,7 @@ impl Record {
     }
 }
 
-/// The records of all descriptors that this process can have.
+/// The records of all descriptors that this process can have, as far as is known when the loop is made.
 #[derive(Debug)]
 pub(super) struct Descriptors {
     records: Box<[Record]>,
@@ -256,11 +258,25 @@ impl Descriptors {
     #[inline(always)]
     pub(super) fn is_stale(&mut self, op: &RawOp) -> Result<bool, i32> {
         let index = usize::try_from(op.fd).map_err(|_| libc::EBADF)?;
-        let record = self.records.get(index).ok_or(libc::EMFILE)?;
-        if op.flags & RawOp::UNTRACKED != 0 {
+        let Some(record) = self.records.get(index) else { return self.grow(index) };
+        if op.flags & RawOp::UNTRACKED != 0 || index >= DESCRIPTORS_MAX {
             return Ok(record.is_idle());
         }
         Ok(record.generation != generation_of(op.fd))
+    }
+
+    /// Makes room for a number that the limit did not allow when the loop was made.
+    #[cold]
+    fn grow(&mut self, index: usize) -> Result<bool, i32> {
+        /// Half a gigabyte of records. Nobody gets there but by asking for such a number.
+        const RECORDS_MAX: usize = 1 << 24;
+        if index >= RECORDS_MAX {
+            return Err(libc::EMFILE);
+        }
+        let mut records = zeroed::table((index + 1).next_power_of_two());
+        records[..self.records.len()].copy_from_slice(&self.records);
+        self.records = records;
+        Ok(true)
     }
 
     /// Begins a new record, with nobody waiting.

@@ -28,7 +28,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::{Capabilities, Options, Wait, Waker};
 use crate::buf_pool::Buffers;
 use crate::descriptor::RawDescriptor;
-use crate::in_flight::{InFlight, Token, Verdict};
+use crate::in_flight::{InFlight, MORE, Token, Verdict};
 use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
@@ -68,9 +68,16 @@ pub(crate) struct Event {
 /// The calls that one poll makes for one direction of one descriptor: then it is the others' turn.
 const ROUNDS_MAX: usize = 16;
 
+/// Accepted connections that may wait for their callbacks. Multi-result accepts stay in their queue, and take what there is: so many
+/// connections that come at once are not one for each step of the loop.
+const GUESTS_MAX: usize = 256;
+
 /// How often in a row the selector may go unasked while the loop has something to do: it saves most of the calls, and what is new on
 /// other descriptors still comes in.
 const SKIPS_MAX: u32 = 4;
+
+/// Errors that say no more than that a read is for a thread: what there is has to be fetched, or cannot be read so.
+const NOT_FROM_CACHE: [i32; 4] = [libc::EAGAIN, libc::EOPNOTSUPP, libc::ENOSYS, libc::ESPIPE];
 
 pub(crate) struct Readiness<S> {
     selector: S,
@@ -99,9 +106,9 @@ impl<S: Selector> Readiness<S> {
         Capabilities::default()
     }
 
-    /// Every multi-result operation gives one result, and goes on when the loop has delivered it.
+    /// Every multi-result operation gives one result, and goes on when the loop has delivered it; but a listener gives more.
     pub(crate) fn completions_max(&self) -> usize {
-        self.capacity
+        self.capacity + GUESTS_MAX
     }
 
     // ---- in
@@ -198,6 +205,10 @@ impl<S: Selector> Readiness<S> {
         if !record.lane(lane).is_empty() || !record.may_be_ready(lane) {
             return self.nodes.push(record.lane(lane), token, Place::Waiting);
         }
+        if takes_many(raw) {
+            self.nodes.push(record.lane(lane), token, Place::Waiting);
+            return self.run_lane(fd, lane, ops);
+        }
         match attempt(raw, record) {
             Attempt::Over(outcome) => {
                 if ops.complete(token, outcome) == Verdict::Continue {
@@ -277,9 +288,7 @@ impl<S: Selector> Readiness<S> {
             let raw = unsafe { &mut *op };
             let result = calls::read_cached(raw);
             match result {
-                _ if result == -libc::EAGAIN || result == -libc::EOPNOTSUPP || result == -libc::ENOSYS => {
-                    break;
-                }
+                _ if NOT_FROM_CACHE.contains(&-result) => break,
                 1.. if (result as usize) < raw.len && raw.flags & RawOp::EXACT == 0 => {
                     io_vecs::advance(raw, result as usize);
                 }
@@ -333,10 +342,17 @@ impl<S: Selector> Readiness<S> {
             };
             // SAFETY: S3: the operation is ours, and nobody else looks at it now.
             let raw = unsafe { &mut *op };
+            let takes_many = takes_many(raw);
+            if takes_many && ops.items_len() >= GUESTS_MAX {
+                break;
+            }
             match attempt(raw, record) {
                 Attempt::NotReady => {
                     let interest = Interest::of(raw);
                     return self.block(fd, lane, interest, ops);
+                }
+                Attempt::Over(outcome) if takes_many && outcome.result >= 0 => {
+                    let _ = ops.complete(token, Outcome { flags: MORE, ..outcome });
                 }
                 Attempt::Over(outcome) => {
                     if ops.complete(token, outcome) == Verdict::Done {
@@ -551,6 +567,11 @@ impl<S: Selector> AsFd for Readiness<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.selector.as_fd()
     }
+}
+
+/// Whether an operation stays in its queue when it has a result.
+fn takes_many(op: &RawOp) -> bool {
+    op.kind == OpKind::Accept && op.flags & RawOp::MULTI != 0
 }
 
 /// Reports a result that cannot be a part.

@@ -1,26 +1,91 @@
-//! A file system in memory. Names are whole paths; there are no directories to be made. What was written is durable when the file has
-//! been synced, the file's name with it.
+//! A file system in memory. Names are whole paths; a directory is there as long as a name goes through it. What was written is
+//! durable when the file has been synced, the file's name with it.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::random::Random;
+
+const PAGE_BYTES: usize = 4096;
+
+/// What is in a file: pages that were written, and zeros between them. A copy costs next to nothing.
+#[derive(Clone, Debug, Default)]
+struct Content {
+    pages: BTreeMap<u64, Rc<[u8; PAGE_BYTES]>>,
+    len: u64,
+}
+
+impl Content {
+    fn of(bytes: &[u8]) -> Content {
+        let mut content = Content::default();
+        content.write(0, bytes);
+        content
+    }
+
+    /// Up to `len` bytes from an offset on.
+    fn read(&self, offset: u64, len: usize) -> Vec<u8> {
+        let there = self.len.saturating_sub(offset);
+        let mut bytes = vec![0; usize::try_from(there).unwrap_or(usize::MAX).min(len)];
+        let mut done = 0;
+        while done < bytes.len() {
+            let (page, begin, count) = place(offset + done as u64, bytes.len() - done);
+            if let Some(page) = self.pages.get(&page) {
+                bytes[done..done + count].copy_from_slice(&page[begin..begin + count]);
+            }
+            done += count;
+        }
+        bytes
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let mut done = 0;
+        while done < bytes.len() {
+            let (page, begin, count) = place(offset + done as u64, bytes.len() - done);
+            let page = self.pages.entry(page).or_insert_with(|| Rc::new([0; PAGE_BYTES]));
+            Rc::make_mut(page)[begin..begin + count].copy_from_slice(&bytes[done..done + count]);
+            done += count;
+        }
+        if done > 0 {
+            self.len = self.len.max(offset + done as u64);
+        }
+    }
+}
+
+/// The page of an offset, where in it that is, and how many of `len` bytes are in it.
+fn place(offset: u64, len: usize) -> (u64, usize, usize) {
+    let begin = (offset % PAGE_BYTES as u64) as usize;
+    (offset / PAGE_BYTES as u64, begin, len.min(PAGE_BYTES - begin))
+}
+
+/// What is known of a file.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stat {
+    pub(super) inode: u64,
+    pub(super) size: u64,
+    /// Kind and permissions.
+    pub(super) mode: u32,
+    pub(super) modified_ns: u64,
+}
 
 /// A change that a power cut may undo.
 #[derive(Debug)]
 enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
+    Write { offset: u64, bytes: Vec<u8> },
     Cut,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Inode {
-    data: Vec<u8>,
+    data: Content,
     /// As of the last sync; `None` if there was none.
-    durable: Option<Vec<u8>>,
+    durable: Option<Content>,
     unsynced: Vec<Change>,
     mode: u32,
     modified_ns: u64,
 }
+
+/// The number of every directory. Nothing of one is known but that it is one.
+const DIRECTORY: u64 = 0;
 
 /// How a file is open.
 #[derive(Debug)]
@@ -38,6 +103,18 @@ impl OpenFile {
     pub(super) fn writes(&self) -> bool {
         self.flags & libc::O_ACCMODE != libc::O_RDONLY
     }
+
+    pub(super) fn is_directory(&self) -> bool {
+        self.inode == DIRECTORY
+    }
+}
+
+/// A path without what says nothing at its end.
+fn trimmed(mut path: &[u8]) -> &[u8] {
+    while let Some(shorter) = path.strip_suffix(b"/.").or_else(|| path.strip_suffix(b"/")) {
+        path = shorter;
+    }
+    path
 }
 
 #[derive(Debug, Default)]
@@ -50,10 +127,19 @@ pub(super) struct FileSystem {
 impl FileSystem {
     /// Opens a file with the flags of `open(2)`. The error is an errno.
     pub(super) fn open(&mut self, path: &[u8], flags: i32, mode: u32, now_ns: u64) -> Result<OpenFile, i32> {
-        let known = self.names.get(path).copied();
-        let inode = match known {
-            None if flags & libc::O_CREAT == 0 => return Err(libc::ENOENT),
-            Some(_) if flags & libc::O_EXCL != 0 => return Err(libc::EEXIST),
+        let path = trimmed(path);
+        let (creates, excludes) = (flags & libc::O_CREAT != 0, flags & libc::O_EXCL != 0);
+        if self.is_directory(path) {
+            return match flags & libc::O_ACCMODE {
+                _ if creates && excludes => Err(libc::EEXIST),
+                libc::O_RDONLY if !creates => Ok(OpenFile { inode: DIRECTORY, position: 0, flags }),
+                _ => Err(libc::EISDIR),
+            };
+        }
+        let inode = match self.names.get(path).copied() {
+            _ if self.goes_through_a_file(path) => return Err(libc::ENOTDIR),
+            None if !creates => return Err(libc::ENOENT),
+            Some(_) if creates && excludes => return Err(libc::EEXIST),
             Some(inode) => inode,
             None => self.create(path, mode, now_ns),
         };
@@ -61,6 +147,17 @@ impl FileSystem {
             self.truncate(inode, now_ns);
         }
         Ok(OpenFile { inode, position: 0, flags })
+    }
+
+    /// Whether a name goes through this path.
+    fn is_directory(&self, path: &[u8]) -> bool {
+        let below = [path, b"/"].concat();
+        self.names.range(below.clone()..).next().is_some_and(|(name, _)| name.starts_with(&below))
+    }
+
+    fn goes_through_a_file(&self, path: &[u8]) -> bool {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        slashes.into_iter().any(|(at, _)| self.names.contains_key(&path[..at]))
     }
 
     fn create(&mut self, path: &[u8], mode: u32, now_ns: u64) -> u64 {
@@ -73,26 +170,25 @@ impl FileSystem {
 
     fn truncate(&mut self, inode: u64, now_ns: u64) {
         let Some(inode) = self.inodes.get_mut(&inode) else { return };
-        inode.data.clear();
+        inode.data = Content::default();
         inode.unsynced.push(Change::Cut);
         inode.modified_ns = now_ns;
     }
 
-    /// What there is at an offset.
-    pub(super) fn at(&self, inode: u64, offset: u64) -> &[u8] {
-        let data = self.inodes.get(&inode).map_or(&[][..], |inode| &inode.data);
-        usize::try_from(offset).ok().and_then(|offset| data.get(offset..)).unwrap_or_default()
+    /// What there is at an offset, up to `len` bytes.
+    pub(super) fn read(&self, inode: u64, offset: u64, len: usize) -> Vec<u8> {
+        self.inodes.get(&inode).map_or_else(Vec::new, |inode| inode.data.read(offset, len))
     }
 
-    /// Writes at an offset. The error is an errno: a file that is larger than the simulation's memory.
+    /// Writes at an offset. The error is an errno.
     pub(super) fn write(&mut self, inode: u64, offset: u64, bytes: &[u8], now_ns: u64) -> Result<(), i32> {
-        const BYTES_MAX: u64 = 1 << 32;
+        /// As ext4 has it.
+        const FILE_BYTES_MAX: u64 = 16 << 40;
         let Some(inode) = self.inodes.get_mut(&inode) else { return Err(libc::EIO) };
-        if offset.saturating_add(bytes.len() as u64) > BYTES_MAX {
+        if offset.saturating_add(bytes.len() as u64) > FILE_BYTES_MAX {
             return Err(libc::EFBIG);
         }
-        let offset = offset as usize;
-        put(&mut inode.data, offset, bytes);
+        inode.data.write(offset, bytes);
         inode.unsynced.push(Change::Write { offset, bytes: bytes.to_vec() });
         inode.modified_ns = now_ns;
         Ok(())
@@ -105,22 +201,26 @@ impl FileSystem {
         }
     }
 
-    /// Size, permissions, and the time of the last change.
-    pub(super) fn metadata(&self, inode: u64) -> (u64, u32, u64) {
-        self.inodes.get(&inode).map_or((0, 0, 0), |i| (i.data.len() as u64, i.mode, i.modified_ns))
+    pub(super) fn stat(&self, inode: u64) -> Stat {
+        let Some(Inode { data, mode, modified_ns, .. }) = self.inodes.get(&inode) else {
+            return Stat { mode: libc::S_IFDIR | 0o755, ..Stat::default() };
+        };
+        Stat { inode, size: data.len, mode: libc::S_IFREG | mode, modified_ns: *modified_ns }
     }
 
     /// Puts a durable file there, without any operation.
     pub(super) fn put(&mut self, path: &[u8], content: &[u8], now_ns: u64) {
+        let path = trimmed(path);
         let inode = self.names.get(path).copied().unwrap_or_else(|| self.create(path, 0o644, now_ns));
         if let Some(inode) = self.inodes.get_mut(&inode) {
-            inode.data = content.to_vec();
+            inode.data = Content::of(content);
+            inode.modified_ns = now_ns;
         }
         self.sync(inode);
     }
 
     pub(super) fn content(&self, path: &[u8]) -> Option<Vec<u8>> {
-        self.names.get(path).map(|inode| self.at(*inode, 0).to_vec())
+        self.names.get(trimmed(path)).map(|inode| self.read(*inode, 0, usize::MAX))
     }
 
     /// Everything is as it was synced last, but for changes that have reached the disk all the same.
@@ -134,10 +234,10 @@ impl FileSystem {
                 }
                 survives = true;
                 match change {
-                    Change::Cut => data.clear(),
+                    Change::Cut => data = Content::default(),
                     Change::Write { offset, bytes } => {
                         let kept = random.up_to(bytes.len() as u64) as usize;
-                        put(&mut data, offset, &bytes[..kept]);
+                        data.write(offset, &bytes[..kept]);
                     }
                 }
             }
@@ -147,15 +247,4 @@ impl FileSystem {
         let inodes = &self.inodes;
         self.names.retain(|_, inode| inodes.get(inode).is_some_and(|inode| inode.durable.is_some()));
     }
-}
-
-fn put(data: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
-    }
-    let end = offset + bytes.len();
-    if data.len() < end {
-        data.resize(end, 0);
-    }
-    data[offset..end].copy_from_slice(bytes);
 }

@@ -3,6 +3,7 @@
 //!
 //! * [`world`]: the clock, the events, the operations and what they wait for. It stands where the kernel stands.
 //! * [`network`], [`files`]: what there is in it. [`transfer`]: bytes to and from the memory of operations.
+//! * [`peers`]: what is done in it by other means than operations.
 //! * [`faults`], [`random`], [`trace`]: what goes wrong, who decides it, and the record of it.
 //!
 //! Unlike the other backends it allocates.
@@ -12,6 +13,7 @@
 mod faults;
 mod files;
 mod network;
+mod peers;
 mod random;
 mod trace;
 mod transfer;
@@ -28,6 +30,7 @@ use crate::in_flight::{InFlight, Token};
 use crate::op::RawOp;
 use crate::virtual_world::{Place, VirtualTime};
 pub use faults::Faults;
+pub(crate) use peers::Attempt;
 pub use world::SimOptions;
 pub(crate) use world::World;
 
@@ -42,7 +45,7 @@ pub(crate) struct Sim {
 
 impl Sim {
     pub(crate) fn new(world: Rc<World>, host: IpAddr, waker: Waker) -> Sim {
-        let side = world.attach();
+        let side = world.attach(waker.clone());
         Sim { world, host, side, waker }
     }
 
@@ -145,8 +148,9 @@ impl Drop for Sim {
 }
 
 impl AsFd for Sim {
-    /// Other threads make it readable, and [`Sim::flush`]. What only time brings does not show.
+    /// Other threads make it readable, [`Sim::flush`], and what a peer does. What only time brings does not show.
     fn as_fd(&self) -> BorrowedFd<'_> {
+        self.world.embed(self.side);
         self.waker.as_fd()
     }
 }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::world::{Number, ObjectId};
+use crate::descriptor::RawDescriptor;
+use crate::op::OpKind;
 
 /// What is on its way to a socket.
 #[derive(Debug)]
@@ -14,10 +16,24 @@ pub(super) enum Packet {
     Reset,
 }
 
+/// How far a stream is with its connection.
+#[derive(Debug)]
+pub(super) enum Connect {
+    /// The request is on its way, for an operation or for a peer, and was sent again so many times.
+    Requested { number: Option<Number>, tries: u8 },
+    /// It is as it will be: a negative errno if there is none.
+    Done(i32),
+}
+
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
+    pub(super) connect: Connect,
+    /// It is one end of a pipe, and has no addresses to speak of.
+    pub(super) is_pipe: bool,
+    /// Bytes that fill the room of an end that is gone: nobody will take them.
+    pub(super) lost_bytes: usize,
     /// The other end. It may be gone.
     pub(super) peer: Option<ObjectId>,
     /// Packets that have not arrived, with the time at which they do.
@@ -41,6 +57,9 @@ impl Stream {
         Stream {
             local,
             remote,
+            connect: Connect::Done(0),
+            is_pipe: false,
+            lost_bytes: 0,
             peer,
             coming: VecDeque::new(),
             coming_bytes: 0,
@@ -57,6 +76,15 @@ impl Stream {
     /// A receive would not wait.
     pub(super) fn is_readable(&self) -> bool {
         !self.received.is_empty() || self.error.is_some() || self.ended || self.broken || self.shut_read
+    }
+
+    /// What read(2) or write(2) says to the wrong end of a pipe: a negative errno, or 0.
+    pub(super) fn pipe_refusal(&self, kind: OpKind) -> i32 {
+        let is_wrong = match kind {
+            OpKind::Read | OpKind::ReadVectored => self.shut_read,
+            _ => self.shut_write,
+        };
+        if self.is_pipe && is_wrong { -libc::EBADF } else { 0 }
     }
 
     /// Bytes that the peer may still send.
@@ -100,6 +128,8 @@ pub(super) struct Listener {
     pub(super) backlog: usize,
     pub(super) reuse_port: bool,
     pub(super) only_v6: bool,
+    /// The real socket that has its options.
+    pub(super) fd: Option<RawDescriptor>,
     /// Connections that nobody has accepted.
     pub(super) pending: VecDeque<ObjectId>,
 }
@@ -135,7 +165,15 @@ pub(super) struct Network {
     partitions: BTreeSet<(IpAddr, IpAddr)>,
     ports: u16,
     /// Connection requests and their answers that a partition holds up.
-    pub(super) held: Vec<(Number, bool)>,
+    pub(super) held: Vec<(ObjectId, bool)>,
+}
+
+/// An address as a socket of the other family has it.
+pub(super) fn mapped(address: SocketAddr, is_mapped: bool) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if is_mapped => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        _ => address,
+    }
 }
 
 impl Network {
@@ -175,6 +213,7 @@ impl Network {
     }
 
     pub(super) fn is_cut(&self, a: SocketAddr, b: SocketAddr) -> bool {
-        !self.partitions.is_empty() && self.partitions.contains(&Network::pair(a.ip(), b.ip()))
+        let (a, b) = (a.ip().to_canonical(), b.ip().to_canonical());
+        !self.partitions.is_empty() && self.partitions.contains(&Network::pair(a, b))
     }
 }

@@ -5,6 +5,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use super::files::Stat;
 use crate::descriptor::RawDescriptor;
 use crate::io_vecs;
 use crate::op::{OpKind, RawOp};
@@ -74,21 +75,22 @@ pub(super) unsafe fn gather(op: &RawOp, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Fills the `statx` record of an operation: size, permissions, time of the last change.
+/// Fills the `statx` record of an operation.
 ///
 /// # Safety
 /// `op` is a metadata operation in flight.
-pub(super) unsafe fn put_metadata(op: &RawOp, (size, mode, modified_ns): (u64, u32, u64)) {
+pub(super) unsafe fn put_metadata(op: &RawOp, stat: Stat) {
     // SAFETY: S8: integers only, for which zero is valid.
     let mut record: libc::statx = unsafe { std::mem::zeroed() };
     record.stx_mask = libc::STATX_BASIC_STATS;
     record.stx_blksize = 4096;
     record.stx_nlink = 1;
-    record.stx_mode = (libc::S_IFREG | mode) as u16;
-    record.stx_size = size;
-    record.stx_blocks = size.div_ceil(512);
-    record.stx_mtime.tv_sec = (modified_ns / 1_000_000_000) as i64;
-    record.stx_mtime.tv_nsec = (modified_ns % 1_000_000_000) as u32;
+    record.stx_ino = stat.inode;
+    record.stx_mode = stat.mode as u16;
+    record.stx_size = stat.size;
+    record.stx_blocks = stat.size.div_ceil(512);
+    record.stx_mtime.tv_sec = (stat.modified_ns / 1_000_000_000) as i64;
+    record.stx_mtime.tv_nsec = (stat.modified_ns % 1_000_000_000) as u32;
     // SAFETY: S6: the caller's promise.
     unsafe { op.buf.cast::<libc::statx>().write(record) };
 }
@@ -98,4 +100,22 @@ pub(super) fn linger(fd: RawDescriptor) -> Option<Duration> {
     // SAFETY: S7: its owner is about to close it, so it is open.
     let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
     socket2::SockRef::from(&descriptor).linger().ok().flatten()
+}
+
+/// Gives an accepted socket what it has from its listener on Linux. Best effort: but for `SO_LINGER` nothing comes of it.
+pub(super) fn inherit_options(from: RawDescriptor, to: RawDescriptor) {
+    // SAFETY: S7: the world has it as the descriptor of a listener that is open.
+    let from = unsafe { BorrowedFd::borrow_raw(from) };
+    // SAFETY: S7: it has just been made.
+    let to = unsafe { BorrowedFd::borrow_raw(to) };
+    let (from, to) = (socket2::SockRef::from(&from), socket2::SockRef::from(&to));
+    if from.tcp_nodelay().unwrap_or(false) {
+        let _ = to.set_tcp_nodelay(true);
+    }
+    if from.keepalive().unwrap_or(false) {
+        let _ = to.set_keepalive(true);
+    }
+    if let Ok(Some(limit)) = from.linger() {
+        let _ = to.set_linger(Some(limit));
+    }
 }

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CStr;
@@ -15,9 +16,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::IntoRawFd;
 use std::rc::{Rc, Weak};
 
+use super::super::Waker;
 use super::faults::Faults;
-use super::files::{FileSystem, OpenFile};
-use super::network::{Listener, Network, Packet, Stream};
+use super::files::{FileSystem, OpenFile, Stat};
+use super::network::{Connect, Listener, Network, Packet, Stream, mapped};
+use super::peers::Scripts;
 use super::random::Random;
 use super::trace::Trace;
 use super::transfer;
@@ -78,27 +81,29 @@ pub(super) type ObjectId = u64;
 
 /// A directional queue of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
+pub(super) enum Direction {
     Read,
     Write,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Event {
+pub(super) enum Event {
     /// An operation that waits for nothing else is done.
     Perform(Number),
     /// A queue is tried again.
     Retry(ObjectId, Direction),
     /// Packets arrive.
     Arrive(ObjectId),
-    /// A connection request arrives.
-    Request(Number),
+    /// The connection request of a stream arrives.
+    Request(ObjectId),
     /// The answer to it arrives.
-    Answer(Number),
-    /// Nobody listens.
-    Refusal(Number),
+    Answer(ObjectId),
+    /// There will be no connection, with this errno.
+    Refusal(ObjectId, i32),
     /// A cancel that was late comes into effect.
     Cancel(Number),
+    /// A script has slept enough.
+    Wake,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,15 +146,26 @@ struct Queue {
 }
 
 #[derive(Debug)]
-enum Nature {
+pub(super) enum Nature {
     Listener(Listener),
     Stream(Stream),
     File(OpenFile),
 }
 
+impl Nature {
+    /// As stat(2) has it.
+    fn mode(&self) -> u32 {
+        match self {
+            Nature::File(_) => libc::S_IFREG,
+            Nature::Stream(stream) if stream.is_pipe => libc::S_IFIFO | 0o600,
+            Nature::Stream(_) | Nature::Listener(_) => libc::S_IFSOCK | 0o777,
+        }
+    }
+}
+
 #[derive(Debug)]
-struct Object {
-    nature: Nature,
+pub(super) struct Object {
+    pub(super) nature: Nature,
     reads: Queue,
     writes: Queue,
     polls: Vec<Number>,
@@ -177,7 +193,10 @@ struct Completion {
 
 /// One loop, as its world sees it.
 #[derive(Debug)]
-struct Side {
+pub(super) struct Side {
+    waker: Waker,
+    /// Somebody polls its descriptor.
+    is_embedded: bool,
     numbers: BTreeMap<u64, Number>,
     backlog: VecDeque<Number>,
     completions: BTreeMap<(u64, u64), Completion>,
@@ -185,36 +204,48 @@ struct Side {
     late: Vec<(Token, Outcome)>,
 }
 
+impl Side {
+    pub(super) fn show_outcomes(&self, now_ns: u64) {
+        let is_due = self.completions.first_key_value().is_some_and(|(key, _)| key.0 <= now_ns);
+        if self.is_embedded && is_due {
+            self.waker.wake();
+        }
+    }
+}
+
 /// How many times faults hold one operation up.
 const NUISANCES_MAX: u8 = 8;
 /// How far a completion is overtaken, and an operation that is not ready after all delayed.
 const DELAY_NS_MAX: u64 = 100_000;
-/// When a connection request that found the backlog full is sent again: tcp(7), `TCP_TIMEOUT_INIT`.
+/// When a connection request that found the backlog full is sent again first: `TCP_TIMEOUT_INIT` of Linux.
 const REQUEST_AGAIN_NS: u64 = 1_000_000_000;
+/// How often it is sent again: tcp(7), `tcp_syn_retries`.
+const REQUESTS_MAX: u8 = 6;
 /// What one poll takes, so that a loop that never waits grows old, too.
 const POLL_NS: u64 = 1_000;
 
 /// A simulated world. All of it is on one thread.
 pub(crate) struct World {
     now_ns: Rc<Cell<u64>>,
-    state: RefCell<State>,
+    pub(super) state: RefCell<State>,
+    pub(super) scripts: RefCell<Scripts>,
     this: Weak<World>,
 }
 
-struct State {
+pub(super) struct State {
     now_ns: Rc<Cell<u64>>,
-    options: SimOptions,
+    pub(super) options: SimOptions,
     random: Random,
     trace: Trace,
     events: BTreeMap<(u64, u64), Event>,
     /// Of events, completions, operations and objects.
     count: u64,
     operations: BTreeMap<Number, Operation>,
-    objects: BTreeMap<ObjectId, Object>,
-    descriptors: BTreeMap<RawDescriptor, ObjectId>,
+    pub(super) objects: BTreeMap<ObjectId, Object>,
+    pub(super) descriptors: BTreeMap<RawDescriptor, ObjectId>,
     /// Queues that may have become of use.
     awake: VecDeque<(ObjectId, Direction)>,
-    sides: Vec<Side>,
+    pub(super) sides: Vec<Side>,
     network: Network,
     files: FileSystem,
     world: Weak<World>,
@@ -241,6 +272,7 @@ impl World {
                 files: FileSystem::default(),
                 world: Weak::clone(this),
             }),
+            scripts: RefCell::default(),
             this: Weak::clone(this),
         })
     }
@@ -264,7 +296,7 @@ impl World {
         let state = self.state.borrow();
         let completions = state.sides.iter().filter_map(|side| side.completions.first_key_value());
         let times = completions.map(|(key, _)| key.0);
-        times.chain(state.events.first_key_value().map(|(key, _)| key.0)).min()
+        times.chain(state.next_event_ns()).min()
     }
 
     // ---- what the user does to it
@@ -322,15 +354,22 @@ impl World {
     // ---- what loops do in it
 
     /// A new loop: the index by which it is known.
-    pub(super) fn attach(&self) -> usize {
+    pub(super) fn attach(&self, waker: Waker) -> usize {
         let mut state = self.state.borrow_mut();
         state.sides.push(Side {
+            waker,
+            is_embedded: false,
             numbers: BTreeMap::new(),
             backlog: VecDeque::new(),
             completions: BTreeMap::new(),
             late: Vec::new(),
         });
         state.sides.len() - 1
+    }
+
+    /// The descriptor of a loop is asked for.
+    pub(super) fn embed(&self, side: usize) {
+        self.state.borrow_mut().sides[side].is_embedded = true;
     }
 
     /// A loop is gone. What it has in flight was leaked, and is not touched any more.
@@ -360,8 +399,8 @@ impl World {
 
     /// Lets everything happen whose time has come, and reports what there is for one loop. Says how many outcomes that were.
     pub(super) fn report(&self, side: usize, ops: &mut InFlight) -> usize {
+        self.settle();
         let mut state = self.state.borrow_mut();
-        state.run_events();
         let count = state.deliver(side, ops);
         // What has been continued is tried at once.
         state.run_awake();
@@ -372,8 +411,7 @@ impl World {
     pub(super) fn next_ns_for(&self, side: usize) -> Option<u64> {
         let state = self.state.borrow();
         let completion = state.sides[side].completions.first_key_value().map(|(key, _)| key.0);
-        let event = state.events.first_key_value().map(|(key, _)| key.0);
-        completion.into_iter().chain(event).min()
+        completion.into_iter().chain(state.next_event_ns()).min()
     }
 
     pub(super) fn waits_for_threads(&self) -> bool {
@@ -382,7 +420,7 @@ impl World {
 }
 
 impl State {
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.now_ns.get()
     }
 
@@ -395,7 +433,7 @@ impl State {
         self.count
     }
 
-    fn schedule(&mut self, at_ns: u64, event: Event) {
+    pub(super) fn schedule(&mut self, at_ns: u64, event: Event) {
         let count = self.next_count();
         self.events.insert((at_ns, count), event);
     }
@@ -407,17 +445,22 @@ impl State {
 
     // ---- events
 
-    fn run_events(&mut self) {
+    pub(super) fn next_event_ns(&self) -> Option<u64> {
+        self.events.first_key_value().map(|(key, _)| key.0)
+    }
+
+    pub(super) fn run_events(&mut self) {
         self.run_awake();
         while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= self.now_ns.get()) {
             match entry.remove() {
                 Event::Perform(number) => self.perform(number),
                 Event::Retry(object, direction) => self.awake.push_back((object, direction)),
                 Event::Arrive(object) => self.arrive(object),
-                Event::Request(number) => self.request(number),
-                Event::Answer(number) => self.answer(number),
-                Event::Refusal(number) => self.conclude_connect(number, -libc::ECONNREFUSED),
+                Event::Request(object) => self.request(object),
+                Event::Answer(object) => self.answer(object),
+                Event::Refusal(object, errno) => self.conclude_connect(object, -errno),
                 Event::Cancel(number) => self.end_waiting(number),
+                Event::Wake => {}
             }
             self.run_awake();
         }
@@ -428,7 +471,7 @@ impl State {
         self.awake.push_back((object, Direction::Write));
     }
 
-    fn run_awake(&mut self) {
+    pub(super) fn run_awake(&mut self) {
         while let Some((object, direction)) = self.awake.pop_front() {
             self.run_queue(object, direction);
             self.run_polls(object);
@@ -495,29 +538,23 @@ impl State {
             operation.object = object;
             operation.phase = Phase::Begun;
         }
-        let direction = match raw.kind {
-            OpKind::Accept | OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled => Direction::Read,
-            OpKind::Send | OpKind::SendZeroCopy | OpKind::SendVectored => Direction::Write,
-            OpKind::Poll => return self.begin_poll(number, object),
-            OpKind::Nop | OpKind::Close | OpKind::Shutdown => {
+        let nature = object.and_then(|id| self.objects.get(&id)).map(|object| &object.nature);
+        let direction = match (raw.kind, nature) {
+            (OpKind::Poll, _) => return self.begin_poll(number, object),
+            (OpKind::Nop | OpKind::Close | OpKind::Shutdown, _) => {
                 return self.schedule(self.now(), Event::Perform(number));
             }
+            (OpKind::Accept | OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled, _) => Direction::Read,
+            (OpKind::Send | OpKind::SendZeroCopy | OpKind::SendVectored, _) => Direction::Write,
+            // read(2) and write(2) are for files of every kind.
+            (OpKind::Read | OpKind::ReadVectored, Some(Nature::Stream(_))) => Direction::Read,
+            (OpKind::Write | OpKind::WriteVectored, Some(Nature::Stream(_))) => Direction::Write,
             _ => {
                 let at_ns = self.now() + self.latency_ns();
                 return self.schedule(at_ns, Event::Perform(number));
             }
         };
-        let nature = object.and_then(|id| self.objects.get(&id)).map(|object| &object.nature);
-        let refusal = match (nature, raw.kind) {
-            (None, _) => -libc::EBADF,
-            (Some(Nature::File(_)), _) => -libc::ENOTSOCK,
-            (Some(Nature::Listener(_)), OpKind::Accept) | (Some(Nature::Stream(_)), _) => 0,
-            (Some(Nature::Listener(_)), _) => -libc::ENOTCONN,
-        };
-        let refusal = match nature {
-            Some(Nature::Stream(_)) if raw.kind == OpKind::Accept => -libc::EINVAL,
-            _ => refusal,
-        };
+        let refusal = refusal(nature, &raw);
         if refusal < 0 {
             return self.finish(number, Outcome { result: refusal, flags: 0 }, 0);
         }
@@ -605,7 +642,7 @@ impl State {
         true
     }
 
-    fn stream(&mut self, id: ObjectId) -> Option<&mut Stream> {
+    pub(super) fn stream(&mut self, id: ObjectId) -> Option<&mut Stream> {
         match self.objects.get_mut(&id).map(|object| &mut object.nature) {
             Some(Nature::Stream(stream)) => Some(stream),
             _ => None,
@@ -613,16 +650,16 @@ impl State {
     }
 
     /// Whether an operation on an object would not wait.
-    fn is_ready(&mut self, id: ObjectId, kind: OpKind) -> bool {
+    pub(super) fn is_ready(&mut self, id: ObjectId, kind: OpKind) -> bool {
         let buffer_bytes = self.options.socket_buffer_bytes.max(1);
         match self.objects.get(&id).map(|object| &object.nature) {
             Some(Nature::Listener(listener)) => !listener.pending.is_empty(),
             Some(Nature::Stream(stream)) => match kind {
-                OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled => stream.is_readable(),
+                kind if receives(kind) => stream.is_readable(),
                 _ if stream.error.is_some() || stream.broken || stream.shut_write => true,
                 _ => match stream.peer.and_then(|peer| self.objects.get(&peer)).map(|peer| &peer.nature) {
                     Some(Nature::Stream(peer)) => peer.room(buffer_bytes) > 0,
-                    _ => true,
+                    _ => stream.is_pipe || stream.lost_bytes < buffer_bytes,
                 },
             },
             Some(Nature::File(_)) | None => true,
@@ -679,7 +716,7 @@ impl State {
         }
         match raw.kind {
             OpKind::Accept => self.accept(id, op, raw),
-            OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled => self.receive(id, raw),
+            kind if receives(kind) => self.receive(id, raw),
             _ => self.send(id, raw),
         }
     }
@@ -826,7 +863,11 @@ impl State {
     }
 
     /// Makes a descriptor that stands for an object.
-    fn add_descriptor(&mut self, id: ObjectId, address: Option<SocketAddr>) -> io::Result<RawDescriptor> {
+    pub(super) fn add_descriptor(
+        &mut self,
+        id: ObjectId,
+        address: Option<SocketAddr>,
+    ) -> io::Result<RawDescriptor> {
         let fd = match address {
             // A real socket, so that its options are there.
             Some(address) => {
@@ -839,7 +880,38 @@ impl State {
         Ok(fd)
     }
 
-    fn adopt(&mut self, fd: RawDescriptor, id: ObjectId) {
+    /// Two ends of a pipe: the one to read from, and the one to write to.
+    pub(super) fn add_pipe(&mut self) -> io::Result<(RawDescriptor, RawDescriptor)> {
+        let nowhere = SocketAddr::from(([0; 4], 0));
+        let mut ends = [(); 2].map(|()| {
+            let mut stream = Stream::new(nowhere, nowhere, None);
+            stream.is_pipe = true;
+            self.add_object(Nature::Stream(stream))
+        });
+        for _ in 0..2 {
+            let [id, other] = ends;
+            if let Some(stream) = self.stream(id) {
+                stream.peer = Some(other);
+            }
+            ends.reverse();
+        }
+        if let Some(reader) = self.stream(ends[0]) {
+            reader.shut_write = true;
+        }
+        if let Some(writer) = self.stream(ends[1]) {
+            writer.shut_read = true;
+        }
+        let reader = self.add_descriptor(ends[0], None)?;
+        match self.add_descriptor(ends[1], None) {
+            Ok(writer) => Ok((reader, writer)),
+            Err(error) => {
+                self.close_descriptor(reader, ends[0]);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn adopt(&mut self, fd: RawDescriptor, id: ObjectId) {
         if let Some(stale) = self.descriptors.insert(fd, id) {
             // Its descriptor was closed where nobody could see it.
             self.close_object(stale, false);
@@ -873,6 +945,16 @@ impl State {
                 if stream.broken {
                     return;
                 }
+                if stream.is_pipe && stream.shut_write {
+                    // Nobody reads any more, and no message need tell.
+                    if let Some(writer) = self.stream(peer) {
+                        writer.broken = true;
+                    }
+                    return self.wake(peer);
+                }
+                if let Some(other) = self.stream(peer) {
+                    other.lost_bytes = stream.received.len() + stream.coming_bytes;
+                }
                 if reset || stream.has_unread() {
                     self.send_packet(peer, Packet::Reset);
                 } else if !stream.shut_write {
@@ -887,7 +969,8 @@ impl State {
     // ---- the network
 
     fn send_packet(&mut self, to: ObjectId, packet: Packet) {
-        let at_ns = self.now() + self.latency_ns();
+        let is_pipe = self.stream(to).is_some_and(|stream| stream.is_pipe);
+        let at_ns = self.now() + if is_pipe { 0 } else { self.latency_ns() };
         let Some(stream) = self.stream(to).filter(|stream| !stream.broken) else { return };
         let at_ns = at_ns.max(stream.last_ns);
         stream.last_ns = at_ns;
@@ -914,8 +997,8 @@ impl State {
     /// What a partition held up goes on, as far as it can.
     fn resume_held(&mut self) {
         let now_ns = self.now();
-        for (number, is_answer) in std::mem::take(&mut self.network.held) {
-            self.schedule(now_ns, if is_answer { Event::Answer(number) } else { Event::Request(number) });
+        for (object, is_answer) in std::mem::take(&mut self.network.held) {
+            self.schedule(now_ns, if is_answer { Event::Answer(object) } else { Event::Request(object) });
         }
         let streams: Vec<ObjectId> = self.objects.keys().copied().collect();
         for id in streams {
@@ -930,8 +1013,9 @@ impl State {
         let mut count = 0;
         for id in all {
             let Some(stream) = self.stream(id) else { continue };
-            let (local, remote) = (stream.local.ip(), stream.remote.ip());
+            let (local, remote) = (stream.local.ip().to_canonical(), stream.remote.ip().to_canonical());
             if stream.peer.is_some()
+                && !stream.is_pipe
                 && !stream.broken
                 && ((local, remote) == (a, b) || (local, remote) == (b, a))
             {
@@ -957,43 +1041,62 @@ impl State {
             Err(errno) => return self.finish(number, Outcome { result: -errno, flags: 0 }, 0),
         };
         let host = self.operations[&number].host;
-        let local = self.network.local_for(host, target);
-        let id = self.add_object(Nature::Stream(Stream::new(local, target, None)));
+        let id = self.add_connecting(host, target, Some(number));
         self.adopt(fd, id);
         if let Some(operation) = self.operations.get_mut(&number) {
             operation.object = Some(id);
             operation.phase = Phase::Begun;
         }
+    }
+
+    /// A stream whose connection request is on its way.
+    pub(super) fn add_connecting(
+        &mut self,
+        host: IpAddr,
+        target: SocketAddr,
+        number: Option<Number>,
+    ) -> ObjectId {
+        let local = self.network.local_for(host, target);
+        let mut stream = Stream::new(local, target, None);
+        stream.connect = Connect::Requested { number, tries: 0 };
+        let id = self.add_object(Nature::Stream(stream));
         let at_ns = self.now() + self.latency_ns();
-        self.schedule(at_ns, Event::Request(number));
+        self.schedule(at_ns, Event::Request(id));
+        id
     }
 
-    /// The connect of this number, if it goes on: its object and both addresses.
-    fn connecting(&mut self, number: Number) -> Option<(ObjectId, SocketAddr, SocketAddr)> {
-        let operation = self.operations.get(&number).filter(|op| op.phase == Phase::Begun)?;
-        let id = operation.object?;
+    /// The addresses of a stream that is connecting, if it goes on with that.
+    fn connecting(&mut self, id: ObjectId) -> Option<(SocketAddr, SocketAddr)> {
         let stream = self.stream(id)?;
-        Some((id, stream.local, stream.remote))
+        let Connect::Requested { number, .. } = stream.connect else { return None };
+        let addresses = (stream.local, stream.remote);
+        let goes_on = |number| self.operations.get(&number).is_some_and(|op| op.phase == Phase::Begun);
+        number.is_none_or(goes_on).then_some(addresses)
     }
 
-    fn request(&mut self, number: Number) {
-        let Some((id, local, target)) = self.connecting(number) else { return };
+    fn request(&mut self, id: ObjectId) {
+        let Some((local, target)) = self.connecting(id) else { return };
         if self.network.is_cut(local, target) {
-            return self.network.held.push((number, false));
+            return self.network.held.push((id, false));
         }
         let refused = self.random.chance(self.options.faults.connection_refused);
         let listener = if refused { None } else { self.listener_at(target) };
         let back_ns = self.now() + self.latency_ns();
-        let Some(listener) = listener else { return self.schedule(back_ns, Event::Refusal(number)) };
-        let Some(Nature::Listener(Listener { pending, backlog, .. })) =
+        let Some(listener) = listener else {
+            return self.schedule(back_ns, Event::Refusal(id, libc::ECONNREFUSED));
+        };
+        let Some(Nature::Listener(Listener { pending, backlog, address, .. })) =
             self.objects.get(&listener).map(|object| &object.nature)
         else {
             return;
         };
         if pending.len() > *backlog {
-            return self.schedule(self.now() + REQUEST_AGAIN_NS, Event::Request(number));
+            return self.request_again(id);
         }
-        let server = self.add_object(Nature::Stream(Stream::new(target, local, Some(id))));
+        // An IPv6 socket knows IPv4 addresses as mapped ones: ipv6(7).
+        let maps = address.is_ipv6();
+        let (ours, theirs) = (mapped(target, maps), mapped(local, maps));
+        let server = self.add_object(Nature::Stream(Stream::new(ours, theirs, Some(id))));
         if let Some(stream) = self.stream(id) {
             stream.peer = Some(server);
         }
@@ -1002,19 +1105,35 @@ impl State {
         }
         self.note("connection", id, server as i64);
         self.awake.push_back((listener, Direction::Read));
-        self.schedule(back_ns, Event::Answer(number));
+        self.schedule(back_ns, Event::Answer(id));
     }
 
-    fn answer(&mut self, number: Number) {
-        let Some((_, local, target)) = self.connecting(number) else { return };
+    /// The request found no room, and is sent again: after one second, two, four, ... as tcp(7) has it.
+    fn request_again(&mut self, id: ObjectId) {
+        let Some(stream) = self.stream(id) else { return };
+        let Connect::Requested { tries, .. } = &mut stream.connect else { return };
+        let at_ns = REQUEST_AGAIN_NS << *tries;
+        *tries += 1;
+        let is_last = *tries > REQUESTS_MAX;
+        let event = if is_last { Event::Refusal(id, libc::ETIMEDOUT) } else { Event::Request(id) };
+        self.schedule(self.now() + at_ns, event);
+    }
+
+    fn answer(&mut self, id: ObjectId) {
+        let Some((local, target)) = self.connecting(id) else { return };
         if self.network.is_cut(local, target) {
-            return self.network.held.push((number, true));
+            return self.network.held.push((id, true));
         }
-        self.conclude_connect(number, 0);
+        self.conclude_connect(id, 0);
     }
 
-    fn conclude_connect(&mut self, number: Number, result: i32) {
-        if self.connecting(number).is_some() {
+    fn conclude_connect(&mut self, id: ObjectId, result: i32) {
+        if self.connecting(id).is_none() {
+            return;
+        }
+        let Some(stream) = self.stream(id) else { return };
+        let before = std::mem::replace(&mut stream.connect, Connect::Done(result));
+        if let Connect::Requested { number: Some(number), .. } = before {
             self.finish(number, Outcome { result, flags: 0 }, 0);
         }
     }
@@ -1055,38 +1174,54 @@ impl State {
             backlog: usize::try_from(options.backlog).unwrap_or(0),
             reuse_port: options.reuse_port,
             only_v6: options.only_v6,
+            fd: None,
             pending: VecDeque::new(),
         };
         let id = self.add_object(Nature::Listener(listener));
         let fd = self.add_descriptor(id, Some(address)).inspect_err(|_| _ = self.objects.remove(&id))?;
+        if let Some(Nature::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.nature) {
+            listener.fd = Some(fd);
+        }
         self.note("listen", id, i64::from(address.port()));
         self.network.listeners.entry(address.port()).or_default().push(id);
         Ok(fd)
     }
 
     fn accept(&mut self, id: ObjectId, op: *mut RawOp, raw: &RawOp) -> (Outcome, i64) {
-        let Some(Nature::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.nature) else {
-            return failed(-libc::EINVAL);
-        };
-        let Some(connection) = listener.pending.pop_front() else { return failed(-libc::EAGAIN) };
-        let Some(remote) = self.stream(connection).map(|stream| stream.remote) else {
-            return failed(-libc::ECONNABORTED);
-        };
-        let fd = match self.add_descriptor(connection, Some(remote)) {
-            Ok(fd) => fd,
-            Err(error) => {
-                // As the kernel does it: the connection stays for the next accept.
-                if let Some(Nature::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.nature) {
-                    listener.pending.push_front(connection);
+        match self.accept_pending(id) {
+            Ok((fd, connection, remote)) => {
+                if raw.flags & RawOp::ADDRESS != 0 {
+                    // SAFETY: S3: the operation is in flight, and only we look at it now.
+                    socket::put_address(unsafe { &mut *op }, remote);
                 }
-                return failed(-error.raw_os_error().unwrap_or(libc::EMFILE));
+                (Outcome { result: fd, flags: 0 }, connection as i64)
             }
-        };
-        if raw.flags & RawOp::ADDRESS != 0 {
-            // SAFETY: S3: the operation is in flight, and only we look at it now.
-            socket::put_address(unsafe { &mut *op }, remote);
+            Err(error) => failed(-error.raw_os_error().unwrap_or(libc::EMFILE)),
         }
-        (Outcome { result: fd, flags: 0 }, connection as i64)
+    }
+
+    /// The next connection of a listener: its descriptor, its object, and the address of its other end.
+    pub(super) fn accept_pending(
+        &mut self,
+        id: ObjectId,
+    ) -> io::Result<(RawDescriptor, ObjectId, SocketAddr)> {
+        let errno = io::Error::from_raw_os_error;
+        let Some(Nature::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.nature) else {
+            return Err(errno(libc::EINVAL));
+        };
+        let listener_fd = listener.fd;
+        let connection = listener.pending.pop_front().ok_or_else(|| errno(libc::EAGAIN))?;
+        let remote = self.stream(connection).ok_or_else(|| errno(libc::ECONNABORTED))?.remote;
+        let fd = self.add_descriptor(connection, Some(remote)).inspect_err(|_| {
+            // As the kernel does it: the connection stays for the next accept.
+            if let Some(Nature::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.nature) {
+                listener.pending.push_front(connection);
+            }
+        })?;
+        if let Some(from) = listener_fd {
+            transfer::inherit_options(from, fd);
+        }
+        Ok((fd, connection, remote))
     }
 
     /// A fault: the connection is reset while it is used.
@@ -1124,20 +1259,26 @@ impl State {
         };
         let asked = buffer.map_or(raw.len, |_| buf_pool::buffers_of(raw).size() as usize);
         let count = part(asked.min(there), fraction);
-        let bytes = stream.received.make_contiguous()[..count].to_vec();
-        drop(stream.received.drain(..count));
-        let peer = stream.peer;
+        let bytes = self.take_received(id, count);
         match buffer {
             // SAFETY: S13: the buffer is free and ours until it is reported, and large enough.
             Some(index) => unsafe { transfer::copy_to(buf_pool::buffers_of(raw).place(index), &bytes) },
             // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
             None => unsafe { transfer::scatter(raw, &bytes) },
         }
-        if let Some(peer) = peer {
-            self.awake.push_back((peer, Direction::Write));
-        }
         let flags = buffer.map_or(0, |index| BUFFER_USED | u32::from(index) << 16);
         (Outcome { result: count as i32, flags }, count as i64)
+    }
+
+    /// Takes bytes that a stream has received; its peer may send as many more.
+    pub(super) fn take_received(&mut self, id: ObjectId, count: usize) -> Vec<u8> {
+        let Some(stream) = self.stream(id) else { return Vec::new() };
+        let bytes = stream.received.make_contiguous()[..count].to_vec();
+        drop(stream.received.drain(..count));
+        if let Some(peer) = stream.peer {
+            self.awake.push_back((peer, Direction::Write));
+        }
+        bytes
     }
 
     fn send(&mut self, id: ObjectId, raw: &RawOp) -> (Outcome, i64) {
@@ -1146,31 +1287,54 @@ impl State {
         }
         let short = self.random.chance(self.options.faults.short_write);
         let fraction = if short { self.random.fraction() } else { 1.0 };
-        let buffer_bytes = self.options.socket_buffer_bytes.max(1);
-        let Some(stream) = self.stream(id) else { return failed(-libc::EBADF) };
-        if let Some(errno) = stream.error.take() {
-            return failed(-errno);
-        }
-        if stream.broken || stream.shut_write {
-            return failed(-libc::EPIPE);
-        }
-        let Some(peer) = stream.peer else { return failed(-libc::EPIPE) };
         let len = raw.len.min(crate::op::TRANSFER_BYTES_MAX);
-        let Some(room) = self.stream(peer).map(|stream| stream.room(buffer_bytes)) else {
-            // The kernel takes it, and the other side answers that there is no such connection.
-            self.send_packet(id, Packet::Reset);
-            return (Outcome { result: len as i32, flags: 0 }, len as i64);
-        };
-        let count = part(len.min(room), fraction);
         // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
-        let bytes = unsafe { transfer::gather(raw, count) };
-        self.trace.note_bytes(&bytes);
-        self.send_packet(peer, Packet::Data(bytes));
-        (Outcome { result: count as i32, flags: 0 }, count as i64)
+        let sent = self.transmit(id, len, fraction, |count| unsafe { transfer::gather(raw, count) });
+        match sent {
+            Ok(count) => (Outcome { result: count as i32, flags: 0 }, count as i64),
+            Err(errno) => failed(-errno),
+        }
     }
 
-    fn shutdown(&mut self, id: ObjectId, how: i32) -> i32 {
-        let Some(stream) = self.stream(id) else { return -libc::ENOTSOCK };
+    /// Sends a part of `len` bytes, for which the peer has room: how many that were, or an errno.
+    pub(super) fn transmit(
+        &mut self,
+        id: ObjectId,
+        len: usize,
+        fraction: f64,
+        gather: impl FnOnce(usize) -> Vec<u8>,
+    ) -> Result<usize, i32> {
+        let buffer_bytes = self.options.socket_buffer_bytes.max(1);
+        let stream = self.stream(id).ok_or(libc::EBADF)?;
+        if let Some(errno) = stream.error.take() {
+            return Err(errno);
+        }
+        if stream.broken || stream.shut_write {
+            return Err(libc::EPIPE);
+        }
+        let (is_pipe, lost_bytes) = (stream.is_pipe, stream.lost_bytes);
+        let peer = stream.peer.ok_or(libc::EPIPE)?;
+        let Some(room) = self.stream(peer).map(|stream| stream.room(buffer_bytes)) else {
+            if is_pipe {
+                return Err(libc::EPIPE);
+            }
+            // The kernel takes what it has room for, and the other side answers that there is no such connection.
+            let count = part(len.min(buffer_bytes.saturating_sub(lost_bytes)), fraction);
+            if let Some(stream) = self.stream(id) {
+                stream.lost_bytes += count;
+            }
+            self.send_packet(id, Packet::Reset);
+            return Ok(count);
+        };
+        let count = part(len.min(room), fraction);
+        let bytes = gather(count);
+        self.trace.note_bytes(&bytes);
+        self.send_packet(peer, Packet::Data(bytes));
+        Ok(count)
+    }
+
+    pub(super) fn shutdown(&mut self, id: ObjectId, how: i32) -> i32 {
+        let Some(stream) = self.stream(id).filter(|stream| !stream.is_pipe) else { return -libc::ENOTSOCK };
         let Some(peer) = stream.peer.filter(|_| !stream.broken) else { return -libc::ENOTCONN };
         if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
             stream.shut_read = true;
@@ -1256,13 +1420,19 @@ impl State {
         let fraction = if short { self.random.fraction() } else { 1.0 };
         let now_ns = self.now();
         let State { objects, files, trace, .. } = self;
-        let Some(Nature::File(file)) = objects.get_mut(&id).map(|object| &mut object.nature) else {
-            return -libc::EINVAL;
+        let file = match objects.get_mut(&id).map(|object| &mut object.nature) {
+            Some(Nature::File(file)) => file,
+            Some(other) if raw.kind == OpKind::Metadata => {
+                // SAFETY: S6: the operation borrows the record.
+                unsafe { transfer::put_metadata(raw, Stat { mode: other.mode(), ..Stat::default() }) };
+                return 0;
+            }
+            _ => return -libc::EINVAL,
         };
         match raw.kind {
             OpKind::Metadata => {
                 // SAFETY: S6: the operation borrows the record.
-                unsafe { transfer::put_metadata(raw, files.metadata(file.inode)) };
+                unsafe { transfer::put_metadata(raw, files.stat(file.inode)) };
                 0
             }
             _ if fails => -libc::EIO,
@@ -1271,11 +1441,12 @@ impl State {
                 0
             }
             OpKind::Read | OpKind::ReadVectored if !file.reads() => -libc::EBADF,
+            OpKind::Read | OpKind::ReadVectored if file.is_directory() => -libc::EISDIR,
             OpKind::Write | OpKind::WriteVectored if !file.writes() => -libc::EBADF,
             OpKind::Read | OpKind::ReadVectored => {
                 let offset = if raw.flags & RawOp::CURSOR != 0 { file.position } else { raw.offset };
-                let there = files.at(file.inode, offset);
-                let count = part(there.len().min(raw.len).min(crate::op::TRANSFER_BYTES_MAX), fraction);
+                let there = files.read(file.inode, offset, raw.len.min(crate::op::TRANSFER_BYTES_MAX));
+                let count = part(there.len(), fraction);
                 // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
                 unsafe { transfer::scatter(raw, &there[..count]) };
                 if raw.flags & RawOp::CURSOR != 0 {
@@ -1289,7 +1460,7 @@ impl State {
                 // SAFETY: S3: as above.
                 let bytes = unsafe { transfer::gather(raw, count) };
                 let offset = match raw.flags & RawOp::CURSOR != 0 {
-                    _ if file.flags & libc::O_APPEND != 0 => files.metadata(file.inode).0,
+                    _ if file.flags & libc::O_APPEND != 0 => files.stat(file.inode).size,
                     true => file.position,
                     false => raw.offset,
                 };
@@ -1313,7 +1484,8 @@ impl VirtualWorld for World {
         let mut state = self.state.borrow_mut();
         if let Some(id) = state.descriptors.remove(&fd) {
             state.close_object(id, reset);
-            state.run_awake();
+            // What the peer is told without delay it knows when this is done.
+            state.run_events();
         }
     }
 
@@ -1344,6 +1516,10 @@ impl VirtualWorld for World {
     fn open(&self, path: &CStr, flags: i32, mode: u32) -> io::Result<RawDescriptor> {
         let opened = self.state.borrow_mut().open(path, flags, mode);
         opened.map(|(fd, _)| fd).map_err(io::Error::from_raw_os_error)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }
 
@@ -1378,4 +1554,25 @@ fn part(len: usize, fraction: f64) -> usize {
 /// Whether closing resets the connection: socket(7), `SO_LINGER` with a time of zero.
 fn is_reset_by_linger(fd: RawDescriptor) -> bool {
     transfer::linger(fd).is_some_and(|limit| limit.is_zero())
+}
+
+/// What is wrong with an operation that waits on an object: a negative errno, or 0.
+fn refusal(nature: Option<&Nature>, raw: &RawOp) -> i32 {
+    let is_for_files =
+        matches!(raw.kind, OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored);
+    match (nature, raw.kind) {
+        (None, _) => -libc::EBADF,
+        (Some(Nature::File(_)), _) => -libc::ENOTSOCK,
+        (Some(Nature::Stream(_)), _) if is_for_files && raw.flags & RawOp::CURSOR == 0 => -libc::ESPIPE,
+        (Some(Nature::Stream(stream)), kind) if is_for_files => stream.pipe_refusal(kind),
+        (Some(Nature::Stream(stream)), _) if stream.is_pipe => -libc::ENOTSOCK,
+        (Some(Nature::Stream(_)), OpKind::Accept) => -libc::EINVAL,
+        (Some(Nature::Listener(_)), OpKind::Accept) | (Some(Nature::Stream(_)), _) => 0,
+        (Some(Nature::Listener(_)), _) => -libc::ENOTCONN,
+    }
+}
+
+fn receives(kind: OpKind) -> bool {
+    use OpKind::{Read, ReadVectored, Recv, RecvPooled, RecvVectored};
+    matches!(kind, Recv | RecvVectored | RecvPooled | Read | ReadVectored)
 }

@@ -5,9 +5,11 @@ use std::rc::Rc;
 
 use oxev::{BufPool, Lease, Loop, OpKind, RunMode, TcpStream, Timer};
 
+use crate::support::crowds::crowd;
 use crate::support::hanging::lease_of;
 use crate::support::sockets::pair;
-use crate::support::{HOUR, Log, MS, complete, errno, is_canceled, run_until, start, start_multi};
+use crate::support::surroundings::background;
+use crate::support::{HOUR, Log, MS, complete, errno, is_canceled, pattern, run_until, start, start_multi};
 use crate::variants::Variant;
 
 conformance! {
@@ -136,15 +138,15 @@ fn recv_multi_keeps_every_byte_in_order(v: Variant) {
     let pool = lp.buf_pool(4, 1000).unwrap();
     let (ours, mut peer) = pair();
     let recv = start_multi(&mut lp, (ours, pool.clone()), usize::MAX, |(s, p)| s.recv_multi(p));
-    let writer = std::thread::spawn(move || peer.write_all(&crate::support::pattern(LEN)).unwrap());
+    let writer = background(move || peer.write_all(&pattern(LEN)).unwrap());
     let mut all = Vec::new();
     while !recv.has_ended() {
         lp.run(RunMode::Once).unwrap();
         all.extend(bytes(&recv.items));
     }
     recv.end().unwrap();
-    writer.join().unwrap();
-    assert!(all == crate::support::pattern(LEN));
+    writer.join();
+    assert!(all == pattern(LEN));
     assert_eq!(pool.available(), 4);
 }
 
@@ -172,8 +174,7 @@ fn recv_multi_of_a_reset_connection_ends_with_the_error(v: Variant) {
     let (ours, peer) = pair();
     let recv = start_multi(&mut lp, (ours, pool.clone()), usize::MAX, |(s, p)| s.recv_multi(p));
     lp.run(RunMode::NoWait).unwrap();
-    socket2::SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).unwrap();
-    drop(peer);
+    peer.reset();
     assert_eq!(errno(recv.wait(&mut lp)), Some(libc::ECONNRESET));
     assert_eq!(pool.available(), 2);
 }
@@ -209,6 +210,7 @@ fn recv_pooled_can_be_cancelled_while_it_waits_for_a_buffer(v: Variant) {
 }
 
 fn a_hundred_receives_share_one_buffer(v: Variant) {
+    let _crowd = crowd();
     let mut lp = v.new_loop();
     let pool = lp.buf_pool(1, 16).unwrap();
     let lease = lease_of(&mut lp, &pool);
@@ -240,6 +242,7 @@ fn a_hundred_receives_share_one_buffer(v: Variant) {
 }
 
 fn a_receive_of_another_pool_is_fed_although_many_starve(v: Variant) {
+    let _crowd = crowd();
     let mut lp = v.new_loop();
     let (busy, other) = (lp.buf_pool(1, 16).unwrap(), lp.buf_pool(1, 16).unwrap());
     let (_lease, other_lease) = (lease_of(&mut lp, &busy), lease_of(&mut lp, &other));

@@ -8,8 +8,8 @@ use std::time::Duration;
 use oxev::{Action, Completion, Lease, Multi, OpId, RunMode, TcpStream, Timer, nop};
 
 use crate::support::hanging::{Hanging, start_every_kind};
-use crate::support::sockets::{assert_closed, listener, pair};
-use crate::support::{Counter, HOUR, Log, MS, complete, is_canceled, run_until, start, start_multi};
+use crate::support::sockets::{accept_now, assert_closed, connect, listener, pair};
+use crate::support::{Counter, HOUR, Log, MS, complete, is_canceled, now, run_until, start, start_multi};
 use crate::variants::Variant;
 
 conformance! {
@@ -309,7 +309,7 @@ fn two_operations_cancel_each_other(v: Variant) {
 
 fn a_timer_cancelled_by_a_timer_of_the_same_deadline_does_not_fire(v: Variant) {
     let mut lp = v.new_loop();
-    let deadline = std::time::Instant::now() + 2 * MS;
+    let deadline = now() + 2 * MS;
     let id = Rc::new(Cell::new(None));
     let cancelled = Log::new();
     lp.submit(
@@ -334,7 +334,7 @@ struct Suicide {
 fn an_item_callback_cancels_its_own_submission(v: Variant) {
     let mut lp = v.new_loop();
     let (listener, address) = listener();
-    let _clients = [(); 2].map(|()| std::net::TcpStream::connect(address).unwrap());
+    let _clients = [(); 2].map(|()| connect(address));
     let state = Suicide { id: Rc::default(), items: Counter::new(), end: Log::new() };
     let (id, items, end) = (Rc::clone(&state.id), state.items.clone(), state.end.clone());
     id.set(Some(lp.submit_multi(
@@ -390,7 +390,7 @@ fn results_before_the_cancel_are_delivered(v: Variant) {
     let mut lp = v.new_loop();
     let (listener, address) = listener();
     let accepts = start_multi(&mut lp, listener, usize::MAX, |l| l.accept_multi());
-    let clients = [(); 3].map(|()| std::net::TcpStream::connect(address).unwrap());
+    let clients = [(); 3].map(|()| connect(address));
     run_until(&mut lp, || accepts.items.len() == clients.len());
     assert!(lp.cancel(accepts.id));
     assert!(is_canceled(&accepts.wait(&mut lp)));
@@ -403,30 +403,27 @@ fn a_connection_accepted_at_the_last_moment_is_not_leaked(v: Variant) {
         let (listener, address) = listener();
         let accept = start(&mut lp, listener, |l| l.accept());
         lp.flush().unwrap();
-        let client = std::net::TcpStream::connect(address).unwrap();
+        let mut client = connect(address);
         lp.cancel(accept.id);
         let (listener, result) = accept.wait(&mut lp);
         assert!(result.is_ok() || is_canceled(&result));
         drop((listener, result));
         // Had the loop kept the descriptor, the connection would still be open.
-        assert_closed(&client);
+        assert_closed(&mut client);
     }
 }
 
 fn a_cancelled_connect_leaves_no_connection(v: Variant) {
     let mut lp = v.new_loop();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, address) = listener();
     for _ in 0..50 {
         let connect = start(&mut lp, (), |()| TcpStream::connect(address));
         lp.cancel(connect.id);
         let (_, result) = connect.wait(&mut lp);
         assert!(result.is_ok() || is_canceled(&result), "{result:?}");
     }
-    listener.set_nonblocking(true).unwrap();
-    while let Ok((accepted, _)) = listener.accept() {
-        accepted.set_nonblocking(false).unwrap();
-        assert_closed(&accepted);
+    while let Ok(mut accepted) = accept_now(&listener) {
+        assert_closed(&mut accepted);
     }
 }
 

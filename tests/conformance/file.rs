@@ -1,15 +1,14 @@
 //! Files: opening, the cursor, offsets, and what can be wrong with each.
 
-use std::ffi::CString;
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 use oxev::{File, IoVecs, Metadata, OpenOptions, RunMode, TcpListener, TcpStream};
-use tempfile::{NamedTempFile, TempDir};
 
 use crate::support::hanging::pipe;
+use crate::support::sockets::connect;
+use crate::support::surroundings::{Dir, Named, current};
 use crate::support::{complete, errno, pattern, start};
 use crate::variants::Variant;
 
@@ -44,50 +43,43 @@ conformance! {
     reads_around_the_page_cache,
     a_pipe_is_a_file,
     a_pipe_without_readers_is_an_error_and_no_signal_kills,
+    #[needs_kernel = "files of the standard library"]
     files_of_the_standard_library_are_taken_over,
     open_blocking_opens,
     no_more_descriptors_is_an_error_in_the_callback,
 }
 
-fn path_in(dir: &TempDir, name: &str) -> CString {
-    CString::new(dir.path().join(name).as_os_str().as_bytes()).unwrap()
-}
-
 /// A file with this content, open for reading and writing.
-fn file_with(content: &[u8]) -> (File, NamedTempFile) {
-    let mut named = NamedTempFile::new().unwrap();
-    named.write_all(content).unwrap();
-    (File::from_std(named.reopen().unwrap()), named)
-}
-
-fn content(named: &NamedTempFile) -> Vec<u8> {
-    std::fs::read(named.path()).unwrap()
+fn file_with(content: &[u8]) -> (File, Named) {
+    let named = Named::new(content);
+    (named.open(), named)
 }
 
 fn a_file_is_created_written_read_and_closed(v: Variant) {
-    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
     let options = OpenOptions::new().read(true).write(true).create(true);
-    let (path, file) = complete(&mut lp, path_in(&dir, "new"), |path| File::open(path, &options));
+    let (_, file) = complete(&mut lp, dir.path("new"), |path| File::open(path, &options));
     let state = (file.unwrap(), *b"some bytes", [0; 16]);
     let (state, written) = complete(&mut lp, state, |(f, b, _)| f.write_at(b, 0));
     assert_eq!(written.unwrap(), 10);
     let ((file, _, buffer), read) = complete(&mut lp, state, |(f, _, b)| f.read_at(b, 5));
     assert_eq!(&buffer[..read.unwrap()], b"bytes");
     complete(&mut lp, file, |f| f.close()).1.unwrap();
-    assert_eq!(std::fs::read(path.to_str().unwrap()).unwrap(), b"some bytes");
+    assert_eq!(dir.read("new").unwrap(), b"some bytes");
 }
 
 fn open_modes_are_those_of_the_standard_library(v: Variant) {
-    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
-    std::fs::write(dir.path().join("there"), b"content").unwrap();
-    let mut path = path_in(&dir, "there");
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
+    dir.write("there", b"content");
+    let there = tempfile::NamedTempFile::new().unwrap();
+    let mut path = dir.path("there");
     for bits in 0..64_u8 {
         let is = |bit: u8| bits & 1 << bit != 0;
         let ours = OpenOptions::new().read(is(0)).write(is(1)).append(is(2)).truncate(is(3));
         let ours = ours.create(is(4)).create_new(is(5));
         let mut theirs = std::fs::OpenOptions::new();
         theirs.read(is(0)).write(is(1)).append(is(2)).truncate(is(3)).create(is(4)).create_new(is(5));
-        let expected = theirs.open(dir.path().join("there")).map(drop);
+        let expected = theirs.open(there.path()).map(drop);
         let (back, opened) = complete(&mut lp, path, |path| File::open(path, &ours));
         path = back;
         let kinds = (opened.err().map(|e| e.kind()), expected.err().map(|e| e.kind()));
@@ -102,34 +94,35 @@ fn open_with_contradictory_options_is_refused(v: Variant) {
 }
 
 fn a_file_that_is_missing_is_an_error(v: Variant) {
-    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
     let options = OpenOptions::new().read(true);
-    let (_, opened) = complete(&mut lp, path_in(&dir, "missing"), |path| File::open(path, &options));
+    let (_, opened) = complete(&mut lp, dir.path("missing"), |path| File::open(path, &options));
     assert_eq!(opened.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 fn a_file_that_exists_is_an_error_for_create_new(v: Variant) {
-    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
     let options = OpenOptions::new().write(true).create_new(true);
-    let (path, first) = complete(&mut lp, path_in(&dir, "new"), |path| File::open(path, &options));
+    let (path, first) = complete(&mut lp, dir.path("new"), |path| File::open(path, &options));
     first.unwrap();
     let (_, second) = complete(&mut lp, path, |path| File::open(path, &options));
     assert_eq!(second.unwrap_err().kind(), ErrorKind::AlreadyExists);
 }
 
 fn a_new_file_has_the_mode_that_was_asked_for(v: Variant) {
-    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
     let options = OpenOptions::new().write(true).create_new(true).mode(0o600);
-    let (_, file) = complete(&mut lp, path_in(&dir, "new"), |path| File::open(path, &options));
+    let (_, file) = complete(&mut lp, dir.path("new"), |path| File::open(path, &options));
     let ((_, metadata), done) = complete(&mut lp, (file.unwrap(), Metadata::new()), |(f, m)| f.metadata(m));
     done.unwrap();
     assert_eq!(metadata.mode(), 0o600);
 }
 
 fn an_opened_file_is_not_inherited(v: Variant) {
-    let mut lp = v.new_loop();
-    let file =
-        complete(&mut lp, (), |()| File::open(c"/dev/null", &OpenOptions::new().read(true))).1.unwrap();
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
+    dir.write("file", b"");
+    let options = OpenOptions::new().read(true);
+    let file = complete(&mut lp, dir.path("file"), |path| File::open(path, &options)).1.unwrap();
     let flags = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETFD).unwrap();
     assert_ne!(flags & libc::FD_CLOEXEC, 0);
 }
@@ -147,7 +140,7 @@ fn the_cursor_moves_with_reads_and_writes(v: Variant) {
     let (state, written) = complete(&mut lp, state, |(f, b)| f.write(b));
     assert_eq!(written.unwrap(), 3);
     complete(&mut lp, state, |(f, b)| f.write_all(b)).1.unwrap();
-    assert_eq!(content(&named), b"abcdefghxyzxyz");
+    assert_eq!(named.content(), b"abcdefghxyzxyz");
 }
 
 fn positional_operations_leave_the_cursor_alone(v: Variant) {
@@ -193,7 +186,7 @@ fn write_all_writes_all(v: Variant) {
     let (file, named) = file_with(b"");
     let (_, written) = complete(&mut lp, (file, pattern(1 << 20)), |(f, b)| f.write_all_at(b, 7));
     assert_eq!(written.unwrap(), 1 << 20);
-    let content = content(&named);
+    let content = named.content();
     assert!(content[..7] == [0; 7] && content[7..] == pattern(1 << 20));
 }
 
@@ -208,7 +201,7 @@ fn vectored_reads_and_writes_keep_the_order(v: Variant) {
         f.write_all_vectored_at(v.gather([&b"f"[..], b"gh", b"", b"i"]), 6)
     });
     assert_eq!(written.unwrap(), 4);
-    assert_eq!(content(&named), b"\0abcdefghi");
+    assert_eq!(named.content(), b"\0abcdefghi");
     let state = (file, vecs, [0; 4], [0; 0], [0; 16]);
     let ((_, _, one, _, two), read) = complete(&mut lp, state, |(f, v, one, none, two)| {
         f.read_vectored_at(v.scatter([&mut one[..], &mut none[..], &mut two[..]]), 1)
@@ -223,7 +216,7 @@ fn too_many_buffers_are_refused(v: Variant) {
         f.write_vectored_at(v.gather([&b"a"[..], b"b"]), 0)
     });
     assert_eq!(errno(written), Some(libc::EMSGSIZE));
-    assert_eq!(content(&named), b"");
+    assert_eq!(named.content(), b"");
 }
 
 fn an_empty_buffer_is_done_at_once(v: Variant) {
@@ -269,35 +262,39 @@ fn offsets_beyond_the_signed_range_are_refused(v: Variant) {
 }
 
 fn append_writes_at_the_end(v: Variant) {
-    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
-    std::fs::write(dir.path().join("log"), b"one ").unwrap();
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
+    dir.write("log", b"one ");
     let options = OpenOptions::new().append(true);
-    let (_, file) = complete(&mut lp, path_in(&dir, "log"), |path| File::open(path, &options));
+    let (_, file) = complete(&mut lp, dir.path("log"), |path| File::open(path, &options));
     let (state, written) = complete(&mut lp, (file.unwrap(), *b"two "), |(f, b)| f.write_all(b));
     written.unwrap();
     complete(&mut lp, state, |(f, b)| f.write_all(b)).1.unwrap();
-    assert_eq!(std::fs::read(dir.path().join("log")).unwrap(), b"one two two ");
+    assert_eq!(dir.read("log").unwrap(), b"one two two ");
 }
 
 fn truncate_empties_the_file(v: Variant) {
-    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
-    std::fs::write(dir.path().join("file"), b"old").unwrap();
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
+    dir.write("file", b"old");
     let options = OpenOptions::new().write(true).truncate(true);
-    complete(&mut lp, path_in(&dir, "file"), |path| File::open(path, &options)).1.unwrap();
-    assert_eq!(std::fs::read(dir.path().join("file")).unwrap(), b"");
+    complete(&mut lp, dir.path("file"), |path| File::open(path, &options)).1.unwrap();
+    assert_eq!(dir.read("file").unwrap(), b"");
 }
 
 fn metadata_tells_size_kind_mode_and_time(v: Variant) {
-    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
     let (file, named) = file_with(b"12345");
     let ((_, file_is), done) = complete(&mut lp, (file, Metadata::new()), |(f, m)| f.metadata(m));
     done.unwrap();
-    let theirs = named.as_file().metadata().unwrap();
     assert_eq!((file_is.len(), file_is.is_file(), file_is.is_dir()), (5, true, false));
-    assert_eq!(file_is.modified(), theirs.modified().unwrap());
-    assert_eq!(file_is.as_statx().stx_ino, std::os::unix::fs::MetadataExt::ino(&theirs));
+    if let Some(facts) = named.facts() {
+        assert_eq!((file_is.modified(), file_is.as_statx().stx_ino), facts);
+    }
+    let ((_, again), done) = complete(&mut lp, (named.open(), Metadata::new()), |(f, m)| f.metadata(m));
+    done.unwrap();
+    assert_eq!(again.as_statx().stx_ino, file_is.as_statx().stx_ino);
     let options = OpenOptions::new().read(true);
-    let (_, dir) = complete(&mut lp, path_in(&dir, "."), |path| File::open(path, &options));
+    dir.write("file", b"");
+    let (_, dir) = complete(&mut lp, dir.path("."), |path| File::open(path, &options));
     let ((_, dir_is), done) = complete(&mut lp, (dir.unwrap(), Metadata::new()), |(f, m)| f.metadata(m));
     done.unwrap();
     assert!(dir_is.is_dir() && !dir_is.is_file());
@@ -332,16 +329,18 @@ fn close_reports_and_the_file_is_gone(v: Variant) {
 }
 
 fn reading_a_file_that_is_not_open_for_reading_is_an_error(v: Variant) {
-    let (mut lp, dir) = (v.new_loop(), tempfile::tempdir().unwrap());
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
     let options = OpenOptions::new().write(true).create(true);
-    let (_, file) = complete(&mut lp, path_in(&dir, "file"), |path| File::open(path, &options));
+    let (_, file) = complete(&mut lp, dir.path("file"), |path| File::open(path, &options));
     assert_eq!(errno(complete(&mut lp, (file.unwrap(), [0; 4]), |(f, b)| f.read(b)).1), Some(libc::EBADF));
 }
 
 fn reading_a_directory_is_an_error(v: Variant) {
-    let mut lp = v.new_loop();
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
     let options = OpenOptions::new().read(true);
-    let dir = complete(&mut lp, (), |()| File::open(c"/", &options)).1.unwrap();
+    dir.write("file", b"");
+    let (_, opened) = complete(&mut lp, dir.path("."), |path| File::open(path, &options));
+    let dir = opened.unwrap();
     assert_eq!(errno(complete(&mut lp, (dir, [0; 4]), |(f, b)| f.read_at(b, 0)).1), Some(libc::EISDIR));
 }
 
@@ -361,7 +360,7 @@ fn many_reads_and_writes_are_in_flight_at_once(v: Variant) {
         .collect();
     lp.run(RunMode::UntilDone).unwrap();
     assert!(writes.into_iter().all(|write| write.result().unwrap() == BLOCK));
-    assert!(content(&named) == whole);
+    assert!(named.content() == whole);
     let reads: Vec<_> = (0..64)
         .rev()
         .map(|i| {
@@ -391,17 +390,17 @@ fn a_megabyte_is_copied_in_pieces(v: Variant) {
         assert_eq!(written.unwrap(), n);
         state = back;
     }
-    assert!(content(&copy) == pattern(1 << 20));
+    assert!(copy.content() == pattern(1 << 20));
 }
 
 fn reads_around_the_page_cache(v: Variant) {
     #[repr(align(4096))]
     struct Block([u8; 4096]);
     let mut lp = v.new_loop();
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    std::fs::write(dir.path().join("file"), pattern(64 << 10)).unwrap();
+    let dir = Dir::new();
+    dir.write("file", &pattern(64 << 10));
     let options = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT);
-    let (_, file) = complete(&mut lp, path_in(&dir, "file"), |path| File::open(path, &options));
+    let (_, file) = complete(&mut lp, dir.path("file"), |path| File::open(path, &options));
     let Ok(file) = file else { return eprintln!("not run: this file system has no O_DIRECT") };
     let file = Rc::new(file);
     let reads: Vec<_> = (0..16)
@@ -432,31 +431,30 @@ fn a_pipe_is_a_file(v: Variant) {
 
 fn a_pipe_without_readers_is_an_error_and_no_signal_kills(v: Variant) {
     let mut lp = v.new_loop();
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (writer, reader) = current().pipe().1;
     drop(reader);
-    let writer = File::from_std(std::os::fd::OwnedFd::from(writer).into());
     let (_, written) = complete(&mut lp, (writer, *b"x"), |(f, b)| f.write(b));
     assert_eq!(written.unwrap_err().kind(), ErrorKind::BrokenPipe);
 }
 
 fn files_of_the_standard_library_are_taken_over(v: Variant) {
     let mut lp = v.new_loop();
-    let named = NamedTempFile::new().unwrap();
+    let named = tempfile::NamedTempFile::new().unwrap();
     let file = File::from(named.reopen().unwrap());
     let ((file, _), written) = complete(&mut lp, (file, *b"abc"), |(f, b)| f.write_all(b));
     written.unwrap();
     let mut file: std::fs::File = std::os::fd::OwnedFd::from(file).into();
     file.write_all(b"def").unwrap();
-    assert_eq!(content(&named), b"abcdef");
+    assert_eq!(std::fs::read(named.path()).unwrap(), b"abcdef");
 }
 
 fn open_blocking_opens(v: Variant) {
     let mut lp = v.new_loop();
-    let named = NamedTempFile::new().unwrap();
-    let file = OpenOptions::new().write(true).open_blocking(named.path()).unwrap();
+    let named = Named::new(b"");
+    let file = OpenOptions::new().write(true).open_blocking(&named.path).unwrap();
     complete(&mut lp, (file, *b"abc"), |(f, b)| f.write_all(b)).1.unwrap();
-    assert_eq!(content(&named), b"abc");
-    OpenOptions::new().read(true).open_blocking(named.path().join("below a file")).unwrap_err();
+    assert_eq!(named.content(), b"abc");
+    OpenOptions::new().read(true).open_blocking(named.path.join("below a file")).unwrap_err();
 }
 
 /// In a process of its own: other tests need descriptors at the same time.
@@ -473,18 +471,20 @@ fn no_more_descriptors_is_an_error_in_the_callback(v: Variant) {
         assert!(child.status.success() && output.contains("1 passed"), "{child:?}");
         return;
     }
-    let mut lp = v.new_loop();
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
+    dir.write("file", b"");
+    let (path, options) = (dir.path("file"), OpenOptions::new().read(true));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let client = std::net::TcpStream::connect(address).unwrap();
+    let client = connect(address);
     let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
-    let full = client.as_raw_fd() as u64 + 1;
+    let full = client.options().as_raw_fd() as u64 + 1;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, full, hard).unwrap();
 
     let none_left = Some(libc::EMFILE);
     let (listener, accepted) = complete(&mut lp, listener, |l| l.accept());
     assert_eq!(errno(accepted), none_left);
-    let (_, opened) = complete(&mut lp, (), |()| File::open(c"/dev/null", &OpenOptions::new().read(true)));
+    let (path, opened) = complete(&mut lp, path, |path| File::open(path, &options));
     assert_eq!(errno(opened), none_left);
     let (_, connected) = complete(&mut lp, (), |()| TcpStream::connect(address));
     assert_eq!(errno(connected), none_left);
@@ -493,5 +493,5 @@ fn no_more_descriptors_is_an_error_in_the_callback(v: Variant) {
     assert_eq!(errno(multi.wait(&mut lp)), none_left);
 
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    complete(&mut lp, (), |()| File::open(c"/dev/null", &OpenOptions::new().read(true))).1.unwrap();
+    complete(&mut lp, path, |path| File::open(path, &options)).1.unwrap();
 }

@@ -2,12 +2,12 @@
 
 use std::io::Read;
 use std::net::Shutdown;
-use std::time::Instant;
 
-use oxev::{Completion, File, Notifier, OpKind, RunMode, TcpStream, Timer, nop};
+use oxev::{Completion, Notifier, OpKind, RunMode, TcpStream, Timer, nop};
 
 use crate::support::sockets::{listener, small_sender};
-use crate::support::{HOUR, Log, MS, complete, is_canceled, pattern, start, start_multi};
+use crate::support::surroundings::{Named, background};
+use crate::support::{HOUR, Log, MS, complete, is_canceled, now, pattern, since, start, start_multi};
 use crate::variants::Variant;
 
 conformance! {
@@ -122,12 +122,12 @@ fn canceling_a_completed_operation(v: Variant) {
 fn timer_armed_from_a_delayed_callback_must_not_fire_early(v: Variant) {
     let (mut lp, log) = (v.new_loop(), Log::new());
     lp.submit(
-        Box::new(Completion::new((log.clone(), Instant::now()))),
+        Box::new(Completion::new((log.clone(), now()))),
         |_| Timer::after(MS),
         |lp, mut owner, _| {
             crate::support::spin(20 * MS);
-            owner.1 = Instant::now();
-            lp.submit(owner, |_| Timer::after(10 * MS), |_, owner, _| owner.0.push(owner.1.elapsed()));
+            owner.1 = now();
+            lp.submit(owner, |_| Timer::after(10 * MS), |_, owner, _| owner.0.push(since(owner.1)));
         },
     );
     lp.run(RunMode::UntilDone).unwrap();
@@ -193,7 +193,7 @@ fn queued_writes(v: Variant) {
     const LEN: usize = 1 << 20;
     let mut lp = v.new_loop();
     let (ours, mut peer) = small_sender();
-    let reader = std::thread::spawn(move || {
+    let reader = background(move || {
         let mut all = Vec::new();
         peer.read_to_end(&mut all).unwrap();
         all
@@ -205,7 +205,7 @@ fn queued_writes(v: Variant) {
         state = back;
     }
     drop(state);
-    assert!(reader.join().unwrap() == pattern(LEN));
+    assert!(reader.join() == pattern(LEN));
 }
 
 fn async_one_notify_one_wake(v: Variant) {
@@ -239,22 +239,20 @@ fn async_batches_multiple_notifications(v: Variant) {
 
 fn file_read_write(v: Variant) {
     let mut lp = v.new_loop();
-    let named = tempfile::NamedTempFile::new().unwrap();
-    let (state, written) =
-        complete(&mut lp, (File::from_std(named.reopen().unwrap()), *b"hello"), |(f, b)| f.write_all(b));
+    let named = Named::new(b"");
+    let (state, written) = complete(&mut lp, (named.open(), *b"hello"), |(f, b)| f.write_all(b));
     written.unwrap();
     let (state, synced) = complete(&mut lp, state, |(f, _)| f.sync_all());
     synced.unwrap();
     drop(state);
-    let (state, read) =
-        complete(&mut lp, (File::from_std(named.reopen().unwrap()), [0; 128]), |(f, b)| f.read(b));
+    let (state, read) = complete(&mut lp, (named.open(), [0; 128]), |(f, b)| f.read(b));
     assert_eq!(&state.1[..read.unwrap()], b"hello");
 }
 
 fn file_pread_pwrite(v: Variant) {
     let mut lp = v.new_loop();
-    let named = tempfile::NamedTempFile::new().unwrap();
-    let state = (File::from_std(named.reopen().unwrap()), *b"hello", [0; 5]);
+    let named = Named::new(b"");
+    let state = (named.open(), *b"hello", [0; 5]);
     let (state, written) = complete(&mut lp, state, |(f, b, _)| f.write_at(b, 10));
     assert_eq!(written.unwrap(), 5);
     let (state, read) = complete(&mut lp, state, |(f, _, b)| f.read_at(b, 10));
@@ -263,11 +261,11 @@ fn file_pread_pwrite(v: Variant) {
 
 fn file_queued_writes(v: Variant) {
     let mut lp = v.new_loop();
-    let named = tempfile::NamedTempFile::new().unwrap();
-    let file = std::rc::Rc::new(File::from_std(named.reopen().unwrap()));
+    let named = Named::new(b"");
+    let file = std::rc::Rc::new(named.open());
     let one = start(&mut lp, (file.clone(), *b"1234"), |(f, b)| f.write_all_at(b, 0));
     let two = start(&mut lp, (file, *b"5678"), |(f, b)| f.write_all_at(b, 4));
     lp.run(RunMode::UntilDone).unwrap();
     assert_eq!((one.result().unwrap(), two.result().unwrap()), (4, 4));
-    assert_eq!(std::fs::read(named.path()).unwrap(), b"12345678");
+    assert_eq!(named.content(), b"12345678");
 }

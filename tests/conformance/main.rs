@@ -3,6 +3,8 @@
 //! A file is a concept and reads like a specification; `variants.rs` has the list of variants, to which another backend is one more
 //! line; `support/` has the few helpers. A test is named `concept::variant::claim`.
 
+#[path = "../common/mod.rs"]
+mod common;
 #[macro_use]
 mod variants;
 #[cfg(feature = "sim")]

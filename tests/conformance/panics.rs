@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use oxev::{Action, Completion, Loop, Multi, Notifier, Op, Pool, Pooled, RunMode, TcpStream, Timer, nop};
 
-use crate::support::sockets::{assert_closed, listener, pair};
+use crate::support::sockets::{assert_closed, connect, listener, pair};
 use crate::support::{CountedDrop, Counter, HOUR, MS, complete, run_until, start, start_multi};
 use crate::variants::Variant;
 
@@ -64,7 +64,7 @@ fn a_panic_in_prepare_drops_the_owner_and_submits_nothing(v: Variant) {
 
 fn a_panic_in_prepare_after_a_close_was_made_closes(v: Variant) {
     let mut lp = v.new_loop();
-    let (ours, peer) = pair();
+    let (ours, mut peer) = pair();
     let owner = Box::new(Completion::new(ours));
     let submit = catch_unwind(AssertUnwindSafe(|| {
         lp.submit(
@@ -79,7 +79,7 @@ fn a_panic_in_prepare_after_a_close_was_made_closes(v: Variant) {
         );
     }));
     assert!(submit.is_err());
-    assert_closed(&peer);
+    assert_closed(&mut peer);
 }
 
 fn a_panic_in_prepare_of_a_multi_submission_drops_the_owner(v: Variant) {
@@ -180,7 +180,7 @@ fn a_panic_in_an_item_callback_ends_the_submission(v: Variant) {
 fn a_panic_in_an_item_callback_of_a_stream_of_connections(v: Variant) {
     let (mut lp, ended, drops) = (v.new_loop(), Counter::new(), Counter::new());
     let (listener, address) = listener();
-    let clients = [(); 3].map(|()| std::net::TcpStream::connect(address).unwrap());
+    let mut clients = [(); 3].map(|()| connect(address));
     lp.submit_multi(
         Box::new(Completion::new(Multi::new(
             listener,
@@ -193,7 +193,7 @@ fn a_panic_in_an_item_callback_of_a_stream_of_connections(v: Variant) {
     run_panics(&mut lp);
     lp.run(RunMode::UntilDone).unwrap();
     assert_eq!((ended.get(), drops.get()), (1, 1));
-    clients.iter().for_each(assert_closed);
+    clients.iter_mut().for_each(assert_closed);
 }
 
 fn a_panic_in_an_end_callback_drops_the_owner(v: Variant) {
@@ -241,7 +241,7 @@ fn a_panic_in_the_drop_of_a_state_with_the_loop_drops_the_others(v: Variant) {
 
 fn a_panic_while_a_loop_is_on_the_stack_drops_it(v: Variant) {
     let drops = Counter::new();
-    let (ours, peer) = pair();
+    let (ours, mut peer) = pair();
     let unwound = catch_unwind(AssertUnwindSafe(|| {
         let mut lp = v.new_loop();
         start(&mut lp, (ours, [0; 4], drops.on_drop()), |(s, b, _)| s.recv(b));
@@ -250,7 +250,7 @@ fn a_panic_while_a_loop_is_on_the_stack_drops_it(v: Variant) {
     }));
     assert!(unwound.is_err());
     assert_eq!(drops.get(), 2);
-    assert_closed(&peer);
+    assert_closed(&mut peer);
 }
 
 fn a_hundred_panics_leak_nothing(v: Variant) {

@@ -8,9 +8,12 @@ use std::rc::Rc;
 
 use oxev::{Action, Completion, Loop, Multi, RunMode, TcpListener, TcpStream, Timer, nop};
 
+use crate::support::crowds::crowd;
 use crate::support::hanging::pipe;
-use crate::support::sockets::{assert_closed, listener, pair};
-use crate::support::{Counter, HOUR, Log, MS, complete, is_canceled, run_until, spin, start, start_multi};
+use crate::support::sockets::{assert_closed, connect, listener, pair};
+use crate::support::{
+    Counter, HOUR, Log, MS, complete, is_canceled, now, run_until, since, spin, start, start_multi,
+};
 use crate::variants::Variant;
 
 conformance! {
@@ -55,14 +58,14 @@ fn cancel_after_the_number_of_a_descriptor_was_reused_leaves_its_new_user_alone(
 /// A cancelled operation leaks its duplicate of the descriptor.
 fn cancelled_operation_does_not_keep_the_peers_connection_open(v: Variant) {
     let mut lp = v.new_loop();
-    let (ours, peer) = pair();
+    let (ours, mut peer) = pair();
     let recv = start(&mut lp, (ours, [0; 4]), |(s, b)| s.recv(b));
     lp.run(RunMode::NoWait).unwrap();
     assert!(lp.cancel(recv.id));
     let ((ours, _), result) = recv.wait(&mut lp);
     assert!(is_canceled(&result));
     drop(ours);
-    assert_closed(&peer);
+    assert_closed(&mut peer);
 }
 
 /// Stale readiness is delivered to a new operation.
@@ -163,12 +166,12 @@ fn a_timer_armed_late_in_a_long_callback_does_not_fire_early(v: Variant) {
         |_| nop(),
         |lp, log, _| {
             spin(10 * MS);
-            let state = (log.clone(), std::time::Instant::now());
+            let state = (log.clone(), now());
             lp.submit(
                 Box::new(Completion::new(state)),
                 |_| Timer::after(5 * MS),
                 |_, owner, _| {
-                    owner.0.push(owner.1.elapsed());
+                    owner.0.push(since(owner.1));
                 },
             );
         },
@@ -181,7 +184,7 @@ fn a_timer_armed_late_in_a_long_callback_does_not_fire_early(v: Variant) {
 fn an_ipv6_peer_address_is_not_cut(v: Variant) {
     let mut lp = v.new_loop();
     let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
-    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let client = connect(listener.local_addr().unwrap());
     let (_, peer) = complete(&mut lp, listener, |l| l.accept_with_addr()).1.unwrap();
     assert_eq!(peer, client.local_addr().unwrap());
     assert_eq!(peer.ip(), std::net::Ipv6Addr::LOCALHOST);
@@ -234,23 +237,24 @@ fn a_timeout_storm_with_a_full_submission_queue_loses_no_cancel(v: Variant) {
 fn a_connection_accepted_before_its_accept_was_cancelled_is_not_leaked(v: Variant) {
     let mut lp = v.new_loop();
     let (listener, address) = listener();
-    let client = std::net::TcpStream::connect(address).unwrap();
+    let mut client = connect(address);
     let accept = start(&mut lp, listener, |l| l.accept());
     lp.flush().unwrap();
     lp.cancel(accept.id);
     drop(accept.wait(&mut lp));
-    assert_closed(&client);
+    assert_closed(&mut client);
 }
 
 /// A multishot operation loses its F_MORE and is never armed again.
 fn a_multi_operation_that_the_kernel_ended_is_armed_again(v: Variant) {
+    let _crowd = crowd();
     // A completion queue of four entries overflows, and then the kernel ends multishot operations.
     let mut lp = v.builder().entries(1).capacity(64).build().unwrap();
     let (listener, address) = listener();
     let accepts = start_multi(&mut lp, listener, 150, |l| l.accept_multi());
     for _ in 0..3 {
         lp.run(RunMode::NoWait).unwrap();
-        let _clients: Vec<_> = (0..50).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let _clients: Vec<_> = (0..50).map(|_| connect(address)).collect();
         let wanted = accepts.items.len() + 50;
         run_until(&mut lp, || accepts.items.len() == wanted);
     }

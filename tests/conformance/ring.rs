@@ -6,14 +6,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::pthread::pthread_self;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use oxev::{Completion, Loop, Notifier, RunMode, TcpStream, Timer, nop};
 
-use crate::support::sockets::{listener, pair};
-use crate::support::{Counter, HOUR, Log, MS, complete, is_canceled, run_until, start, start_multi};
+use crate::support::crowds::crowd;
+use crate::support::sockets::{connect, listener, pair};
+use crate::support::{
+    Counter, HOUR, Log, MS, complete, is_canceled, now, run_until, since, start, start_multi,
+};
 use crate::variants::Variant;
 
 conformance! {
@@ -27,7 +30,9 @@ conformance! {
     notifications_reach_a_loop_whose_queues_are_full,
     the_smallest_ring_and_table,
     a_ring_of_odd_size,
+    #[needs_kernel = "signals"]
     signals_do_not_end_or_lose_anything,
+    #[needs_kernel = "signals"]
     signals_do_not_make_timers_early,
     many_loops_in_one_thread,
     many_loops_in_many_threads,
@@ -71,6 +76,7 @@ fn submissions_beyond_the_queue_keep_their_order(v: Variant) {
 }
 
 fn more_completions_than_the_queue_holds(v: Variant) {
+    let _crowd = crowd();
     let mut lp = tiny(v);
     let streams: Vec<_> = (0..100).map(|_| pair()).collect();
     let (mut receives, mut peers) = (Vec::new(), Vec::new());
@@ -253,7 +259,7 @@ fn signals_do_not_end_or_lose_anything(v: Variant) {
     let accepts = start_multi(&mut lp, listener, 20, |l| l.accept_multi());
     let other = thread::spawn(move || {
         for number in 0..20_u8 {
-            std::net::TcpStream::connect(address).unwrap().write_all(&[number]).unwrap();
+            connect(address).write_all(&[number]).unwrap();
         }
     });
     accepts.wait(&mut lp).unwrap();
@@ -278,18 +284,19 @@ fn signals_do_not_make_timers_early(v: Variant) {
     let mut lp = v.new_loop();
     let _interruptions = Interruptions::start();
     for _ in 0..10 {
-        let begin = Instant::now();
+        let begin = now();
         complete(&mut lp, (), |()| Timer::after(2 * MS)).1.unwrap();
-        assert!(begin.elapsed() >= 2 * MS);
+        assert!(since(begin) >= 2 * MS);
     }
     // A signal is no event: `Once` waits on.
-    let begin = Instant::now();
+    let begin = now();
     let timer = start(&mut lp, (), |()| Timer::after(3 * MS));
     lp.run(RunMode::Once).unwrap();
-    assert!(timer.is_done() && begin.elapsed() >= 3 * MS);
+    assert!(timer.is_done() && since(begin) >= 3 * MS);
 }
 
 fn many_loops_in_one_thread(v: Variant) {
+    let _crowd = crowd();
     let mut loops: Vec<_> = (0..32).map(|_| v.builder().capacity(16).entries(4).build().unwrap()).collect();
     let log = Log::new();
     for round in 0..3 {
@@ -309,8 +316,9 @@ fn many_loops_in_one_thread(v: Variant) {
 }
 
 fn many_loops_in_many_threads(v: Variant) {
+    let _crowd = crowd();
     let threads = [(); 8].map(|()| {
-        thread::spawn(move || {
+        v.spawn(move || {
             let mut lp = v.builder().capacity(64).entries(8).build().unwrap();
             let (listener, address) = listener();
             let accepts = start_multi(&mut lp, listener, 10, |l| l.accept_multi());
@@ -327,17 +335,26 @@ fn a_thread_that_ends_with_a_loop_drops_it(v: Variant) {
     thread_local! {
         static LOOP: std::cell::RefCell<Option<Loop>> = const { std::cell::RefCell::new(None) };
     }
-    let (ours, peer) = pair();
-    let ours = std::os::fd::OwnedFd::from(ours);
-    let thread = thread::spawn(move || {
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let count = CountedInThread(Arc::clone(&dropped));
+    let thread = v.spawn(move || {
         let mut lp = v.new_loop();
-        let ours = TcpStream::from_std(ours.into()).unwrap();
-        start(&mut lp, (ours, [0; 4]), |(s, b)| s.recv(b));
+        let (ours, peer) = pair();
+        start(&mut lp, (ours, [0; 4], peer, count), |(s, b, ..)| s.recv(b));
         lp.run(RunMode::NoWait).unwrap();
         LOOP.with(|place| *place.borrow_mut() = Some(lp));
     });
     thread.join().unwrap();
-    crate::support::sockets::assert_closed(&peer);
+    assert_eq!(dropped.load(Ordering::Relaxed), 1);
+}
+
+/// Counts its drop, on whatever thread.
+struct CountedInThread(Arc<AtomicUsize>);
+
+impl Drop for CountedInThread {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 fn loops_come_and_go(v: Variant) {

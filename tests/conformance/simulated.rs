@@ -1,10 +1,23 @@
-//! The variant `sim`: every body runs inside a world of its own, without faults, except those that are about the real one.
+//! The variant `sim`: every body runs inside a world of its own, without faults, with peers, files and a clock of that world.
 
-use oxev::sim::{SimOptions, Simulation};
-use oxev::{Builder, Loop};
+use std::cell::Cell;
+use std::ffi::CString;
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use oxev::sim::{self, SimOptions, Simulation};
+use oxev::{Builder, File, Loop, TcpListener, TcpStream};
+
+use crate::support::surroundings::{self, Folder, Peer, PipeEnd, Surroundings, Wire, Work};
 
 thread_local! {
-    /// The world of this test.
+    /// The world of this test, or of one of its threads.
     static WORLD: Simulation =
         Simulation::new(SimOptions { wait_for_threads: true, ..SimOptions::calm() });
 }
@@ -13,190 +26,105 @@ pub(crate) fn builder() -> Builder {
     WORLD.with(|world| Loop::builder().simulation(world))
 }
 
-/// Runs a body inside the world.
-pub(crate) fn run(body: impl FnOnce()) {
+/// Runs something inside this thread's world.
+pub(crate) fn run<R>(body: impl FnOnce() -> R) -> R {
     let world = WORLD.with(Clone::clone);
-    world.enter(body);
+    let begin = world.new_loop().unwrap().now() - world.elapsed();
+    surroundings::set(Rc::new(World { world: world.clone(), begin, folders: Cell::new(0) }));
+    world.enter(body)
 }
 
-/// Whether a test is about the real world: its peers are sockets, files or pipes of the standard library, or it compares virtual
-/// time with real time.
-pub(crate) fn needs_kernel(test: &str) -> bool {
-    let names = test.split_once("::").map(|(_, names)| names.replace("sim::", ""));
-    names.is_some_and(|name| NEEDS_KERNEL.contains(&name.as_str()))
+struct World {
+    world: Simulation,
+    /// When its loops say that it began.
+    begin: Instant,
+    folders: Cell<usize>,
 }
 
-const NEEDS_KERNEL: &[&str] = &[
-    "buffers::a_hundred_receives_share_one_buffer",
-    "buffers::a_lease_can_be_written_to",
-    "buffers::a_lease_outlives_its_pool_and_its_loop",
-    "buffers::a_pool_in_the_place_of_another_lends_no_buffer_twice",
-    "buffers::a_pool_that_nobody_uses_gives_its_place_to_the_next",
-    "buffers::a_receive_longer_than_a_buffer_is_split",
-    "buffers::a_receive_of_another_pool_is_fed_although_many_starve",
-    "buffers::every_buffer_is_available_again_after_everything",
-    "buffers::pools_do_not_share_buffers",
-    "buffers::recv_multi_gives_lease_after_lease_and_ends_with_the_stream",
-    "buffers::recv_multi_is_cancelled",
-    "buffers::recv_multi_is_disarmed",
-    "buffers::recv_multi_keeps_every_byte_in_order",
-    "buffers::recv_multi_of_a_reset_connection_ends_with_the_error",
-    "buffers::recv_multi_with_leases_held_goes_on_when_they_are_dropped",
-    "buffers::recv_pooled_can_be_cancelled_while_it_waits_for_a_buffer",
-    "buffers::recv_pooled_holds_no_buffer_while_it_waits",
-    "buffers::recv_pooled_lends_a_buffer_with_what_was_received",
-    "buffers::recv_pooled_waits_until_a_lease_is_dropped",
-    "buffers::the_end_of_the_stream_is_an_empty_lease_without_a_buffer",
-    "buffers::the_largest_number_of_buffers_works",
-    "cancel::a_cancelled_operation_leaves_nothing_behind",
-    "cancel::a_connection_accepted_at_the_last_moment_is_not_leaked",
-    "cancel::a_partial_send_that_is_cancelled_ends_as_cancelled",
-    "cancel::an_item_callback_cancels_a_starving_submission",
-    "cancel::an_item_callback_cancels_its_own_submission",
-    "cancel::an_operation_that_has_succeeded_keeps_its_result",
-    "cancel::an_operation_that_is_ready_keeps_its_result",
-    "cancel::cancel_all_is_of_one_descriptor",
-    "cancel::cancel_all_leaves_a_shared_socket_usable",
-    "cancel::cancel_from_the_loop_of_submissions_is_never_lost",
-    "cancel::cancel_in_the_middle_of_three_reads_leaves_two_in_order",
-    "cancel::cancel_is_idempotent",
-    "cancel::cancel_of_one_leaves_the_other_on_the_same_descriptor",
-    "cancel::every_kind_is_cancelled_before_the_first_step",
-    "cancel::every_kind_is_cancelled_in_a_callback",
-    "cancel::every_kind_is_cancelled_in_flight",
-    "cancel::results_before_the_cancel_are_delivered",
-    "cancel::two_operations_cancel_each_other",
-    "deadline::a_deadline_is_never_early",
-    "deadline::a_partial_exact_receive_times_out",
-    "deadline::a_starving_receive_times_out_and_its_pool_stays_whole",
-    "deadline::a_zero_deadline_ends_what_cannot_complete_at_once",
-    "deadline::an_operation_that_completes_in_time_has_its_result",
-    "deadline::every_kind_ends_when_its_deadline_passes",
-    "deadline::every_kind_with_a_deadline_can_be_cancelled",
-    "deadline::many_deadlines_at_once_all_pass",
-    "deadline::reset_after_the_deadline_is_too_late",
-    "deadline::reset_at_each_item_is_an_idle_timeout",
-    "deadline::reset_gives_a_deadline_to_an_operation_without_one",
-    "deadline::reset_moves_the_deadline_of_a_receive",
-    "deadline::the_deadline_of_a_multi_submission_is_for_the_whole",
-    "deadline::the_deadline_of_a_repeating_timer_is_for_the_whole",
-    "deadline::the_longest_deadline_is_none",
-    "file::a_file_is_created_written_read_and_closed",
-    "file::a_megabyte_is_copied_in_pieces",
-    "file::a_pipe_is_a_file",
-    "file::a_pipe_without_readers_is_an_error_and_no_signal_kills",
-    "file::an_exact_read_of_all_there_is_succeeds",
-    "file::an_exact_read_past_the_end_is_an_unexpected_end",
-    "file::an_opened_file_is_not_inherited",
-    "file::append_writes_at_the_end",
-    "file::close_reports_and_the_file_is_gone",
-    "file::files_of_the_standard_library_are_taken_over",
-    "file::many_reads_and_writes_are_in_flight_at_once",
-    "file::metadata_tells_size_kind_mode_and_time",
-    "file::no_more_descriptors_is_an_error_in_the_callback",
-    "file::offsets_beyond_the_signed_range_are_refused",
-    "file::offsets_past_four_gibibytes",
-    "file::open_blocking_opens",
-    "file::open_modes_are_those_of_the_standard_library",
-    "file::positional_operations_leave_the_cursor_alone",
-    "file::reading_a_directory_is_an_error",
-    "file::reading_past_the_end_gives_what_there_is",
-    "file::sync_succeeds_on_a_file_and_fails_on_a_pipe",
-    "file::the_cursor_moves_with_reads_and_writes",
-    "file::truncate_empties_the_file",
-    "file::vectored_reads_and_writes_keep_the_order",
-    "file::write_all_writes_all",
-    "libxev_families::file_pread_pwrite",
-    "libxev_families::file_queued_writes",
-    "libxev_families::file_read_write",
-    "libxev_families::queued_writes",
-    "libxev_families::socket_read_cancellation",
-    "libxev_families::timer_armed_from_a_delayed_callback_must_not_fire_early",
-    "loop_control::a_loop_embeds_in_poll",
-    "loop_control::an_embedded_loop_shows_every_step_of_its_work",
-    "loop_control::now_moves_with_the_steps",
-    "loop_control::now_stands_still_in_a_callback_until_it_is_updated",
-    "loop_control::run_for_ends_when_the_time_is_over_and_not_before",
-    "loop_control::the_loop_tells_its_backend_and_what_it_can_do",
-    "panics::a_panic_in_a_callback_leaves_what_is_in_flight",
-    "panics::a_panic_in_an_item_callback_of_a_stream_of_connections",
-    "regressions::a_connection_accepted_before_its_accept_was_cancelled_is_not_leaked",
-    "regressions::a_multi_operation_that_the_kernel_ended_is_armed_again",
-    "regressions::a_nop_between_other_operations_completes",
-    "regressions::a_timeout_storm_with_a_full_submission_queue_loses_no_cancel",
-    "regressions::a_timer_armed_late_in_a_long_callback_does_not_fire_early",
-    "regressions::an_empty_message_in_the_stream_is_not_the_end",
-    "regressions::an_ipv6_peer_address_is_not_cut",
-    "regressions::cancel_after_the_number_of_a_descriptor_was_reused_leaves_its_new_user_alone",
-    "regressions::cancelled_operation_does_not_keep_the_peers_connection_open",
-    "regressions::no_wait_step_forgets_no_cancel",
-    "regressions::readiness_of_a_closed_descriptor_is_not_delivered_to_a_new_operation_on_its_number",
-    "regressions::second_operation_on_a_descriptor_and_direction_does_not_drop_the_first",
-    "ring::a_cancel_storm_on_a_tiny_ring",
-    "ring::a_timeout_storm_on_a_tiny_ring",
-    "ring::cancel_of_what_is_still_queued",
-    "ring::many_loops_in_many_threads",
-    "ring::more_completions_than_the_queue_holds",
-    "ring::signals_do_not_end_or_lose_anything",
-    "ring::signals_do_not_make_timers_early",
-    "ring::submissions_beyond_the_queue_keep_their_order",
-    "ring::the_smallest_ring_and_table",
-    "tcp::a_cancelled_zero_copy_send_ends_when_the_kernel_lets_go",
-    "tcp::a_gather_list_may_have_empty_buffers",
-    "tcp::a_hundred_connections_echo_at_once",
-    "tcp::a_peer_that_closes_in_the_middle_of_a_send_ends_it",
-    "tcp::a_reset_by_the_peer_is_an_error",
-    "tcp::a_scatter_list_is_filled_in_order",
-    "tcp::accept_multi_accepts_hundreds",
-    "tcp::accept_multi_accepts_until_it_is_cancelled",
-    "tcp::accept_multi_accepts_until_it_is_disarmed",
-    "tcp::accept_with_addr_tells_the_peer",
-    "tcp::both_directions_at_once_with_a_shared_slot",
-    "tcp::both_directions_at_once_with_rc",
-    "tcp::close_reaches_the_peer",
-    "tcp::only_v6_leaves_ipv4_alone",
-    "tcp::operations_on_a_closed_stream_are_refused",
-    "tcp::options_round_trip",
-    "tcp::recv_exact_of_a_stream_that_ends_early_is_an_unexpected_end",
-    "tcp::recv_exact_vectored_waits_for_all",
-    "tcp::recv_exact_waits_for_all",
-    "tcp::recv_gives_what_there_is",
-    "tcp::send_all_sends_megabytes_through_small_buffers_in_order",
-    "tcp::send_all_vectored_sends_megabytes_through_small_buffers_in_order",
-    "tcp::send_all_zero_copy_sends_a_little",
-    "tcp::send_all_zero_copy_sends_megabytes_in_order",
-    "tcp::send_sends_at_least_a_byte",
-    "tcp::sending_to_a_closed_peer_is_an_error_and_no_signal",
-    "tcp::several_accepts_queue_on_one_listener",
-    "tcp::several_listeners_share_a_port_with_reuse_port",
-    "tcp::several_reads_queue_on_one_socket_in_order",
-    "tcp::shutdown_ends_a_receive_in_flight",
-    "tcp::shutdown_of_an_unconnected_socket_is_an_error",
-    "tcp::shutdown_of_writing_leaves_reading",
-    "tcp::sockets_of_the_standard_library_are_taken_over",
-    "tcp::the_end_of_the_stream_stays_the_end",
-    "teardown::a_loop_dropped_in_the_callback_of_another",
-    "teardown::dropping_a_loop_closes_a_connection_that_was_accepted_but_not_delivered",
-    "teardown::dropping_a_loop_closes_connections_whose_items_were_not_delivered",
-    "teardown::dropping_a_loop_drops_every_owner_once_and_runs_no_callback",
-    "teardown::dropping_a_loop_gives_the_leases_of_undelivered_items_back",
-    "teardown::dropping_a_loop_that_never_ran_drops_every_owner_once",
-    "teardown::dropping_a_loop_with_cancelled_operations_drops_every_owner_once",
-    "teardown::replacing_the_loop_in_a_callback",
-    "teardown::replacing_the_loop_in_an_item_callback_keeps_the_state_until_it_returns",
-    "timer::a_timer_armed_after_a_long_pause_is_not_early",
-    "timer::a_timer_armed_in_a_callback_is_never_early",
-    "timer::a_timer_armed_late_in_a_long_callback_is_not_early",
-    "timer::a_timer_armed_outside_run_counts_from_the_submission",
-    "timer::a_timer_is_never_early",
-    "timer::equal_deadlines_fire_in_the_order_of_submission",
-    "timer::every_after_leaves_the_delay_between_callbacks",
-    "timer::every_counts_the_periods_that_were_missed",
-    "timer::every_ticks_at_a_fixed_rate",
-    "timer::many_timers_armed_outside_a_step_are_not_early",
-    "timer::reset_earlier_fires_earlier",
-    "timer::reset_in_another_callback",
-    "timer::reset_in_its_own_item_callback_moves_the_next_tick",
-    "timer::reset_later_fires_later",
-    "timer::reset_moves_the_next_tick_of_a_repeating_timer",
-];
+impl Surroundings for World {
+    fn now(&self) -> Instant {
+        self.begin + self.world.elapsed()
+    }
+
+    fn spin(&self, duration: Duration) {
+        self.world.advance(duration);
+    }
+
+    fn poll(&self, fd: BorrowedFd<'_>, timeout: Duration) {
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::ZERO).unwrap() == 0 {
+            self.world.advance(timeout);
+        }
+    }
+
+    fn connect(&self, address: SocketAddr) -> io::Result<Peer> {
+        self.world.connect(address).map(Peer::new)
+    }
+
+    fn accept(&self, listener: &TcpListener) -> io::Result<Peer> {
+        self.world.accept(listener).map(Peer::new)
+    }
+
+    fn pair(&self) -> (Peer, Peer) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let one = self.world.connect(listener.local_addr().unwrap()).unwrap();
+        (Peer::new(one), Peer::new(self.world.accept(&listener).unwrap()))
+    }
+
+    fn pipe(&self) -> ((File, PipeEnd), (File, PipeEnd)) {
+        let ((reader, to_it), (from_it, writer)) = (self.world.pipe().unwrap(), self.world.pipe().unwrap());
+        ((reader, Box::new(sim::Peer::from(to_it))), (writer, Box::new(sim::Peer::from(from_it))))
+    }
+
+    fn folder(&self) -> Rc<dyn Folder> {
+        self.folders.set(self.folders.get() + 1);
+        let path = PathBuf::from(format!("/test/{}", self.folders.get()));
+        Rc::new(VirtualFolder { world: self.world.clone(), path })
+    }
+
+    fn background(&self, work: Work) -> Box<dyn FnOnce()> {
+        let script = self.world.script(|_| work()).unwrap();
+        Box::new(|| script.join().expect("it waits for what no loop will ever do"))
+    }
+}
+
+impl Wire for sim::Peer {
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        sim::Peer::shutdown(self, how)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        sim::Peer::local_addr(self)
+    }
+
+    fn into_stream(self: Box<Self>) -> TcpStream {
+        sim::Peer::into_stream(*self).unwrap()
+    }
+}
+
+struct VirtualFolder {
+    world: Simulation,
+    path: PathBuf,
+}
+
+fn name(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).unwrap()
+}
+
+impl Folder for VirtualFolder {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write(&self, path: &Path, content: &[u8]) {
+        self.world.write_file(&name(path), content);
+    }
+
+    fn read(&self, path: &Path) -> Option<Vec<u8>> {
+        self.world.read_file(&name(path))
+    }
+
+    fn facts(&self, _: &Path) -> Option<(SystemTime, u64)> {
+        None
+    }
+}

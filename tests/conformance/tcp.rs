@@ -4,14 +4,15 @@ use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
-use std::thread;
 use std::time::Duration;
 
 use oxev::{IoVecs, Pool, RunMode, TcpListener, TcpStream};
 
+use crate::support::crowds::crowd;
 use crate::support::sockets::{
-    assert_closed, listener, loop_pair, loopbacks, pair, small_pair, small_sender,
+    Peer, assert_closed, connect, listener, loop_pair, loopbacks, pair, small_pair, small_sender,
 };
+use crate::support::surroundings::{Background, background};
 use crate::support::{HOUR, MS, complete, errno, is_canceled, pattern, run_until, start, start_multi};
 use crate::variants::Variant;
 
@@ -55,8 +56,10 @@ conformance! {
     dropping_a_stream_reaches_the_peer,
     shutdown_of_writing_leaves_reading,
     shutdown_ends_a_receive_in_flight,
+    #[needs_kernel = "a socket that was never connected, which only the standard library makes"]
     shutdown_of_an_unconnected_socket_is_an_error,
     options_round_trip,
+    #[needs_kernel = "sockets of the standard library"]
     sockets_of_the_standard_library_are_taken_over,
     a_hundred_connections_echo_at_once,
 }
@@ -98,7 +101,7 @@ fn accept_with_addr_tells_the_peer(v: Variant) {
     for address in loopbacks() {
         let mut lp = v.new_loop();
         let listener = TcpListener::bind(address).unwrap();
-        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = connect(listener.local_addr().unwrap());
         let (stream, peer) = complete(&mut lp, listener, |l| l.accept_with_addr()).1.unwrap();
         assert_eq!(peer, client.local_addr().unwrap());
         assert_eq!(peer, stream.peer_addr().unwrap());
@@ -126,7 +129,7 @@ fn accepted_and_connected_sockets_are_not_inherited(v: Variant) {
 fn accept_multi_accepts_until_it_is_disarmed(v: Variant) {
     let mut lp = v.new_loop();
     let (listener, address) = listener();
-    let clients = [(); 5].map(|()| std::net::TcpStream::connect(address).unwrap());
+    let mut clients = [(); 5].map(|()| connect(address));
     let accepts = start_multi(&mut lp, listener, 3, |l| l.accept_multi());
     accepts.wait(&mut lp).unwrap();
     let mut peers: Vec<SocketAddr> = accepts.items.take().iter().map(|s| s.peer_addr().unwrap()).collect();
@@ -135,7 +138,7 @@ fn accept_multi_accepts_until_it_is_disarmed(v: Variant) {
     first.sort_unstable();
     assert_eq!(peers, first);
     // What came after `Disarm`, and what nobody accepted, is closed: the listener was dropped at the end.
-    clients[3..].iter().for_each(assert_closed);
+    clients[3..].iter_mut().for_each(assert_closed);
 }
 
 fn accept_multi_accepts_until_it_is_cancelled(v: Variant) {
@@ -143,7 +146,7 @@ fn accept_multi_accepts_until_it_is_cancelled(v: Variant) {
     let (listener, address) = listener();
     let accepts = start_multi(&mut lp, listener, usize::MAX, |l| l.accept_multi());
     for round in 1..=3 {
-        let _client = std::net::TcpStream::connect(address).unwrap();
+        let _client = connect(address);
         run_until(&mut lp, || accepts.items.len() == round);
     }
     assert!(lp.cancel(accepts.id));
@@ -151,10 +154,11 @@ fn accept_multi_accepts_until_it_is_cancelled(v: Variant) {
 }
 
 fn accept_multi_accepts_hundreds(v: Variant) {
+    let _crowd = crowd();
     let mut lp = v.builder().entries(8).build().unwrap();
     let (listener, address) = listener();
     let accepts = start_multi(&mut lp, listener, 300, |l| l.accept_multi());
-    let clients: Vec<_> = (0..300).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let clients: Vec<_> = (0..300).map(|_| connect(address)).collect();
     accepts.wait(&mut lp).unwrap();
     assert_eq!(accepts.items.len(), clients.len());
 }
@@ -165,7 +169,7 @@ fn several_accepts_queue_on_one_listener(v: Variant) {
     let listener = Rc::new(listener);
     let accepts = [(); 4].map(|()| start(&mut lp, Rc::clone(&listener), |l| l.accept()));
     lp.run(RunMode::NoWait).unwrap();
-    let _clients = [(); 4].map(|()| std::net::TcpStream::connect(address).unwrap());
+    let _clients = [(); 4].map(|()| connect(address));
     lp.run(RunMode::UntilDone).unwrap();
     for accept in accepts {
         accept.result().unwrap();
@@ -225,9 +229,9 @@ fn the_end_of_the_stream_stays_the_end(v: Variant) {
 
 const MEGABYTES: usize = 3 << 20;
 
-/// Reads all that the peer gets, on a thread, slowly enough that the sender has to wait.
-fn reader(mut peer: std::net::TcpStream) -> thread::JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
+/// Reads all that the peer gets, beside the loop.
+fn reader(mut peer: Peer) -> Background<Vec<u8>> {
+    background(move || {
         let mut all = Vec::new();
         peer.read_to_end(&mut all).unwrap();
         all
@@ -243,7 +247,7 @@ fn send_all_sends_megabytes_through_small_buffers_in_order(v: Variant) {
     let ((ours, _), sent) = send.wait(&mut lp);
     assert_eq!(sent.unwrap(), MEGABYTES);
     drop(ours);
-    assert!(reader.join().unwrap() == pattern(MEGABYTES));
+    assert!(reader.join() == pattern(MEGABYTES));
 }
 
 fn send_all_vectored_sends_megabytes_through_small_buffers_in_order(v: Variant) {
@@ -258,7 +262,7 @@ fn send_all_vectored_sends_megabytes_through_small_buffers_in_order(v: Variant) 
     });
     assert_eq!(sent.unwrap(), MEGABYTES);
     drop(ours);
-    assert!(reader.join().unwrap() == all);
+    assert!(reader.join() == all);
 }
 
 fn send_all_zero_copy_sends_megabytes_in_order(v: Variant) {
@@ -271,7 +275,7 @@ fn send_all_zero_copy_sends_megabytes_in_order(v: Variant) {
     buffer.fill(0xff);
     assert_eq!(sent.unwrap(), MEGABYTES);
     drop(ours);
-    assert!(reader.join().unwrap() == pattern(MEGABYTES));
+    assert!(reader.join() == pattern(MEGABYTES));
 }
 
 fn send_all_zero_copy_sends_a_little(v: Variant) {
@@ -438,7 +442,7 @@ fn several_reads_queue_on_one_socket_in_order(v: Variant) {
 fn a_refused_connection_is_an_error(v: Variant) {
     let mut lp = v.new_loop();
     for address in loopbacks() {
-        let gone = std::net::TcpListener::bind(address).unwrap().local_addr().unwrap();
+        let gone = TcpListener::bind(address).unwrap().local_addr().unwrap();
         let (_, connected) = complete(&mut lp, (), |()| TcpStream::connect(gone));
         assert_eq!(connected.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     }
@@ -459,14 +463,14 @@ fn a_reset_by_the_peer_is_an_error(v: Variant) {
     let (ours, peer) = pair();
     let recv = start(&mut lp, (ours, [0; 4]), |(s, b)| s.recv(b));
     lp.run(RunMode::NoWait).unwrap();
-    TcpStream::from_std(peer).unwrap().set_linger(Some(Duration::ZERO)).unwrap();
+    peer.reset();
     assert_eq!(recv.wait(&mut lp).1.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 fn sending_to_a_closed_peer_is_an_error_and_no_signal(v: Variant) {
     let mut lp = v.new_loop();
     let (ours, peer) = pair();
-    TcpStream::from_std(peer).unwrap().set_linger(Some(Duration::ZERO)).unwrap();
+    peer.reset();
     let mut state = (ours, IoVecs::<1>::new(), [0; 4]);
     let mut kinds = Vec::new();
     for round in 0..6 {
@@ -510,7 +514,7 @@ fn several_listeners_share_a_port_with_reuse_port(v: Variant) {
     let address = one.local_addr().unwrap();
     let two = options.bind(address).unwrap();
     let accepts = [one, two].map(|l| start_multi(&mut lp, l, usize::MAX, |l| l.accept_multi()));
-    let _clients: Vec<_> = (0..32).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let _clients: Vec<_> = (0..32).map(|_| connect(address)).collect();
     run_until(&mut lp, || accepts.iter().map(|a| a.items.len()).sum::<usize>() == 32);
 }
 
@@ -518,7 +522,7 @@ fn only_v6_leaves_ipv4_alone(v: Variant) {
     let mut lp = v.new_loop();
     let Ok(listener) = TcpListener::options().only_v6(false).bind("[::]:0") else { return };
     let port = listener.local_addr().unwrap().port();
-    let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let _client = connect(([127, 0, 0, 1], port).into());
     let (_, peer) = complete(&mut lp, listener, |l| l.accept_with_addr()).1.unwrap();
     assert!(matches!(peer, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some()));
     let listener = TcpListener::options().only_v6(true).bind("[::]:0").unwrap();
@@ -566,13 +570,13 @@ fn operations_on_a_closed_listener_are_refused(v: Variant) {
 
 fn close_reaches_the_peer(v: Variant) {
     let mut lp = v.new_loop();
-    let (ours, peer) = pair();
+    let (ours, mut peer) = pair();
     complete(&mut lp, ours, |s| s.close()).1.unwrap();
-    assert_closed(&peer);
+    assert_closed(&mut peer);
     // An operation that was made and never submitted closes, too.
-    let (mut ours, peer) = pair();
+    let (mut ours, mut peer) = pair();
     drop(ours.close());
-    assert_closed(&peer);
+    assert_closed(&mut peer);
 }
 
 fn dropping_a_stream_reaches_the_peer(v: Variant) {
@@ -580,7 +584,7 @@ fn dropping_a_stream_reaches_the_peer(v: Variant) {
     let (ours, mut peer) = pair();
     peer.write_all(b"x").unwrap();
     drop(complete(&mut lp, (ours, [0; 8]), |(s, b)| s.recv(b)));
-    assert_closed(&peer);
+    assert_closed(&mut peer);
 }
 
 fn shutdown_of_writing_leaves_reading(v: Variant) {
@@ -619,7 +623,7 @@ fn options_round_trip(v: Variant) {
     let mut lp = v.new_loop();
     let (listener, address) = listener();
     listener.set_nodelay(true).unwrap();
-    let _client = std::net::TcpStream::connect(address).unwrap();
+    let _client = connect(address);
     let stream = complete(&mut lp, listener, |l| l.accept()).1.unwrap();
     assert!(stream.nodelay().unwrap(), "inherited");
     stream.set_nodelay(false).unwrap();
@@ -661,6 +665,7 @@ fn sockets_of_the_standard_library_are_taken_over(v: Variant) {
 }
 
 fn a_hundred_connections_echo_at_once(v: Variant) {
+    let _crowd = crowd();
     let mut lp = v.builder().entries(16).build().unwrap();
     let pairs: Vec<_> = (0..100).map(|_| loop_pair()).collect();
     let started: Vec<_> = pairs

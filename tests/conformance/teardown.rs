@@ -8,7 +8,7 @@ use std::rc::Rc;
 use oxev::{Action, Completion, Lease, Loop, Multi, Notifier, RunMode, TcpStream, Timer, nop};
 
 use crate::support::hanging::{pipe, start_every_kind};
-use crate::support::sockets::{assert_closed, listener, pair};
+use crate::support::sockets::{assert_closed, connect, listener, pair};
 use crate::support::{CountedDrop, Counter, HOUR, Log, MS, complete, run_until, start};
 use crate::variants::Variant;
 
@@ -84,27 +84,27 @@ fn dropping_a_loop_with_cancelled_operations_drops_every_owner_once(v: Variant) 
 
 fn dropping_a_loop_closes_its_sockets(v: Variant) {
     let mut lp = v.new_loop();
-    let (ours, peer) = pair();
+    let (ours, mut peer) = pair();
     start(&mut lp, (ours, [0; 8]), |(s, b)| s.recv(b));
     lp.run(RunMode::NoWait).unwrap();
     drop(lp);
-    assert_closed(&peer);
+    assert_closed(&mut peer);
 }
 
 fn dropping_a_loop_closes_a_connection_that_was_accepted_but_not_delivered(v: Variant) {
     let mut lp = v.new_loop();
     let (listener, address) = listener();
-    let client = std::net::TcpStream::connect(address).unwrap();
+    let mut client = connect(address);
     start(&mut lp, listener, |l| l.accept());
     lp.flush().unwrap();
     drop(lp);
-    assert_closed(&client);
+    assert_closed(&mut client);
 }
 
 fn dropping_a_loop_closes_connections_whose_items_were_not_delivered(v: Variant) {
     let mut lp = v.new_loop();
     let (listener, address) = listener();
-    let clients = [(); 3].map(|()| std::net::TcpStream::connect(address).unwrap());
+    let mut clients = [(); 3].map(|()| connect(address));
     lp.submit_multi(
         Box::new(Completion::new(Multi::new(listener, Log::new()))),
         |l| l.accept_multi(),
@@ -117,7 +117,7 @@ fn dropping_a_loop_closes_connections_whose_items_were_not_delivered(v: Variant)
     );
     lp.run(RunMode::UntilDone).unwrap();
     drop(lp);
-    clients.iter().for_each(assert_closed);
+    clients.iter_mut().for_each(assert_closed);
 }
 
 fn dropping_a_loop_gives_the_leases_of_undelivered_items_back(v: Variant) {
@@ -243,7 +243,7 @@ fn replacing_the_loop_in_an_item_callback(v: Variant) {
 fn replacing_the_loop_in_an_item_callback_keeps_the_state_until_it_returns(v: Variant) {
     let mut lp = v.new_loop();
     let (listener, address) = listener();
-    let clients = [(); 3].map(|()| std::net::TcpStream::connect(address).unwrap());
+    let clients = [(); 3].map(|()| connect(address));
     let (mut state, drops, log) = alive(v);
     state.others.extend((0..8).map(|_| drops.on_drop()));
     lp.submit_multi(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use oxev::{Action, Completion, Loop, Multi, OpId, RunMode, Timer};
 
 use crate::support::{
-    Counter, HOUR, Log, MS, complete, errno, is_canceled, run_until, spin, start, start_multi,
+    Counter, HOUR, Log, MS, complete, errno, is_canceled, now, run_until, since, spin, start, start_multi,
 };
 use crate::variants::Variant;
 
@@ -42,6 +42,8 @@ conformance! {
     reset_moves_the_next_tick_of_a_repeating_timer,
     reset_in_its_own_item_callback_moves_the_next_tick,
     reset_of_a_tick_that_waits_for_its_callback_keeps_the_timer_repeating,
+    reset_of_a_timer_with_a_deadline_leaves_its_new_time_alone,
+    reset_of_a_repeating_timer_does_not_outlive_its_deadline,
     a_thousand_timers_fire_once_each,
     deadlines_on_every_level_of_the_wheel_are_in_order,
 }
@@ -54,13 +56,13 @@ struct Fire {
 
 /// Starts a timer that logs its name and how long it took.
 fn timer(lp: &mut Loop, log: &Log<(u32, Duration)>, name: u32, delay: Duration) -> OpId {
-    let fire = Fire { log: log.clone(), name, begin: Instant::now() };
+    let fire = Fire { log: log.clone(), name, begin: now() };
     lp.submit(Box::new(Completion::new(fire)), |_| Timer::after(delay), fired)
 }
 
 fn fired(_: &mut Loop, fire: Box<Completion<Fire>>, result: io::Result<()>) {
     result.unwrap();
-    fire.log.push((fire.name, fire.begin.elapsed()));
+    fire.log.push((fire.name, since(fire.begin)));
 }
 
 fn names(log: &Log<(u32, Duration)>) -> Vec<u32> {
@@ -81,15 +83,15 @@ fn a_timer_is_never_early(v: Variant) {
 fn a_timer_armed_in_a_callback_is_never_early(v: Variant) {
     fn again(lp: &mut Loop, mut fire: Box<Completion<Fire>>, result: io::Result<()>) {
         result.unwrap();
-        assert!(fire.begin.elapsed() >= Duration::from_micros(500), "{:?}", fire.begin.elapsed());
+        assert!(since(fire.begin) >= Duration::from_micros(500), "{:?}", since(fire.begin));
         fire.name -= 1;
         if fire.name > 0 {
-            fire.begin = Instant::now();
+            fire.begin = now();
             lp.submit(fire, |_| Timer::after(Duration::from_micros(500)), again);
         }
     }
     let mut lp = v.new_loop();
-    let fire = Fire { log: Log::new(), name: 20, begin: Instant::now() };
+    let fire = Fire { log: Log::new(), name: 20, begin: now() };
     lp.submit(Box::new(Completion::new(fire)), |_| Timer::after(Duration::from_micros(500)), again);
     lp.run(RunMode::UntilDone).unwrap();
 }
@@ -146,16 +148,16 @@ fn timers_fire_in_the_order_of_their_deadlines(v: Variant) {
 
 fn equal_deadlines_fire_in_the_order_of_submission(v: Variant) {
     let (mut lp, log) = (v.new_loop(), Log::new());
-    let deadline = Instant::now() + 3 * MS;
+    let deadline = now() + 3 * MS;
     for name in 0..100 {
-        let fire = Fire { log: log.clone(), name, begin: Instant::now() };
+        let fire = Fire { log: log.clone(), name, begin: now() };
         lp.submit(Box::new(Completion::new(fire)), |_| Timer::at(deadline), fired);
         if name == 50 {
             lp.run(RunMode::NoWait).unwrap();
         }
     }
     lp.run(RunMode::UntilDone).unwrap();
-    assert!(Instant::now() >= deadline);
+    assert!(now() >= deadline);
     assert_eq!(names(&log), (0..100).collect::<Vec<_>>());
 }
 
@@ -170,7 +172,7 @@ fn a_zero_delay_fires_in_the_next_step(v: Variant) {
 
 fn a_deadline_in_the_past_fires_at_once(v: Variant) {
     let mut lp = v.new_loop();
-    let past = Instant::now();
+    let past = now();
     spin(MS);
     let timer = start(&mut lp, (), |()| Timer::at(past));
     lp.run(RunMode::Once).unwrap();
@@ -178,13 +180,13 @@ fn a_deadline_in_the_past_fires_at_once(v: Variant) {
 }
 
 fn a_deadline_before_the_first_loop_fires_at_once(v: Variant) {
-    let Some(past) = Instant::now().checked_sub(Duration::from_secs(60)) else { return };
+    let Some(past) = now().checked_sub(Duration::from_secs(60)) else { return };
     complete(&mut v.new_loop(), (), |()| Timer::at(past)).1.unwrap();
 }
 
 fn an_instant_far_ahead_is_held(v: Variant) {
     let mut lp = v.new_loop();
-    let far = Instant::now() + Duration::from_secs(200 * 365 * 24 * 3600);
+    let far = now() + Duration::from_secs(200 * 365 * 24 * 3600);
     let held = start(&mut lp, (), |()| Timer::at(far));
     lp.run_for(MS).unwrap();
     assert!(lp.cancel(held.id));
@@ -222,24 +224,24 @@ fn a_timer_armed_outside_run_counts_from_the_submission(v: Variant) {
 
 fn every_ticks_at_a_fixed_rate(v: Variant) {
     let mut lp = v.new_loop();
-    let begin = Instant::now();
+    let begin = now();
     let ticks = start_multi(&mut lp, (), 5, |()| Timer::every(2 * MS));
     ticks.wait(&mut lp).unwrap();
     let periods: u64 = ticks.items.take().into_iter().sum();
     assert!(periods >= 5);
-    assert!(begin.elapsed() >= 2 * MS * periods as u32, "no tick is early");
+    assert!(since(begin) >= 2 * MS * periods as u32, "no tick is early");
 }
 
 fn every_counts_the_periods_that_were_missed(v: Variant) {
     let mut lp = v.new_loop();
-    let begin = Instant::now();
+    let begin = now();
     let ticks = start_multi(&mut lp, (), 2, |()| Timer::every(2 * MS));
     run_until(&mut lp, || ticks.items.len() == 1);
     spin(9 * MS);
     ticks.wait(&mut lp).unwrap();
     let periods = ticks.items.take();
     assert!(periods[1] >= 4, "{periods:?}");
-    let elapsed = begin.elapsed();
+    let elapsed = since(begin);
     assert!(2 * MS * periods.iter().sum::<u64>() as u32 <= elapsed, "{periods:?} in {elapsed:?}");
 }
 
@@ -249,15 +251,15 @@ fn every_after_leaves_the_delay_between_callbacks(v: Variant) {
         ticks: Counter,
     }
     let (mut lp, ticks) = (v.new_loop(), Counter::new());
-    let state = Gaps { last: Instant::now(), ticks: ticks.clone() };
+    let state = Gaps { last: now(), ticks: ticks.clone() };
     lp.submit_multi(
         Box::new(Completion::new(Multi::new((), state))),
         |()| Timer::every_after(2 * MS),
         |_, gaps: &mut Gaps, periods| {
             assert_eq!(periods, 1);
-            assert!(gaps.last.elapsed() >= 2 * MS, "{:?}", gaps.last.elapsed());
+            assert!(since(gaps.last) >= 2 * MS, "{:?}", since(gaps.last));
             spin(3 * MS);
-            gaps.last = Instant::now();
+            gaps.last = now();
             gaps.ticks.add();
             if gaps.ticks.get() < 4 { Action::Rearm } else { Action::Disarm }
         },
@@ -323,10 +325,10 @@ fn reset_earlier_fires_earlier(v: Variant) {
     let moved = timer(&mut lp, &log, 1, HOUR);
     timer(&mut lp, &log, 2, 2 * HOUR);
     lp.run(RunMode::NoWait).unwrap();
-    let begin = Instant::now();
+    let begin = now();
     assert!(lp.reset(moved, 3 * MS));
     lp.run(RunMode::Once).unwrap();
-    assert!(begin.elapsed() >= 3 * MS);
+    assert!(since(begin) >= 3 * MS);
     assert_eq!(names(&log), [1]);
     assert_eq!(lp.len(), 1);
 }
@@ -399,15 +401,15 @@ fn reset_after_cancel_is_refused(v: Variant) {
 
 fn reset_moves_the_next_tick_of_a_repeating_timer(v: Variant) {
     let mut lp = v.new_loop();
-    let begin = Instant::now();
+    let begin = now();
     let ticks = start_multi(&mut lp, (), 3, |()| Timer::every(4 * MS));
     assert!(lp.reset(ticks.id, MS));
     run_until(&mut lp, || ticks.items.len() == 1);
-    assert!(begin.elapsed() >= MS);
+    assert!(since(begin) >= MS);
     assert!(lp.reset(ticks.id, 6 * MS));
     ticks.wait(&mut lp).unwrap();
     // The rate counts from the tick that was moved.
-    assert!(begin.elapsed() >= 11 * MS);
+    assert!(since(begin) >= 11 * MS);
 }
 
 fn reset_in_its_own_item_callback_moves_the_next_tick(v: Variant) {
@@ -418,15 +420,15 @@ fn reset_in_its_own_item_callback_moves_the_next_tick(v: Variant) {
     }
     for make in [|| Timer::every(MS), || Timer::every_after(MS)] {
         let (mut lp, ticks) = (v.new_loop(), Counter::new());
-        let state = State { id: Default::default(), last: Instant::now(), ticks: ticks.clone() };
+        let state = State { id: Default::default(), last: now(), ticks: ticks.clone() };
         let id = std::rc::Rc::clone(&state.id);
         id.set(Some(lp.submit_multi(
             Box::new(Completion::new(Multi::new((), state))),
             |()| make(),
             |lp, s: &mut State, _| {
                 let limit = if s.ticks.get() == 0 { MS } else { 5 * MS };
-                assert!(s.last.elapsed() >= limit, "{:?} of {limit:?}", s.last.elapsed());
-                s.last = Instant::now();
+                assert!(since(s.last) >= limit, "{:?} of {limit:?}", since(s.last));
+                s.last = now();
                 s.ticks.add();
                 assert!(lp.reset(s.id.get().unwrap(), 5 * MS));
                 if s.ticks.get() < 3 { Action::Rearm } else { Action::Disarm }
@@ -441,7 +443,7 @@ fn reset_in_its_own_item_callback_moves_the_next_tick(v: Variant) {
 fn reset_of_a_tick_that_waits_for_its_callback_keeps_the_timer_repeating(v: Variant) {
     let mut lp = v.new_loop();
     let other = std::rc::Rc::new(std::cell::Cell::new(None::<OpId>));
-    let both = Instant::now() + 2 * MS;
+    let both = now() + 2 * MS;
     lp.submit_multi(
         Box::new(Completion::new(Multi::new((), std::rc::Rc::clone(&other)))),
         |()| Timer::every(2 * MS),
@@ -455,9 +457,7 @@ fn reset_of_a_tick_that_waits_for_its_callback_keeps_the_timer_repeating(v: Vari
     );
     let ticks = start_multi(&mut lp, (), 3, |()| Timer::every(2 * MS));
     other.set(Some(ticks.id));
-    while Instant::now() < both + MS {
-        std::hint::spin_loop();
-    }
+    spin((both + MS).saturating_duration_since(now()));
     lp.run(RunMode::UntilDone).unwrap();
     assert!(ticks.items.is_empty());
     spin(2 * MS);
@@ -493,4 +493,20 @@ fn deadlines_on_every_level_of_the_wheel_are_in_order(v: Variant) {
         assert!(!op.is_done() && lp.cancel(op.id));
     }
     lp.run(RunMode::UntilDone).unwrap();
+}
+
+fn reset_of_a_timer_with_a_deadline_leaves_its_new_time_alone(v: Variant) {
+    let mut lp = v.new_loop();
+    for (time, deadline) in [(HOUR, MS), (MS, HOUR)] {
+        let timer = start(&mut lp, (), move |()| Timer::after(time).timeout(deadline));
+        assert!(lp.reset(timer.id, 2 * MS));
+        timer.wait(&mut lp).1.unwrap();
+    }
+}
+
+fn reset_of_a_repeating_timer_does_not_outlive_its_deadline(v: Variant) {
+    let mut lp = v.new_loop();
+    let ticks = start_multi(&mut lp, (), usize::MAX, |()| Timer::every(HOUR).timeout(3 * MS));
+    assert!(lp.reset(ticks.id, 2 * HOUR));
+    assert_eq!(ticks.wait(&mut lp).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
 }

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use oxev::{Builder, Loop};
 
+use crate::common::is_refusal;
+use crate::support::crowds::Place;
+
 /// One way to build a loop.
 #[derive(Clone, Copy)]
 pub(crate) struct Variant {
@@ -37,44 +40,40 @@ impl Variant {
         self.name
     }
 
+    /// A thread that makes loops of this variant.
+    pub(crate) fn spawn<R: Send + 'static>(
+        self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> thread::JoinHandle<R> {
+        thread::spawn(move || run(self, work))
+    }
+
     fn is_missing(self) -> Option<io::Error> {
-        self.builder().build().err().filter(|e| matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)))
+        self.builder().build().err().filter(is_refusal)
     }
 }
 
 #[cfg(not(feature = "sim"))]
-fn needs_kernel(_: Variant, _: &str) -> bool {
-    false
+fn run<R>(_: Variant, body: impl FnOnce() -> R) -> R {
+    body()
 }
 
 #[cfg(feature = "sim")]
-fn needs_kernel(variant: Variant, test: &str) -> bool {
-    variant.name == "sim" && crate::simulated::needs_kernel(test)
-}
-
-#[cfg(not(feature = "sim"))]
-fn run(variant: Variant, body: fn(Variant)) {
-    body(variant);
-}
-
-#[cfg(feature = "sim")]
-fn run(variant: Variant, body: fn(Variant)) {
-    if variant.name == "sim" { crate::simulated::run(|| body(variant)) } else { body(variant) }
+fn run<R>(variant: Variant, body: impl FnOnce() -> R) -> R {
+    if variant.name == "sim" { crate::simulated::run(body) } else { body() }
 }
 
 /// Runs one body on one variant; fails if it panics or hangs.
-pub(crate) fn check(name: &'static str, test: &str, make: fn() -> Builder, body: fn(Variant)) {
+pub(crate) fn check(name: &'static str, make: fn() -> Builder, body: fn(Variant)) {
     let variant = Variant { name, make };
-    if needs_kernel(variant, test) {
-        return eprintln!("not run: it is about the real world");
-    }
+    let _place = Place::take();
     if let Some(why) = variant.is_missing() {
         return eprintln!("not run: this machine has no {}: {why}", variant.name);
     }
     let (done, is_done) = mpsc::channel::<()>();
     let test = thread::Builder::new().name(name.into()).spawn(move || {
         let _done = done;
-        run(variant, body);
+        run(variant, || body(variant));
     });
     let test = test.expect("a thread for the test");
     match is_done.recv_timeout(HUNG_AFTER) {
@@ -84,26 +83,31 @@ pub(crate) fn check(name: &'static str, test: &str, make: fn() -> Builder, body:
 }
 
 /// Makes a test of each body on each variant. **The list of variants is here**: a name, and how to make a builder.
+///
+/// A body that is about the real world, and says why, is ignored by the variant `sim`: `#[needs_kernel = "why"] body,`.
 macro_rules! conformance {
-    ($($body:ident,)*) => {
-        conformance! { @each [$($body)*]
+    ($($(#[needs_kernel = $why:literal])? $body:ident,)*) => {
+        conformance! { @each [$([$($why)?] $body)*]
             io_uring: || oxev::Loop::builder().backend(oxev::Kind::IoUring),
             epoll: || oxev::Loop::builder().backend(oxev::Kind::Epoll),
             epoll_baseline: || oxev::Loop::builder().backend(oxev::Kind::Epoll).baseline(true),
             io_uring_baseline: || oxev::Loop::builder().backend(oxev::Kind::IoUring).baseline(true),
         }
-    };
-    (@each $bodies:tt $($variant:ident: $make:expr,)*) => {
-        $(conformance! { @one $variant, $make, $bodies })*
         #[cfg(feature = "sim")]
-        conformance! { @one sim, crate::simulated::builder, $bodies }
+        conformance! { @one sim, crate::simulated::builder, [$($(#[ignore = $why])? $body)*] }
     };
-    (@one $variant:ident, $make:expr, [$($body:ident)*]) => {
+    (@each [$([$($why:literal)?] $body:ident)*] $($variant:ident: $make:expr,)*) => {
+        conformance! { @those [$($body)*] $($variant: $make,)* }
+    };
+    (@those $bodies:tt $($variant:ident: $make:expr,)*) => {
+        $(conformance! { @one $variant, $make, $bodies })*
+    };
+    (@one $variant:ident, $make:expr, [$($(#[ignore = $why:literal])? $body:ident)*]) => {
         mod $variant {
             $(#[test]
+            $(#[ignore = $why])?
             fn $body() {
-                let name = concat!(module_path!(), "::", stringify!($body));
-                crate::variants::check(stringify!($variant), name, $make, super::$body);
+                crate::variants::check(stringify!($variant), $make, super::$body);
             })*
         }
     };

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oxev::{
     Action, BufPool, Completion, File, IoVecs, Lease, Loop, Multi, MultiOp, Notifier, Op, OpId, Output,
@@ -12,7 +12,8 @@ use oxev::{
 };
 
 use super::sockets::{listener, pair, small_pair, unanswering};
-use super::{CountedDrop, Counter, HOUR};
+use super::surroundings::{PipeEnd, current};
+use super::{CountedDrop, Counter, HOUR, now};
 
 /// How an operation ended; `None` as long as its callback has not run.
 type End = Rc<RefCell<Option<io::Result<()>>>>;
@@ -114,7 +115,7 @@ pub(crate) fn start_every_kind(lp: &mut Loop, limit: Option<Duration>) -> (Vec<H
     let mut starter = Starter { lp, limit, started: Vec::new() };
 
     starter.one("after", (), |()| Timer::after(HOUR));
-    starter.one("at", (), |()| Timer::at(Instant::now() + HOUR));
+    starter.one("at", (), |()| Timer::at(now() + HOUR));
     starter.multi("every", (), |()| Timer::every(HOUR));
     starter.multi("every_after", (), |()| Timer::every_after(HOUR));
     starter.one("wait", Notifier::new(), |n| n.wait());
@@ -151,9 +152,8 @@ pub(crate) fn start_every_kind(lp: &mut Loop, limit: Option<Duration>) -> (Vec<H
 }
 
 /// The reading end of a pipe as the loop's file, and the other end.
-pub(crate) fn pipe() -> (File, io::PipeWriter) {
-    let (reader, writer) = io::pipe().unwrap();
-    (File::from_std(std::os::fd::OwnedFd::from(reader).into()), writer)
+pub(crate) fn pipe() -> (File, PipeEnd) {
+    current().pipe().0
 }
 
 /// Takes a buffer out of the pool.

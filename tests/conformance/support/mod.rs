@@ -1,14 +1,18 @@
 //! What the bodies have in common: operations whose end is remembered, sockets, counted drops.
 
+pub(crate) mod crowds;
 pub(crate) mod hanging;
 pub(crate) mod sockets;
+pub(crate) mod surroundings;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oxev::{Action, Completion, Loop, Multi, MultiOp, Op, OpId, Output, RunMode};
+
+pub(crate) use surroundings::{now, since, spin};
 
 /// Longer than any test runs.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -211,14 +215,6 @@ pub(crate) fn run_until(lp: &mut Loop, condition: impl Fn() -> bool) {
     while !condition() {
         assert!(!lp.is_empty(), "nothing is in flight that could make the condition true");
         lp.run(RunMode::Once).unwrap();
-    }
-}
-
-/// Holds the thread up without giving it away, as a long callback does.
-pub(crate) fn spin(duration: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < duration {
-        std::hint::spin_loop();
     }
 }
 

@@ -17,15 +17,21 @@
 
 #![allow(unsafe_code)]
 
+mod deadlines;
+mod entry;
+mod items;
+mod ready_list;
+mod token;
+
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::rc::Rc;
 use std::time::Duration;
 
 use slab::Slab;
 
-use crate::buf_pool::{self, BUFFER_USED};
+use crate::buf_pool;
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::errand;
@@ -35,49 +41,13 @@ use crate::io_vecs;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::sync::Arc;
 use crate::timer::clock::Clock;
-use crate::timer::wheel::{Expiry, NIL, Place, Wheel};
-
-/// Names one operation: an index into the table and the sequence number that the entry had. The kernel carries it
-/// as user data. The top bit of the index is the backend's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Token(u64);
-
-impl Token {
-    /// The largest number of entries in a table.
-    pub(crate) const ENTRIES_MAX: usize = (1 << 31) - 16;
-    /// Names nothing: what a refused operation gets.
-    pub(crate) const NONE: Token = Token(Token::ENTRIES_MAX as u64);
-
-    pub(crate) fn new(index: u32, sequence: u32) -> Token {
-        Token(u64::from(sequence) << 32 | u64::from(index))
-    }
-
-    pub(crate) const fn from_bits(bits: u64) -> Token {
-        Token(bits)
-    }
-
-    pub(crate) const fn bits(self) -> u64 {
-        self.0
-    }
-
-    pub(crate) const fn index(self) -> usize {
-        self.0 as u32 as usize
-    }
-
-    pub(crate) const fn sequence(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-}
-
-/// Names an operation that was submitted, for [`Loop::cancel`](crate::Loop::cancel) and
-/// [`Loop::reset`](crate::Loop::reset).
-///
-/// It may be kept for as long as you like: once the operation is over, or on another loop, it names nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct OpId {
-    pub(crate) token: Token,
-    pub(crate) loop_id: u32,
-}
+use crate::timer::wheel::{NIL, Place, Wheel};
+use entry::flag;
+pub(crate) use entry::{Entry, EntryFlags, State};
+pub(crate) use items::{AfterItem, Delivery, Item};
+use ready_list::ReadyList;
+pub use token::OpId;
+pub(crate) use token::Token;
 
 /// One operation in flight, as [`Loop::in_flight`](crate::Loop::in_flight) lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,174 +61,6 @@ pub struct InFlightOp {
     pub fd: Option<RawDescriptor>,
     /// How long it has been in flight, to the precision of one step of the loop.
     pub age: Duration,
-}
-
-/// Where an operation of the table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum State {
-    /// The loop itself will complete it: a timer or a notifier wait.
-    Armed,
-    /// The backend has it: its memory is the kernel's.
-    Backend,
-    /// It waits for a buffer of its pool.
-    Starved,
-    /// A multi-result operation whose last result waits for its callback, or is in it.
-    Pending,
-}
-
-/// Facts about an operation in flight; none of them is the common case.
-mod flag {
-    /// Cancelled by the user.
-    pub(super) const CANCEL: u8 = 1 << 0;
-    /// Its deadline has passed.
-    pub(super) const TIMED_OUT: u8 = 1 << 1;
-    /// Its item callback wants no more.
-    pub(super) const DISARMED: u8 = 1 << 2;
-    /// Its item callback is running.
-    pub(super) const DELIVERING: u8 = 1 << 3;
-    /// Results need a second look: exact, multi-result, pooled.
-    pub(super) const COMPOUND: u8 = 1 << 4;
-    pub(super) const BACKGROUND: u8 = 1 << 5;
-    /// The loop is dropped inside its item callback, so its owner is never given back (S10).
-    pub(super) const BORROWED: u8 = 1 << 6;
-
-    pub(super) const ENDING: u8 = CANCEL | TIMED_OUT | DISARMED;
-    pub(super) const ANY_RESULT: u8 = ENDING | COMPOUND;
-}
-
-/// The flags that an entry begins with. They follow from the operation; worked out where it is submitted they mostly cost nothing.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EntryFlags(u8);
-
-impl EntryFlags {
-    #[inline(always)]
-    pub(crate) const fn of(kind: OpKind, op_flags: u8) -> EntryFlags {
-        let compound = op_flags & (RawOp::EXACT | RawOp::MULTI) != 0 || matches!(kind, OpKind::RecvPooled);
-        let background = op_flags & RawOp::BACKGROUND != 0;
-        EntryFlags(if compound { flag::COMPOUND } else { 0 } | if background { flag::BACKGROUND } else { 0 })
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Entry {
-    header: NonNull<Header>,
-    /// The deadline on the loop's clock, or the delay while it is unresolved.
-    pub(crate) deadline_ns: u64,
-    submitted_ns: u64,
-    sequence: u32,
-    pub(crate) next: u32,
-    pub(crate) prev: u32,
-    pub(crate) place: Place,
-    state: State,
-    flags: u8,
-}
-
-const _: () = assert!(size_of::<Entry>() <= 48);
-/// The slab's own entry is an enum around this one; the pointer's niche makes that free.
-const _: () = assert!(size_of::<Option<Entry>>() == size_of::<Entry>());
-
-impl Entry {
-    #[cfg(test)]
-    pub(crate) fn for_test(deadline_ns: u64) -> Entry {
-        Entry {
-            header: NonNull::dangling(),
-            deadline_ns,
-            submitted_ns: 0,
-            sequence: 0,
-            next: NIL,
-            prev: NIL,
-            place: Place::NONE,
-            state: State::Armed,
-            flags: 0,
-        }
-    }
-
-    fn op(&self) -> *mut RawOp {
-        // SAFETY: S3: a raw place in the header of an operation in flight.
-        unsafe { &raw mut (*self.header.as_ptr()).op }
-    }
-
-    /// A copy of the description of an operation that no backend has.
-    fn op_copy(&self) -> RawOp {
-        debug_assert_ne!(self.state, State::Backend);
-        // SAFETY: S3: the operation is in flight, so its header is valid, and only the loop has it.
-        unsafe { self.op().read() }
-    }
-
-    /// Whether this outcome of a multi-result operation says that the peer sends no more.
-    fn is_end_of_stream(&self, outcome: Outcome) -> bool {
-        outcome.result == 0 && self.op_kind() == OpKind::RecvPooled
-    }
-
-    /// Whether this outcome says that the pool of a receive is empty.
-    fn wants_buffer(&self, outcome: Outcome) -> bool {
-        outcome.result == -libc::ENOBUFS && self.op_kind() == OpKind::RecvPooled
-    }
-
-    fn is_one_shot_timer(&self) -> bool {
-        // SAFETY: S3: a field that nobody writes while the operation is in flight.
-        self.op_kind() == OpKind::Timer && unsafe { (*self.op()).flags } & RawOp::MULTI == 0
-    }
-
-    fn op_kind(&self) -> OpKind {
-        // SAFETY: S3: a field that nobody writes while the operation is in flight.
-        unsafe { (*self.op()).kind }
-    }
-
-    fn op_fd(&self) -> RawDescriptor {
-        // SAFETY: S3: a field that only the backend's `submit` writes.
-        unsafe { (*self.op()).fd }
-    }
-}
-
-/// A list of headers: operations whose result is known and whose callback has not run.
-#[derive(Debug)]
-pub(crate) struct ReadyList {
-    head: *mut Header,
-    tail: *mut Header,
-    len: usize,
-}
-
-impl ReadyList {
-    const EMPTY: ReadyList = ReadyList { head: ptr::null_mut(), tail: ptr::null_mut(), len: 0 };
-
-    /// # Safety
-    /// `header` is owned by the loop and on no list (S2).
-    #[inline]
-    unsafe fn push(&mut self, header: NonNull<Header>) {
-        // SAFETY: S2: the header is ours.
-        unsafe { (*header.as_ptr()).next = ptr::null_mut() };
-        if self.tail.is_null() {
-            self.head = header.as_ptr();
-        } else {
-            // SAFETY: S2: the tail is on this list, so it is ours.
-            unsafe { (*self.tail).next = header.as_ptr() };
-        }
-        self.tail = header.as_ptr();
-        self.len += 1;
-    }
-
-    #[inline]
-    fn pop(&mut self) -> Option<NonNull<Header>> {
-        let header = NonNull::new(self.head)?;
-        // SAFETY: S2: it is on this list, so it is ours.
-        self.head = unsafe { (*header.as_ptr()).next };
-        if self.head.is_null() {
-            self.tail = ptr::null_mut();
-        }
-        self.len -= 1;
-        Some(header)
-    }
-}
-
-/// A result of a multi-result operation.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Item {
-    pub(crate) token: Token,
-    outcome: Outcome,
-    /// The backend has no more of this operation: it must be given to it again, or ended.
-    last: bool,
 }
 
 /// What the caller of [`InFlight::complete`] has to do.
@@ -280,24 +82,6 @@ pub(crate) enum Cancel {
     Noted,
     /// Ask the backend.
     AskBackend,
-}
-
-/// What the loop has to do with an item.
-pub(crate) enum Delivery {
-    /// Run the item callback with the outcome that is in the header.
-    Item(NonNull<Header>),
-    /// The owner must let go of what the outcome in the header stands for.
-    Discard(NonNull<Header>),
-    /// Nothing.
-    Nothing,
-}
-
-/// What the loop has to do after an item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AfterItem {
-    Nothing,
-    AskBackendToCancel,
-    GiveToBackend,
 }
 
 /// Every operation that was submitted and whose callback has not run.
@@ -327,15 +111,6 @@ pub(crate) struct InFlight {
     pub(crate) in_step: Rc<Cell<bool>>,
     exact_arms: u32,
 }
-
-/// A timer that is submitted outside a step is resolved against the clock at once, so that its delay counts from
-/// there and not from the next `run`; but after this many in a row the rest is resolved in batches, because a clock
-/// reading (30 ns) costs more than everything else about a timer.
-const EXACT_ARMS_MAX: u32 = 64;
-
-/// Timers and deadlines that one step expires. So few that what expiring brings into the cache is still there for the callback, and that
-/// the kernel is asked in between.
-const EXPIRIES_MAX: u32 = 1024;
 
 /// Set by a backend in [`Outcome::flags`]: more results of the same submission come.
 pub(crate) const MORE: u32 = 1 << 1;
@@ -567,134 +342,6 @@ impl InFlight {
         self.get(token).is_some_and(|entry| entry.state == State::Armed)
     }
 
-    /// Sets the time of an entry of the table to a delay from now.
-    #[inline(always)]
-    pub(crate) fn arm(&mut self, token: Token, delay_ns: u64) {
-        if !self.in_step.get() && self.exact_arms < EXACT_ARMS_MAX {
-            return self.arm_exactly(token, delay_ns);
-        }
-        self.table[token.index()].deadline_ns = delay_ns;
-        if self.wheel.insert_delay(&mut self.table, token.index() as u32) {
-            self.resolve_batch();
-        }
-    }
-
-    #[inline(never)]
-    fn arm_exactly(&mut self, token: Token, delay_ns: u64) {
-        self.exact_arms += 1;
-        let now_ns = self.clock.refresh();
-        self.arm_at(token, now_ns.saturating_add(delay_ns));
-    }
-
-    #[inline(never)]
-    fn resolve_batch(&mut self) {
-        self.wheel.resolve(&mut self.table, self.clock.read());
-    }
-
-    /// Sets the time of an entry of the table to a moment on the loop's clock.
-    pub(crate) fn arm_at(&mut self, token: Token, deadline_ns: u64) {
-        self.table[token.index()].deadline_ns = deadline_ns;
-        self.wheel.insert(&mut self.table, token.index() as u32);
-    }
-
-    /// Marks an armed timer as one that ends in `TimedOut`: its deadline is before its time.
-    pub(crate) fn set_timed_out(&mut self, token: Token) {
-        self.table[token.index()].flags |= flag::TIMED_OUT;
-    }
-
-    // ---- time
-
-    /// Makes the delays that were armed since the last step count from now.
-    pub(crate) fn resolve_delays(&mut self) {
-        self.exact_arms = 0;
-        if self.wheel.has_unresolved() {
-            let now_ns = self.clock.refresh();
-            self.wheel.resolve(&mut self.table, now_ns);
-        }
-    }
-
-    /// When the clock has to be looked at next.
-    pub(crate) fn next_event_ns(&self) -> Option<u64> {
-        if self.wheel.is_empty() { None } else { self.wheel.next_event_ns() }
-    }
-
-    /// Expires what is due. Operations that the backend has to cancel for it are put into `cancel`, as far as there
-    /// is room: then `true` says that there may be more.
-    pub(crate) fn expire(&mut self, cancel: &mut Vec<Token>) -> bool {
-        if self.wheel.is_empty() {
-            return false;
-        }
-        let now_ns = self.clock.refresh();
-        let InFlight { wheel, ready, items, items_max, .. } = self;
-        let (mut more, mut room) = (false, EXPIRIES_MAX);
-        wheel.advance(&mut self.table, now_ns, |table, index| {
-            if room == 0 {
-                return Expiry::Full;
-            }
-            room -= 1;
-            let entry = &mut table[index as usize];
-            let token = Token::new(index, entry.sequence);
-            let settle = match entry.state {
-                State::Armed if entry.flags & flag::TIMED_OUT != 0 => -libc::ETIMEDOUT,
-                State::Armed if entry.is_one_shot_timer() => 0,
-                State::Armed => match entry.op_copy() {
-                    op if op.kind == OpKind::Notify => {
-                        if !handle::withdraw(&op) {
-                            return Expiry::Taken;
-                        }
-                        -libc::ETIMEDOUT
-                    }
-                    op => {
-                        if items.len() >= *items_max {
-                            return Expiry::Full;
-                        }
-                        let (period, lifetime) = (op.done, op.len as u64);
-                        if now_ns >= lifetime {
-                            -libc::ETIMEDOUT
-                        } else {
-                            let fixed_delay = op.flags & RawOp::FIXED_DELAY != 0;
-                            let missed = if fixed_delay { 0 } else { (now_ns - entry.deadline_ns) / period };
-                            let periods = missed.saturating_add(1).min(i32::MAX as u64);
-                            entry.deadline_ns =
-                                entry.deadline_ns.saturating_add(period.saturating_mul(missed + 1));
-                            entry.state = State::Pending;
-                            let outcome = Outcome { result: periods as i32, flags: 0 };
-                            items.push_back(Item { token, outcome, last: true });
-                            return Expiry::Taken;
-                        }
-                    }
-                },
-                State::Starved => -libc::ETIMEDOUT,
-                State::Backend => {
-                    if entry.flags & flag::ENDING != 0 {
-                        return Expiry::Taken;
-                    }
-                    if cancel.len() == cancel.capacity() {
-                        more = true;
-                        return Expiry::Full;
-                    }
-                    entry.flags |= flag::TIMED_OUT;
-                    cancel.push(token);
-                    return Expiry::Taken;
-                }
-                State::Pending => {
-                    // The time of a repeating timer that was reset meanwhile is no deadline: it fires again at once.
-                    if entry.flags & flag::ENDING == 0 && entry.op_kind() != OpKind::Timer {
-                        entry.flags |= flag::TIMED_OUT;
-                    }
-                    return Expiry::Taken;
-                }
-            };
-            let header = table.remove(index as usize).header;
-            // SAFETY: S2: it left the table, so it is on no list.
-            unsafe { (*header.as_ptr()).outcome = Outcome { result: settle, flags: 0 } };
-            // SAFETY: S2: as above.
-            unsafe { ready.push(header) };
-            Expiry::Taken
-        });
-        more
-    }
-
     // ---- out
 
     /// Takes an operation out of the table.
@@ -728,7 +375,8 @@ impl InFlight {
             return Verdict::Done;
         }
         let has_deadline = entry.place != Place::NONE;
-        if has_deadline || entry.flags & flag::ANY_RESULT != 0 || outcome.result == -libc::EINTR {
+        let ends_it = entry.flags & flag::ANY_RESULT == 0 || entry.is_whole(outcome);
+        if has_deadline || !ends_it || outcome.result == -libc::EINTR {
             return self.complete_special(token, outcome);
         }
         self.in_backend -= 1;
@@ -765,7 +413,7 @@ impl InFlight {
         if outcome.result == -libc::ECANCELED && ending & flag::TIMED_OUT != 0 {
             outcome = Outcome { result: -libc::ETIMEDOUT, flags: outcome.flags | Outcome::UNTRIED };
         }
-        if entry.flags & flag::COMPOUND == 0 {
+        if entry.flags & (flag::COMPOUND | flag::EXACT) == 0 {
             return Ok(outcome);
         }
         let op = entry.op();
@@ -863,111 +511,6 @@ impl InFlight {
             }
         }
         None
-    }
-
-    /// Moves the time of a timer or a deadline, or sets a deadline where there was none.
-    pub(crate) fn reset(&mut self, token: Token, delay_ns: u64) -> bool {
-        let Some(entry) = self.get(token) else { return false };
-        if entry.flags & (flag::CANCEL | flag::DISARMED) != 0 {
-            return false;
-        }
-        if entry.flags & flag::TIMED_OUT != 0 && entry.state != State::Armed {
-            return false;
-        }
-        if entry.place != Place::NONE {
-            self.wheel.remove(&mut self.table, token.index() as u32);
-        }
-        self.arm(token, delay_ns);
-        true
-    }
-
-    // ---- several results
-
-    /// The next result of a multi-result operation, prepared for its callback.
-    pub(crate) fn pop_item(&mut self) -> Option<(Item, Delivery)> {
-        let item = self.items.pop_front()?;
-        let Some(entry) = self.get(item.token) else { return Some((item, Delivery::Nothing)) };
-        let header = entry.header;
-        // SAFETY: S3: no backend writes to the outcome in a header.
-        unsafe { (*header.as_ptr()).outcome = item.outcome };
-        let is_value = item.outcome.result >= 0 && !entry.is_end_of_stream(item.outcome);
-        let delivery = match is_value {
-            false if item.outcome.flags & BUFFER_USED != 0 => Delivery::Discard(header),
-            false => Delivery::Nothing,
-            true if entry.flags & flag::DISARMED != 0 => Delivery::Discard(header),
-            true => {
-                entry.flags |= flag::DELIVERING;
-                Delivery::Item(header)
-            }
-        };
-        Some((item, delivery))
-    }
-
-    /// What follows an item; `rearm` is the wish of its callback.
-    pub(crate) fn after_item(&mut self, item: Item, rearm: bool) -> AfterItem {
-        let Some(entry) = self.get(item.token) else { return AfterItem::Nothing };
-        entry.flags &= !flag::DELIVERING;
-        let was_ending = entry.flags & flag::ENDING != 0;
-        if !rearm {
-            entry.flags |= flag::DISARMED;
-        }
-        let ending = entry.flags & flag::ENDING;
-        if !item.last {
-            let ask = ending != 0 && !was_ending && entry.state == State::Backend;
-            return if ask { AfterItem::AskBackendToCancel } else { AfterItem::Nothing };
-        }
-        debug_assert_eq!(entry.state, State::Pending);
-        let wants_buffer = entry.wants_buffer(item.outcome);
-        if wants_buffer && ending == 0 {
-            self.starve(item.token);
-            return AfterItem::Nothing;
-        }
-        let end = match item.outcome.result {
-            _ if ending & flag::DISARMED != 0 => Some(0),
-            result if result < 0 && !wants_buffer => Some(result),
-            _ if entry.is_end_of_stream(item.outcome) => Some(0),
-            _ if ending & flag::TIMED_OUT != 0 => Some(-libc::ETIMEDOUT),
-            _ if ending & flag::CANCEL != 0 => Some(-libc::ECANCELED),
-            _ => None,
-        };
-        if let Some(result) = end {
-            self.settle(item.token, result);
-            return AfterItem::Nothing;
-        }
-        self.rearm(item.token)
-    }
-
-    /// Starts a multi-result operation again, after its last result.
-    fn rearm(&mut self, token: Token) -> AfterItem {
-        let entry = &mut self.table[token.index()];
-        let op = entry.op_copy();
-        match op.kind {
-            OpKind::Timer => {
-                entry.state = State::Armed;
-                if entry.place != Place::NONE {
-                    // The callback has reset it.
-                } else if op.flags & RawOp::FIXED_DELAY != 0 {
-                    let life_left_ns = match op.len as u64 {
-                        NO_DEADLINE => NO_DEADLINE,
-                        end_ns => end_ns.saturating_sub(self.clock.refresh()),
-                    };
-                    self.arm(token, op.done.min(life_left_ns));
-                } else {
-                    let deadline_ns = entry.deadline_ns.min(op.len as u64);
-                    self.arm_at(token, deadline_ns);
-                }
-            }
-            OpKind::Notify => {
-                entry.state = State::Armed;
-                self.start_wait(token, &op);
-            }
-            _ => {
-                entry.state = State::Backend;
-                self.in_backend += 1;
-                return AfterItem::GiveToBackend;
-            }
-        }
-        AfterItem::Nothing
     }
 
     // ---- notifiers and pools

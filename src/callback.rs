@@ -1,0 +1,111 @@
+//! The way from an owner to the loop and back to its callback: the monomorphised functions that a header carries, which alone know
+//! the types.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+
+use crate::completion::{Action, Completion, Header, Multi, Owner};
+use crate::event_loop::Loop;
+use crate::op::Output;
+
+/// An owner that was given to the loop; given back if `prepare` panics.
+pub(crate) struct Lent<P: Owner>(pub(crate) NonNull<Completion<P::State>>);
+
+impl<P: Owner> Lent<P> {
+    pub(crate) fn new(owner: P) -> Lent<P> {
+        Lent(owner.into_raw())
+    }
+
+    pub(crate) fn into_header(self) -> NonNull<Header> {
+        ManuallyDrop::new(self).0.cast()
+    }
+}
+
+impl<P: Owner> Drop for Lent<P> {
+    fn drop(&mut self) {
+        // SAFETY: S4: it came from `into_raw` and was not given to the loop.
+        drop(unsafe { P::from_raw(self.0) });
+    }
+}
+
+/// A value of a type of size zero, of which there has been one.
+///
+/// # Safety
+/// `C` is `Copy` and of size zero, and a value of it was in our hands.
+pub(crate) unsafe fn conjure<C: Copy>() -> C {
+    const { assert!(size_of::<C>() == 0) };
+    // SAFETY: S9: a copy of the value that there was; it has no bytes to read.
+    unsafe { NonNull::<C>::dangling().read() }
+}
+
+/// The result of the operation in `header`, as a value.
+///
+/// # Safety
+/// The outcome in the header is one of an operation made for `R`, and is decoded only once.
+unsafe fn decode<R: Output>(header: NonNull<Header>) -> io::Result<R> {
+    // SAFETY: S3: the backend is done with this outcome, so nobody writes to the description.
+    let op = unsafe { &(*header.as_ptr()).op };
+    // SAFETY: S2: the header is the loop's.
+    let outcome = unsafe { (*header.as_ptr()).outcome };
+    // SAFETY: S7: the caller's promise.
+    unsafe { R::decode(op, outcome) }
+}
+
+pub(crate) unsafe fn complete_one<P, R, C>(lp: Option<&mut Loop>, header: NonNull<Header>, _: bool) -> Action
+where
+    P: Owner,
+    R: Output,
+    C: FnOnce(&mut Loop, P, io::Result<R>) + Copy + 'static,
+{
+    // SAFETY: S7: `submit` put this function beside an operation for `R`.
+    let result = unsafe { decode::<R>(header) };
+    // SAFETY: S4: `submit` took the completion from a `P`; the operation is off every list.
+    let owner = unsafe { P::from_raw(header.cast()) };
+    if let Some(lp) = lp {
+        // SAFETY: S9: `submit` had a `C`.
+        let callback = unsafe { conjure::<C>() };
+        callback(lp, owner, result);
+    }
+    Action::Disarm
+}
+
+pub(crate) unsafe fn complete_multi<P, S, U, R, I, E>(
+    lp: Option<&mut Loop>,
+    header: NonNull<Header>,
+    more: bool,
+) -> Action
+where
+    P: Owner<State = Multi<S, U>>,
+    S: 'static,
+    U: 'static,
+    R: Output,
+    I: Fn(&mut Loop, &mut U, R) -> Action + Copy + 'static,
+    E: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
+{
+    if !more {
+        // SAFETY: S2: the header is the loop's.
+        let outcome = unsafe { (*header.as_ptr()).outcome };
+        // SAFETY: S4: `submit_multi` took the completion from a `P`; the operation is off every list.
+        let owner = unsafe { P::from_raw(header.cast()) };
+        if let Some(lp) = lp {
+            // SAFETY: S9: `submit_multi` had an `E`.
+            let on_end = unsafe { conjure::<E>() };
+            on_end(lp, owner, outcome.count().map(drop));
+        }
+        return Action::Disarm;
+    }
+    // SAFETY: S7: `submit_multi` put this function beside an operation for `R`.
+    let Ok(item) = (unsafe { decode::<R>(header) }) else { return Action::Rearm };
+    let Some(lp) = lp else { return Action::Disarm };
+    // SAFETY: S4: the completion is the loop's, and lives until `on_end` has it.
+    let place = unsafe { Completion::<Multi<S, U>>::state_place(header.cast()) };
+    // SAFETY: S10: the operation borrows the source alone; the state is reached from here only, and while this callback
+    // runs the completion is not given back, even if the loop is dropped.
+    let state = unsafe { &mut (*place).state };
+    // SAFETY: S9: `submit_multi` had an `I`.
+    let on_item = unsafe { conjure::<I>() };
+    on_item(lp, state, item)
+}

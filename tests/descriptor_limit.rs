@@ -1,0 +1,62 @@
+//! A descriptor may have a number beyond the limit that holds when a loop is made: the limit was lowered since, or is raised later. It works
+//! all the same, on every backend. This has a binary to itself, as the limit is the process's.
+
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::net::{TcpListener as StdListener, TcpStream as StdStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use oxev::{Completion, Kind, Loop, RunMode, TcpStream};
+
+thread_local! {
+    static RECEIVED: Cell<usize> = const { Cell::new(0) };
+}
+
+fn pair() -> (StdStream, StdStream) {
+    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    let peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+    (listener.accept().unwrap().0, peer)
+}
+
+/// Another name for a stream, with a number of at least `number`.
+fn numbered(stream: &StdStream, number: u64) -> io::Result<TcpStream> {
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number as i32) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just made, and is nobody else's.
+    TcpStream::from_std(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+}
+
+#[test]
+fn a_number_beyond_the_limit_works() {
+    const LOWERED: u64 = 1024;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if hard <= 2 * LOWERED {
+        return eprintln!("skipped: the limit is low already");
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let connections: Vec<_> = Kind::COMPILED
+        .iter()
+        .flat_map(|kind| [2 * LOWERED, hard - 100].map(|number| (*kind, number)))
+        .map(|(kind, number)| {
+            let (stream, peer) = pair();
+            (kind, numbered(&stream, number).unwrap(), peer)
+        })
+        .collect();
+    setrlimit(Resource::RLIMIT_NOFILE, LOWERED, LOWERED).unwrap();
+    for (kind, stream, mut peer) in connections {
+        let Ok(mut lp) = Loop::builder().backend(kind).build() else { continue };
+        let owner = Box::new(Completion::new((stream, [0u8; 4])));
+        lp.submit(owner, |(s, b)| s.recv_exact(b), |_, _, received| RECEIVED.set(received.unwrap()));
+        lp.run(RunMode::NoWait).unwrap();
+        assert_eq!(RECEIVED.take(), 0);
+        peer.write_all(b"sent").unwrap();
+        lp.run(RunMode::UntilDone).unwrap();
+        assert_eq!(RECEIVED.take(), 4, "on {kind}");
+    }
+}
