@@ -14,13 +14,12 @@
 
 use std::mem::offset_of;
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::completion::Header;
 use crate::handle::Remote;
 use crate::in_flight::Token;
 use crate::op::{Outcome, RawOp};
+use crate::sync::{Arc, AtomicU16, Ordering};
 use crate::thread_pool::{Disposition, RawTask, RunFn, ScheduleError, ThreadPool};
 
 const QUEUED: u16 = 0;

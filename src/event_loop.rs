@@ -10,7 +10,6 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,7 @@ use crate::in_flight::{
     AfterItem, Cancel, Delivery, EntryFlags, InFlight, InFlightOp, Item, OpId, State, Token,
 };
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
+use crate::sync::Arc;
 use crate::thread_pool::{RunFn, ThreadPool};
 use crate::timer::clock::Clock;
 use crate::virtual_world::{self, Entered};
@@ -687,7 +687,7 @@ impl Loop {
             // Not `Wait::Not`: the backend must look, or its descriptor stays readable.
             return Wait::For { timeout_ns: 0 };
         }
-        if limit == Limit::Now || self.ops.has_ready() || !self.ops.remote.prepare_sleep() {
+        if limit == Limit::Now || self.ops.has_ready() || !Remote::prepare_sleep(&self.ops.remote) {
             return Wait::Not;
         }
         let limit_ns = if let Limit::At(limit_ns) = limit { Some(limit_ns) } else { None };
@@ -820,7 +820,7 @@ impl Loop {
             if self.ops.in_backend() == 0 || now_ns >= end_ns {
                 return;
             }
-            let wait = match self.ops.remote.prepare_sleep() {
+            let wait = match Remote::prepare_sleep(&self.ops.remote) {
                 true => Wait::For { timeout_ns: (end_ns - now_ns).min(100_000_000) },
                 false => Wait::Not,
             };

@@ -15,7 +15,7 @@
 //! No wake-up is lost: every change is a read-modify-write of the same word, so a post comes either before the loop
 //! went to sleep, and the loop sees it and does not block, or after, and the poster sees `SLEEPING` and wakes it.
 //! No wake-up is superfluous: while the loop is awake, or somebody has woken it already, a post or a notification
-//! costs one atomic operation and no system call.
+//! costs one atomic operation and no system call. The models in `src/model/loom_tests.rs` try both claims in every order.
 
 #![allow(unsafe_code)]
 
@@ -23,14 +23,13 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering, fence};
 
 use crate::backend::Waker;
 use crate::completion::{Action, Header, Owner};
 use crate::event_loop::Loop;
 use crate::in_flight::Token;
 use crate::op::{MultiOp, Op, OpKind, RawOp};
+use crate::sync::{Arc, AtomicBool, AtomicPtr, AtomicU8, Ordering, fence};
 
 const AWAKE: *mut Header = ptr::null_mut();
 const SLEEPING: *mut Header = ptr::without_provenance_mut(1);
@@ -107,14 +106,14 @@ impl Remote {
     }
 
     /// The loop is about to block. `false`: it must not, there is something in the queue.
-    pub(crate) fn prepare_sleep(self: &Arc<Remote>) -> bool {
-        if Arc::strong_count(self) == 1 {
+    pub(crate) fn prepare_sleep(this: &Arc<Remote>) -> bool {
+        if Arc::strong_count(this) == 1 {
             // No other thread can reach the loop. What the last one did before it let go of its handle is seen:
             // the count went down with Release.
             fence(Ordering::Acquire);
-            return self.queue.load(Ordering::Relaxed) == AWAKE;
+            return this.queue.load(Ordering::Relaxed) == AWAKE;
         }
-        self.queue.compare_exchange(AWAKE, SLEEPING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        this.queue.compare_exchange(AWAKE, SLEEPING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Somebody else is about to block on the backend's descriptor: it must show what comes into the queue, or is there already.

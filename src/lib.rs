@@ -7,10 +7,15 @@
 //! `pool`, `buf_pool`, `io_vecs` (memory) · `net`, `fs` (descriptors in, operations out) · `thread_pool` (work that blocks or computes) · `raw` (the unsafe layer) · `sim` (the simulator).
 #![doc = include_str!("safety.md")]
 #![cfg_attr(
-    not(all(feature = "io_uring", feature = "epoll")),
+    any(loom, not(all(feature = "io_uring", feature = "epoll"))),
     allow(dead_code, reason = "every backend uses a part of the contract")
 )]
 
+#[cfg(not(loom))]
+mod backend;
+#[cfg(loom)]
+#[allow(missing_docs, reason = "nobody reads them there")]
+#[path = "model/backend.rs"]
 mod backend;
 mod buf_pool;
 mod builder;
@@ -24,6 +29,8 @@ mod fs;
 mod handle;
 mod in_flight;
 mod io_vecs;
+#[cfg(loom)]
+mod model;
 pub mod net;
 mod offload;
 mod op;
@@ -31,6 +38,7 @@ mod pool;
 pub mod raw;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod sync;
 pub mod thread_pool;
 mod timer;
 #[cfg(feature = "sim")]

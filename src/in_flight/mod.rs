@@ -27,7 +27,6 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
@@ -40,6 +39,7 @@ use crate::error;
 use crate::handle::{self, Remote};
 use crate::io_vecs;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
+use crate::sync::Arc;
 use crate::timer::clock::Clock;
 use crate::timer::wheel::{NIL, Place, Wheel};
 use entry::flag;

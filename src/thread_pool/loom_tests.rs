@@ -1,6 +1,6 @@
 //! Models for loom: every order in which the threads of these small programs can run is tried (within a bound on
 //! preemptions), and every value that a load may return. Run them with
-//! `RUSTFLAGS="--cfg loom" cargo test --release --lib loom`.
+//! `.ci/loom.sh thread_pool`.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;

@@ -243,6 +243,32 @@ impl ThreadPool {
     }
 }
 
+/// For models, which have threads of their own.
+#[cfg(all(test, loom))]
+impl ThreadPool {
+    /// A pool with one worker, which is whoever calls [`ThreadPool::work`].
+    pub(crate) fn for_models() -> ThreadPool {
+        let pool = ThreadPool::with(Builder::new().max_threads(1));
+        pool.shared.sync().start_with(1);
+        pool
+    }
+
+    /// Runs so many tasks.
+    pub(crate) fn work(&self, mut tasks: usize) {
+        let ring = super::buffer::Ring::new();
+        let mut waking = false;
+        while tasks > 0 {
+            waking = self.shared.sync().wait(self.shared.event(), waking).expect("it is not shut down");
+            // SAFETY: P4: the ring is this thread's.
+            while let Some(found) = unsafe { self.shared.injector().refill(&ring, 0) } {
+                // SAFETY: P3: the task was given to this thread only.
+                unsafe { RawTask::run(found.task, task::Disposition::Run) };
+                tasks -= 1;
+            }
+        }
+    }
+}
+
 impl Clone for ThreadPool {
     fn clone(&self) -> ThreadPool {
         // Cannot overflow: every handle also counts in the `Arc`, which aborts first.

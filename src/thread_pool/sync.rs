@@ -1,21 +1,12 @@
-//! Atomics and locks: from `std`, or from `loom` when its model checker builds the crate.
+//! Atomics and locks, as the crate's `sync.rs` has them, and one operation more.
 //!
-//! [`read`] is the one operation that differs. The protocol rests on pairs "write A, then read B" against
+//! [`read`] differs between the program and its models. The protocol rests on pairs "write A, then read B" against
 //! "write B, then read A" (see README.md, "No wake-up is lost"). With sequentially consistent accesses those are
 //! sound on hardware and in the language, and the read costs a plain load on x86. Loom treats such accesses as
 //! acquire/release only, but models fences exactly; under loom the read therefore carries a fence.
 
-#[cfg(loom)]
-pub(super) use loom::sync::{
-    Condvar, Mutex,
-    atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering},
-};
-#[cfg(not(loom))]
 #[allow(unused_imports, reason = "only the portable futex needs the locks")]
-pub(super) use std::sync::{
-    Condvar, Mutex,
-    atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering},
-};
+pub(super) use crate::sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Condvar, Mutex, Ordering};
 
 #[cfg(not(loom))]
 mod reads {

@@ -1,0 +1,142 @@
+//! In place of `backend.rs` in models: the contract, kept by a backend without a kernel. Its operations end when they are cancelled, its
+//! waits when the loop is woken.
+
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread::panicking;
+
+use crate::buf_pool::Buffers;
+use crate::in_flight::{InFlight, Token};
+use crate::op::{Outcome, RawOp};
+use crate::thread_pool::ThreadPool;
+use crate::virtual_world::{Place, VirtualTime};
+
+pub(crate) use crate::model::waker::Waker;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    Sim,
+    Model,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownKind(());
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) kind: Option<Kind>,
+    pub(crate) entries: u32,
+    pub(crate) baseline: bool,
+    pub(crate) pool: Option<ThreadPool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Not,
+    For { timeout_ns: u64 },
+    Forever,
+}
+
+pub(crate) struct Backend {
+    waker: Waker,
+    /// How often the loop has waited.
+    waits: usize,
+    polled: Cell<bool>,
+}
+
+thread_local! {
+    /// The event of the loop that was made last. All threads of a model are one.
+    static DESCRIPTOR: RefCell<Option<Waker>> = const { RefCell::new(None) };
+}
+
+/// As `poll(2)` on the descriptor of the loop that was made last.
+pub(crate) fn poll_descriptor() {
+    let waker = DESCRIPTOR.with_borrow(Option::clone).expect("there is a loop");
+    waker.wait();
+}
+
+impl Backend {
+    pub(crate) fn new(_: &Options, _: usize) -> io::Result<(Backend, Waker)> {
+        let waker = Waker::new();
+        DESCRIPTOR.set(Some(waker.clone()));
+        Ok((Backend { waker: waker.clone(), waits: 0, polled: Cell::new(false) }, waker))
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        Kind::Model
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    pub(crate) fn time(&self) -> VirtualTime {
+        VirtualTime::default()
+    }
+
+    pub(crate) fn place(&self) -> Option<Place> {
+        None
+    }
+
+    pub(crate) fn completions_max(&self) -> usize {
+        4
+    }
+
+    /// # Safety
+    /// As the contract has it.
+    pub(crate) unsafe fn submit(&mut self, _: Token, _: *mut RawOp, _: &mut InFlight) {}
+
+    pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
+        let _ = ops.complete(token, Outcome { result: -libc::ECANCELED, flags: 0 });
+    }
+
+    /// Time does not pass: a wait that has a limit ends by a wake-up, too.
+    pub(crate) fn poll(&mut self, wait: Wait, _: &mut InFlight) -> io::Result<()> {
+        if !matches!(wait, Wait::Not | Wait::For { timeout_ns: 0 }) {
+            self.waits += 1;
+            self.waker.wait();
+        }
+        self.waker.clear();
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self, _: &mut InFlight) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn take_jobs(&mut self, _: &mut InFlight) {}
+
+    pub(crate) fn has_buffer_rings(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn register_buffers(&mut self, _: &Buffers) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn unregister_buffers(&mut self, _: &Buffers) {}
+}
+
+impl AsFd for Backend {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.polled.set(true);
+        // SAFETY: S7: nobody uses it; standard input is as good as any.
+        unsafe { BorrowedFd::borrow_raw(0) }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        if !self.polled.get() && !panicking() {
+            assert!(self.waker.count() <= self.waits, "a superfluous system call");
+        }
+    }
+}
