@@ -119,6 +119,7 @@ impl<S: Selector> Readiness<S> {
     pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: the contract; here and below.
         let kind = unsafe { (*op).kind };
+        // Every way is a call with the same arguments, so this is a jump and nothing else.
         match kind {
             OpKind::Recv
             | OpKind::RecvPooled
@@ -130,6 +131,20 @@ impl<S: Selector> Readiness<S> {
                 // SAFETY: S3: as above.
                 unsafe { self.start(token, op, ops) };
             }
+            _ => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_uncommon(token, op, ops) };
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Readiness::submit`].
+    #[inline(never)]
+    unsafe fn start_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: the caller's promise; here and below.
+        let kind = unsafe { (*op).kind };
+        match kind {
             OpKind::Connect => {
                 // SAFETY: S3: as above.
                 unsafe { self.start_connect(token, op, ops) };
@@ -161,6 +176,16 @@ impl<S: Selector> Readiness<S> {
             | OpKind::Notify
             | OpKind::Offload
             | OpKind::Job => report(token, 0, ops),
+            OpKind::Recv
+            | OpKind::RecvPooled
+            | OpKind::RecvVectored
+            | OpKind::Send
+            | OpKind::SendZeroCopy
+            | OpKind::SendVectored
+            | OpKind::Accept => {
+                // SAFETY: S3: as above.
+                unsafe { self.start(token, op, ops) };
+            }
         }
     }
 
@@ -193,7 +218,7 @@ impl<S: Selector> Readiness<S> {
     ///
     /// # Safety
     /// As [`Readiness::submit`].
-    #[inline]
+    #[inline(never)]
     unsafe fn start(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
@@ -571,7 +596,7 @@ impl<S: Selector> AsFd for Readiness<S> {
 
 /// Whether an operation stays in its queue when it has a result.
 fn takes_many(op: &RawOp) -> bool {
-    op.kind == OpKind::Accept && op.flags & RawOp::MULTI != 0
+    op.flags & RawOp::MULTI != 0 && op.kind == OpKind::Accept
 }
 
 /// Reports a result that cannot be a part.
