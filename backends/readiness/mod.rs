@@ -68,6 +68,9 @@ pub(crate) struct Event {
 /// The calls that one poll makes for one direction of one descriptor: then it is the others' turn.
 const ROUNDS_MAX: usize = 16;
 
+/// The bytes that it moves there before it is the others' turn, if an operation goes on and on: a call alone can move megabytes.
+const ROUND_BYTES_MAX: usize = 1 << 20;
+
 /// Accepted connections that may wait for their callbacks. Multi-result accepts stay in their queue, and take what there is: so many
 /// connections that come at once are not one for each step of the loop.
 const GUESTS_MAX: usize = 256;
@@ -354,6 +357,7 @@ impl<S: Selector> Readiness<S> {
 
     /// Goes through the queue of one direction, from its first operation, as far as it is ready.
     fn run_lane(&mut self, fd: RawDescriptor, lane: Lane, ops: &mut InFlight) {
+        let mut moved = 0;
         for _ in 0..ROUNDS_MAX {
             let record = self.descriptors.record(fd);
             if !record.may_be_ready(lane) {
@@ -385,6 +389,11 @@ impl<S: Selector> Readiness<S> {
                         if record.lane(lane).is_empty() {
                             return;
                         }
+                        continue;
+                    }
+                    moved += usize::try_from(outcome.result).unwrap_or(0);
+                    if moved >= ROUND_BYTES_MAX {
+                        break;
                     }
                 }
             }
