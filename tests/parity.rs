@@ -61,7 +61,7 @@ impl Run<'_> {
     fn case<D: 'static, R: Output>(
         &mut self,
         name: String,
-        (descriptor, company): (D, Company),
+        make: impl FnOnce() -> (D, Company),
         prepare: impl for<'a> FnOnce(&'a mut State<D>) -> Op<'a, R>,
         tell: fn(R) -> String,
     ) {
@@ -69,6 +69,7 @@ impl Run<'_> {
             return;
         }
         self.cases += 1;
+        let (descriptor, company) = make();
         let (buffer, second) = ([0; 16], [0; 16]);
         let state = State {
             descriptor,
@@ -371,30 +372,37 @@ impl Run<'_> {
         if name == "a path" {
             return;
         }
-        self.case(n("recv"), stream(make()), |s: &mut S<TcpStream>| s.descriptor.recv(&mut s.buffer), count);
-        self.case(n("recv nothing"), stream(make()), |s| s.descriptor.recv(&mut s.buffer[..0]), count);
-        self.case(n("recv_exact"), stream(make()), |s| s.descriptor.recv_exact(&mut s.buffer), count);
+        self.case(
+            n("recv"),
+            || stream(make()),
+            |s: &mut S<TcpStream>| s.descriptor.recv(&mut s.buffer),
+            count,
+        );
+        self.case(n("recv nothing"), || stream(make()), |s| s.descriptor.recv(&mut s.buffer[..0]), count);
+        self.case(n("recv_exact"), || stream(make()), |s| s.descriptor.recv_exact(&mut s.buffer), count);
         self.case(
             n("recv_vectored"),
-            stream(make()),
+            || stream(make()),
             |s| s.descriptor.recv_vectored(s.vecs.scatter([&mut s.buffer[..], &mut s.second])),
             count,
         );
         self.case(
             n("recv_exact_vectored"),
-            stream(make()),
+            || stream(make()),
             |s| s.descriptor.recv_exact_vectored(s.vecs.scatter([&mut s.buffer[..], &mut s.second])),
             count,
         );
-        let (fd, company) = stream(make());
         self.case(
             n("recv_pooled"),
-            ((fd, pool), company),
+            || {
+                let (fd, company) = stream(make());
+                ((fd, pool), company)
+            },
             |s| s.descriptor.0.recv_pooled(&s.descriptor.1),
             |lease| format!("{lease:?}"),
         );
-        self.case(n("send"), stream(make()), |s| s.descriptor.send(&PAYLOAD), count);
-        self.case(n("send_all"), stream(make()), |s| s.descriptor.send_all(&PAYLOAD), count);
+        self.case(n("send"), || stream(make()), |s| s.descriptor.send(&PAYLOAD), count);
+        self.case(n("send_all"), || stream(make()), |s| s.descriptor.send_all(&PAYLOAD), count);
         // io_uring says EOPNOTSUPP where it could send as everybody does.
         let is_local = name.contains("local");
         let zero_copy = |make: Make| {
@@ -402,46 +410,46 @@ impl Run<'_> {
         };
         self.case(
             n("send_all_zero_copy"),
-            zero_copy(make),
+            || zero_copy(make),
             |s| s.descriptor.send_all_zero_copy(&PAYLOAD),
             count,
         );
         self.case(
             n("send_vectored"),
-            stream(make()),
+            || stream(make()),
             |s| s.descriptor.send_vectored(s.vecs.gather([&PAYLOAD[..], &PAYLOAD])),
             count,
         );
         self.case(
             n("send_all_vectored"),
-            stream(make()),
+            || stream(make()),
             |s| s.descriptor.send_all_vectored(s.vecs.gather([&PAYLOAD[..], &PAYLOAD])),
             count,
         );
         for how in [Shutdown::Read, Shutdown::Write, Shutdown::Both] {
             self.case(
                 n(&format!("shutdown {how:?}")),
-                stream(make()),
+                || stream(make()),
                 move |s| s.descriptor.shutdown(how),
                 nothing,
             );
         }
-        self.case(n("accept"), listener(make()), |s| s.descriptor.accept(), |_| "a stream".into());
+        self.case(n("accept"), || listener(make()), |s| s.descriptor.accept(), |_| "a stream".into());
         self.case(
             n("accept_with_addr"),
-            listener(make()),
+            || listener(make()),
             |s| s.descriptor.accept_with_addr(),
             |(_, address)| address.ip().to_string(),
         );
-        self.case(n("close a stream"), stream(make()), |s| s.descriptor.close(), nothing);
-        self.case(n("close a listener"), listener(make()), |s| s.descriptor.close(), nothing);
+        self.case(n("close a stream"), || stream(make()), |s| s.descriptor.close(), nothing);
+        self.case(n("close a listener"), || listener(make()), |s| s.descriptor.close(), nothing);
     }
 
     fn files(&mut self, name: &str, make: Make) {
         let n = |what: &str| format!("{what}: {name}");
-        self.case(n("read"), as_file(make()), |s: &mut S<File>| s.descriptor.read(&mut s.buffer), count);
-        self.case(n("write"), as_file(make()), |s| s.descriptor.write(&PAYLOAD), count);
-        self.case(n("write_all"), as_file(make()), |s| s.descriptor.write_all(&PAYLOAD), count);
+        self.case(n("read"), || as_file(make()), |s: &mut S<File>| s.descriptor.read(&mut s.buffer), count);
+        self.case(n("write"), || as_file(make()), |s| s.descriptor.write(&PAYLOAD), count);
+        self.case(n("write_all"), || as_file(make()), |s| s.descriptor.write_all(&PAYLOAD), count);
         for at in [0, 3, 1000, i64::MAX as u64, u64::MAX] {
             // Of two mistakes at once, either may be the one that is told.
             let has_positions = name.contains("file") || name.contains("directory") || name.contains("/dev");
@@ -449,29 +457,34 @@ impl Run<'_> {
                 continue;
             }
             let n = |what: &str| format!("{what} {at}: {name}");
-            self.case(n("read_at"), as_file(make()), move |s| s.descriptor.read_at(&mut s.buffer, at), count);
+            self.case(
+                n("read_at"),
+                || as_file(make()),
+                move |s| s.descriptor.read_at(&mut s.buffer, at),
+                count,
+            );
             self.case(
                 n("read_exact_at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| s.descriptor.read_exact_at(&mut s.buffer, at),
                 count,
             );
-            self.case(n("write_at"), as_file(make()), move |s| s.descriptor.write_at(&PAYLOAD, at), count);
+            self.case(n("write_at"), || as_file(make()), move |s| s.descriptor.write_at(&PAYLOAD, at), count);
             self.case(
                 n("write_all_at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| s.descriptor.write_all_at(&PAYLOAD, at),
                 count,
             );
             self.case(
                 n("read nothing at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| s.descriptor.read_at(&mut s.buffer[..0], at),
                 count,
             );
             self.case(
                 n("read_vectored_at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| {
                     let list = s.vecs.scatter([&mut s.buffer[..4], &mut s.second[..8]]);
                     s.descriptor.read_vectored_at(list, at)
@@ -480,21 +493,21 @@ impl Run<'_> {
             );
             self.case(
                 n("write_vectored_at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| s.descriptor.write_vectored_at(s.vecs.gather([&PAYLOAD[..], &PAYLOAD]), at),
                 count,
             );
             self.case(
                 n("write_all_vectored_at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| s.descriptor.write_all_vectored_at(s.vecs.gather([&PAYLOAD[..], &PAYLOAD]), at),
                 count,
             );
         }
-        self.case(n("sync_all"), as_file(make()), |s| s.descriptor.sync_all(), nothing);
-        self.case(n("sync_data"), as_file(make()), |s| s.descriptor.sync_data(), nothing);
-        self.case(n("metadata"), as_file(make()), |s| s.descriptor.metadata(&mut s.metadata), nothing);
-        self.case(n("close a file"), as_file(make()), |s| s.descriptor.close(), nothing);
+        self.case(n("sync_all"), || as_file(make()), |s| s.descriptor.sync_all(), nothing);
+        self.case(n("sync_data"), || as_file(make()), |s| s.descriptor.sync_data(), nothing);
+        self.case(n("metadata"), || as_file(make()), |s| s.descriptor.metadata(&mut s.metadata), nothing);
+        self.case(n("close a file"), || as_file(make()), |s| s.descriptor.close(), nothing);
     }
 }
 
@@ -566,14 +579,9 @@ fn connections_that_cannot_be_made() {
             ("link-local without a scope", "[fe80::1]:80".parse().unwrap()),
         ] {
             let name = format!("connect: {name}");
-            run.case(name, none(), move |_| TcpStream::connect(address), |_| "a stream".into());
+            run.case(name, none, move |_| TcpStream::connect(address), |_| "a stream".into());
         }
-        run.case(
-            "connect: no address".into(),
-            none(),
-            |_| TcpStream::connect(&[][..]),
-            |_| "a stream".into(),
-        );
+        run.case("connect: no address".into(), none, |_| TcpStream::connect(&[][..]), |_| "a stream".into());
     });
 }
 
@@ -597,12 +605,7 @@ fn files_that_cannot_be_opened() {
             ("a terminal that there is none of", c"/dev/tty", &read),
         ] {
             let options = options.clone();
-            run.case(
-                format!("open: {name}"),
-                none(),
-                move |_| File::open(path, &options),
-                |_| "a file".into(),
-            );
+            run.case(format!("open: {name}"), none, move |_| File::open(path, &options), |_| "a file".into());
         }
     });
 }
@@ -643,11 +646,11 @@ fn more_buffers_than_the_kernel_takes() {
                 s.descriptor.0.recv_vectored(places(&mut s.descriptor.1))
             }
             if name == "a file" {
-                run.case(n("write"), file(), write, count);
+                run.case(n("write"), file, write, count);
             }
-            run.case(n("read"), file(), read, count);
-            run.case(n("send"), stream(), send, count);
-            run.case(n("recv"), stream(), recv, count);
+            run.case(n("read"), file, read, count);
+            run.case(n("send"), stream, send, count);
+            run.case(n("recv"), stream, recv, count);
         }
     });
 }
