@@ -105,13 +105,64 @@
 //! # }
 //! ```
 //!
+//! # Scripted peers
+//!
+//! The client above runs on a loop, too. Shorter are peers that look as if they blocked: [`Simulation::connect`] for a test that runs the
+//! loops in between by itself, and [`Simulation::script`] for one that runs beside them. With a script, the echo server's test is:
+//!
+//! ```
+//! use oxev::sim::{SimOptions, Simulation};
+//! use oxev::{Completion, Loop, RunMode, TcpListener};
+//! use std::io::{Read, Write};
+//! # use oxev::TcpStream;
+//! # struct Conn { stream: TcpStream, buf: [u8; 64] }
+//! # fn serve(lp: &mut Loop, listener: Box<Completion<TcpListener>>) {
+//! #     lp.submit(listener, |l| l.accept(), |lp, listener, accepted| {
+//! #         let conn = Box::new(Completion::new(Conn { stream: accepted.unwrap(), buf: [0; 64] }));
+//! #         lp.submit(conn, |c| c.stream.recv(&mut c.buf), on_recv);
+//! #         serve(lp, listener);
+//! #     });
+//! # }
+//! # fn on_recv(lp: &mut Loop, conn: Box<Completion<Conn>>, received: std::io::Result<usize>) {
+//! #     if let Ok(n @ 1..) = received {
+//! #         lp.submit(conn, |c| c.stream.send_all(&c.buf[..n]), |lp, conn, sent| {
+//! #             if sent.is_ok() {
+//! #                 lp.submit(conn, |c| c.stream.recv(&mut c.buf), on_recv);
+//! #             }
+//! #         });
+//! #     }
+//! # }
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let world = Simulation::new(SimOptions::calm());
+//! let mut lp = world.new_loop()?;
+//! let listener = world.enter(|| TcpListener::bind("10.0.0.1:7000"))?;
+//! serve(&mut lp, Box::new(Completion::new(listener)));
+//!
+//! let server = lp.handle();
+//! let client = world.host([10, 0, 0, 2]).script(move |script| {
+//!     let mut peer = script.connect("10.0.0.1:7000")?;
+//!     let mut echo = [0; 4];
+//!     peer.write_all(b"ping")?;
+//!     peer.read_exact(&mut echo)?;
+//!     server.stop();
+//!     Ok::<_, std::io::Error>(echo)
+//! })?;
+//! lp.run(RunMode::UntilDone)?;
+//! assert_eq!(&client.join()??, b"ping");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What the world is
 //!
 //! * What is made **in** it is virtual: [`TcpListener::bind`](crate::TcpListener::bind) and
-//!   [`OpenOptions::open_blocking`](crate::OpenOptions::open_blocking) inside [`Simulation::enter`] or in a callback of one of its loops, and
-//!   everything that operations on its loops make (connect, accept, open). Descriptors of the real world have no place there (`EBADF`).
+//!   [`OpenOptions::open_blocking`](crate::OpenOptions::open_blocking) inside [`Simulation::enter`] or in a callback of one of its
+//!   loops, and everything that operations on its loops make (connect, accept, open). Descriptors of the real world have no place
+//!   there (`EBADF`).
 //! * Connections keep the order of bytes, hold [`SimOptions::socket_buffer_bytes`] in each direction, and end as Linux lets them end.
-//!   Files are whole paths, without directories; what is [synced](crate::File::sync_all) survives a [power cut](Simulation::power_cut).
+//!   Files are whole paths, and their directories need not be made; what is [synced](crate::File::sync_all) survives a
+//!   [power cut](Simulation::power_cut).
 //! * Timers, deadlines, notifiers and posts are the loop's own, as everywhere. Work for a [thread pool](crate::Loop::offload) is done
 //!   at once, on this thread. A step takes a microsecond.
 //! * [`Loop::now`] is virtual. [`Instant::now`](std::time::Instant::now) is not, nor are hash maps with random keys, addresses in memory,
@@ -292,7 +343,8 @@ impl Simulation {
     ///
     /// It runs on a thread of its own, but only ever while its world stands still and waits for what it does next: so it is as much a
     /// part of what the seed decides as everything else. It goes on whenever the world does: while loops [run](crate::Loop::run), or
-    /// in [`ScriptHandle::join`]. It must not wait for anything outside of the world.
+    /// in [`ScriptHandle::join`]. It may post to loops, notify and [stop](crate::LoopHandle::stop) them, but must not wait for anything
+    /// outside of the world.
     ///
     /// ```
     /// use oxev::sim::{SimOptions, Simulation};

@@ -90,8 +90,13 @@ impl Sim {
         }
         let mut count = 0;
         loop {
-            count += self.world.report(self.side, ops);
+            let (reported, moved) = self.world.report(self.side, ops);
+            count += reported;
             if ops.has_ready() || self.world.now_ns() >= end_ns {
+                return Ok(());
+            }
+            if moved && self.clear_waker() {
+                // A script has posted, notified or stopped.
                 return Ok(());
             }
             match self.world.next_ns_for(self.side) {
@@ -107,6 +112,9 @@ impl Sim {
     /// Nothing in the world will ever end this wait.
     #[cold]
     fn wait_for_threads(&self) -> io::Result<()> {
+        if self.clear_waker() {
+            return Ok(());
+        }
         if !self.world.waits_for_threads() {
             return Err(io::Error::from_raw_os_error(libc::EDEADLK));
         }
@@ -117,10 +125,12 @@ impl Sim {
         Ok(())
     }
 
-    fn clear_waker(&self) {
+    /// Whether somebody has called.
+    fn clear_waker(&self) -> bool {
         let mut count = 0u64;
         // SAFETY: S8: an eventfd gives eight bytes, for which there is room; it does not block.
         unsafe { libc::read(self.waker.as_fd().as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+        count > 0
     }
 
     pub(crate) fn flush(&mut self, _: &mut InFlight) -> io::Result<()> {

@@ -78,13 +78,15 @@ impl World {
         any_moved
     }
 
-    /// Lets everything happen whose time has come.
-    pub(crate) fn settle(&self) {
+    /// Lets everything happen whose time has come, and says whether a script went on.
+    pub(crate) fn settle(&self) -> bool {
+        let mut any_moved = false;
         loop {
             self.state.borrow_mut().run_events();
             if !self.run_scripts() {
-                return;
+                return any_moved;
             }
+            any_moved = true;
         }
     }
 

@@ -397,14 +397,15 @@ impl World {
         self.now_ns.set(self.now_ns.get() + POLL_NS);
     }
 
-    /// Lets everything happen whose time has come, and reports what there is for one loop. Says how many outcomes that were.
-    pub(super) fn report(&self, side: usize, ops: &mut InFlight) -> usize {
-        self.settle();
+    /// Lets everything happen whose time has come, and reports what there is for one loop. Says how many outcomes that were, and
+    /// whether a script went on.
+    pub(super) fn report(&self, side: usize, ops: &mut InFlight) -> (usize, bool) {
+        let moved = self.settle();
         let mut state = self.state.borrow_mut();
         let count = state.deliver(side, ops);
         // What has been continued is tried at once.
         state.run_awake();
-        count
+        (count, moved)
     }
 
     /// When something happens next that may be of use to a loop.
