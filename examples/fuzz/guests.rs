@@ -55,6 +55,8 @@ struct Things {
     notifier: Option<Notifier>,
     bufs: Option<BufPool>,
     doomed: Option<TcpStream>,
+    /// Whose that was.
+    side: usize,
     doomed_file: Option<File>,
     path: CString,
     address: Option<SocketAddr>,
@@ -152,6 +154,7 @@ impl World {
             }
             Work::Close { end } => {
                 let link = self.ends[usize::from(end)].take()?;
+                things.side = link.side;
                 things.doomed = link.into_stream();
                 things.doomed.as_ref()?;
                 work
@@ -236,6 +239,7 @@ fn begin_effect(number: usize, work: Work, things: &mut Things, backend: Backend
             let all = matches!(how, Transmit::All | Transmit::AllVectored | Transmit::ZeroCopy);
             model(|m| m.begin_send(number, side, key, len, all));
         }
+        Work::Close { .. } => model(|m| m.entries[number].effect = Effect::Close { side: things.side }),
         Work::Shutdown { half, .. } => model(|m| {
             m.begin_shutdown(side, half);
             m.entries[number].effect = Effect::Shutdown { side };
@@ -532,6 +536,7 @@ fn conclude(
             model(|m| m.end_receive(number, result));
         }
         Work::Send { .. } => model(|m| m.end_send(number, result)),
+        Work::Close { .. } => model(|m| m.side_gone(things.side, true)),
         Work::Shutdown { half, .. } => {
             if let Effect::Shutdown { side } = model(|m| m.entries[number].effect.clone()) {
                 model(|m| m.shut_down(side, half, result));

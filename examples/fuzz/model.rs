@@ -89,6 +89,7 @@ pub(crate) enum Effect {
     Read { ticket: ReadTicket, there: usize, len: usize, exact: bool },
     ReadOn { position: Option<usize>, len: usize },
     Shutdown { side: usize },
+    Close { side: usize },
 }
 
 /// When a repeating timer may fire next.
@@ -162,10 +163,12 @@ pub(crate) struct Side {
     wire_out: usize,
     /// Closed, or about to be.
     gone: bool,
+    surely_gone: bool,
     shut_read: bool,
     shut_write: bool,
     /// For sure.
     write_ended: bool,
+    read_ended: bool,
     /// An operation failed here.
     error_seen: bool,
     /// An operation was lost with its loop.
@@ -641,6 +644,7 @@ impl Model {
         }
         match self.entries[number].effect.clone() {
             Effect::None => {}
+            Effect::Close { side } => self.side_gone(side, true),
             Effect::Shutdown { side } => self.sides[side].unsure = true,
             Effect::Send { side, segment, len, .. } => {
                 self.sides[side].unsure = true;
@@ -886,7 +890,8 @@ impl Model {
         let entry = &mut self.entries[number];
         let Ticks { period_ns, next_ns, .. } = entry.ticks;
         let fixed_delay = matches!(entry.job, Job::Many(Series::EveryAfter(_)));
-        if std::mem::take(&mut entry.ticks.fired_before_reset) && now_ns < next_ns {
+        if std::mem::take(&mut entry.ticks.fired_before_reset) {
+            // It may be from before, and then says nothing of what comes.
             return;
         }
         let wrong = periods == 0
@@ -1055,9 +1060,11 @@ impl Model {
             wire_in: wire,
             wire_out: wire + 1,
             gone: false,
+            surely_gone: false,
             shut_read: false,
             shut_write: false,
             write_ended: false,
+            read_ended: false,
             error_seen: false,
             unsure: false,
         });
@@ -1075,9 +1082,12 @@ impl Model {
         self.sides[other].wire_out = self.sides[one].wire_in;
     }
 
-    pub(crate) fn side_gone(&mut self, side: usize) {
-        self.sides[side].gone = true;
-        self.sides[side].write_ended = true;
+    /// An end is closed, or about to be.
+    pub(crate) fn side_gone(&mut self, side: usize, for_sure: bool) {
+        let side = &mut self.sides[side];
+        side.gone = true;
+        side.surely_gone |= for_sure;
+        side.write_ended |= for_sure;
     }
 
     pub(crate) fn begin_shutdown(&mut self, side: usize, half: Half) {
@@ -1088,7 +1098,10 @@ impl Model {
 
     pub(crate) fn shut_down(&mut self, side: usize, half: Half, result: Result<usize, Failure>) {
         match result {
-            Ok(_) => self.sides[side].write_ended |= half != Half::Read,
+            Ok(_) => {
+                self.sides[side].write_ended |= half != Half::Read;
+                self.sides[side].read_ended |= half != Half::Write;
+            }
             Err(Failure::Errno(_)) => self.sides[side].error_seen = true,
             Err(_) => {}
         }
@@ -1218,7 +1231,8 @@ impl Model {
     pub(crate) fn leave_run(&mut self, on: usize, returned: bool) -> u64 {
         let lp = &mut self.loops[on];
         lp.running = false;
-        lp.woken = false;
+        // A run that is stopped before it began has not noticed.
+        lp.woken &= lp.stop_pending || lp.perhaps_stop_pending;
         // Who leaves by an error or a panic has not looked.
         lp.stop_pending = !returned && lp.stopped;
         lp.stopped = false;
@@ -1288,27 +1302,26 @@ impl Model {
         if canceled || refused || settled || limit_ns.is_some() || owed {
             return true;
         }
-        let alone = |side: usize, m: &Model| {
-            !m.entries.iter().enumerate().any(|(other, e)| {
-                other != number
-                    && e.state == State::InFlight
-                    && matches!(e.effect, Effect::Receive { side: s, .. } if s == side)
-            })
+        let others = |m: &Model, same: &dyn Fn(&Effect) -> bool| {
+            let in_flight = |e: &Entry| e.state == State::InFlight && same(&e.effect);
+            m.entries.iter().enumerate().any(|(other, e)| other != number && in_flight(e))
         };
         match (self.entries[number].effect.clone(), job) {
             (Effect::Receive { side, .. }, _) => {
                 let pooled =
                     matches!(job, Job::Many(_) | Job::Single(Work::Recv { how: Receive::Pooled, .. }));
-                if self.partitioned || !alone(side, self) {
+                let same = |e: &Effect| matches!(e, Effect::Receive { side: s, .. } if *s == side);
+                if self.partitioned || others(self, &same) {
                     return false;
                 }
                 let Some(peer) = self.sides[side].peer else { return false };
-                let ends = self.sides[peer].write_ended || self.sides[side].shut_read;
+                let ends = self.sides[peer].write_ended || self.sides[side].read_ended;
                 ends && !pooled || !pooled && !self.exact(number) && self.wire_in(side).surely_holds_bytes()
             }
             (Effect::Send { side, .. }, _) => {
                 let Some(peer) = self.sides[side].peer else { return false };
-                !self.partitioned && self.sides[peer].gone
+                let same = |e: &Effect| matches!(e, Effect::Send { side: s, .. } if *s == side);
+                !self.partitioned && self.sides[peer].surely_gone && !others(self, &same)
             }
             (_, Job::Single(Work::Accept { .. }) | Job::Many(Series::Accept)) => {
                 let accepting = |e: &&Entry| e.state == State::InFlight && e.job.accepts();

@@ -44,7 +44,8 @@ pub(crate) struct Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        model(|m| m.side_gone(self.side));
+        // If the stream was taken out, an operation closes it.
+        model(|m| m.side_gone(self.side, self.stream.is_some()));
     }
 }
 
