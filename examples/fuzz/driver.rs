@@ -8,7 +8,7 @@ use std::sync::Once;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use oxev::{Completion, Loop, RunMode, ThreadPool};
+use oxev::{Completion, InFlightOp, Loop, OpKind, RunMode, ThreadPool};
 
 use super::courier::Courier;
 use super::descriptors::Descriptors;
@@ -273,7 +273,9 @@ impl Run<'_> {
         let Some(link) = world(|w| w.ends[usize::from(end)].clone()) else { return };
         let fd = std::os::fd::AsRawFd::as_raw_fd(link.stream());
         for (on, lp) in self.loops.iter_mut().enumerate() {
-            let listed: Vec<_> = lp.in_flight().filter(|op| op.fd == Some(fd)).collect();
+            // A close owns its descriptor, whose number may be another's by now.
+            let theirs = |op: &InFlightOp| op.fd == Some(fd) && op.kind != OpKind::Close;
+            let listed: Vec<_> = lp.in_flight().filter(theirs).collect();
             let listed: Vec<usize> =
                 listed.iter().filter_map(|op| model(|m| m.listed(on, op.id, op.kind)).ok()).collect();
             let count = lp.cancel_all(link.stream());

@@ -914,6 +914,9 @@ impl Model {
         let entry = &mut self.entries[number];
         entry.in_item = false;
         entry.disarmed |= disarms;
+        // What comes between `Disarm` and the end is dropped.
+        self.accepts_lost |= disarms && entry.job.accepts();
+        let entry = &mut self.entries[number];
         if matches!(entry.job, Job::Many(Series::EveryAfter(_))) && !entry.was_reset {
             // The delay counts from the end of the callback.
             entry.ticks.next_ns = now_ns + entry.ticks.period_ns;
@@ -1109,7 +1112,10 @@ impl Model {
 
     fn may_be_reset(&self, side: usize) -> bool {
         let side = &self.sides[side];
-        self.faults.resets || side.peer.is_none_or(|peer| self.sides[peer].gone)
+        // Linux resets a connection when there comes data that nobody will read: tcp_rcv_state_process().
+        let unread = |peer: usize| self.sides[peer].shut_read || side.shut_read;
+        let real = self.backend != Backend::Sim;
+        self.faults.resets || side.peer.is_none_or(|peer| self.sides[peer].gone || real && unread(peer))
     }
 
     fn may_reach_the_end(&self, entry: &Entry) -> Result<(), &'static str> {
@@ -1391,7 +1397,11 @@ impl Model {
         if this.peer.is_none() {
             return;
         }
-        let sure = !self.faults.resets && !this.shut_read && !this.error_seen && !this.unsure;
+        // io_uring takes a reset that comes in the middle of MSG_WAITALL for the end: io_recv() gives what there was and loses the error.
+        let perhaps_reset = self.backend == Backend::IoUring
+            && this.peer.is_some_and(|peer| self.sides[peer].gone || self.sides[peer].shut_read);
+        let sure =
+            !perhaps_reset && !self.faults.resets && !this.shut_read && !this.error_seen && !this.unsure;
         let wire = &self.wires[this.wire_in];
         self.stats.add("bytes", "followed", wire.followed() as u64);
         self.stats.add("connections", if wire.is_ordered() { "in order" } else { "out of order" }, 1);
