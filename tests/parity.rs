@@ -14,7 +14,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use oxev::{Completion, File, IoVecs, Kind, Loop, Metadata, Op, OpenOptions, Output, TcpListener, TcpStream};
+use oxev::{
+    Completion, File, IoVecs, Kind, Loop, Metadata, Op, OpKind, OpenOptions, Output, RawOp, TcpListener,
+    TcpStream,
+};
 use socket2::{Domain, Socket, Type};
 
 /// Longer than an operation takes that does not wait.
@@ -651,6 +654,37 @@ fn more_buffers_than_the_kernel_takes() {
             run.case(n("read"), file, read, count);
             run.case(n("send"), stream, send, count);
             run.case(n("recv"), stream, recv, count);
+        }
+    });
+}
+
+#[test]
+fn events_that_are_waited_for() {
+    const SETS: &[(&str, i16)] = &[
+        ("in", libc::POLLIN),
+        ("out", libc::POLLOUT),
+        ("in or out", libc::POLLIN | libc::POLLOUT),
+        ("urgent", libc::POLLPRI),
+        ("writable, as System V has it", libc::POLLWRNORM),
+        ("half closed", libc::POLLRDHUP),
+        ("nothing but the end", 0),
+    ];
+    compare(|run| {
+        for (name, make) in DESCRIPTORS {
+            for (set, events) in SETS {
+                run.case(
+                    format!("poll for {set}: {name}"),
+                    make,
+                    |s: &mut State<OwnedFd>| {
+                        let mut op = RawOp::new(OpKind::Poll, s.descriptor.as_raw_fd());
+                        op.len = *events as usize;
+                        op.flags = RawOp::UNTRACKED;
+                        // SAFETY: the descriptor is in the state, and nothing else is pointed to.
+                        unsafe { Op::from_raw(op) }
+                    },
+                    |events: usize| format!("{events:#x}"),
+                );
+            }
         }
     });
 }

@@ -461,7 +461,9 @@ impl<S: Selector> Readiness<S> {
                 // SAFETY: S3: the operation is ours.
                 unsafe { self.start_job(token, op, ops) };
             } else {
-                report(token, -errno, ops);
+                // io_uring's word for a file that has no events.
+                let refusal = if errno == libc::EPERM { libc::EINVAL } else { errno };
+                report(token, -refusal, ops);
             }
         }
     }
