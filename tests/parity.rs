@@ -14,7 +14,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use oxev::{Completion, File, IoVecs, Kind, Loop, Metadata, Op, OpenOptions, Output, TcpListener, TcpStream};
+use oxev::{
+    Completion, File, IoVecs, Kind, Loop, Metadata, Op, OpKind, OpenOptions, Output, RawOp, TcpListener,
+    TcpStream,
+};
 use socket2::{Domain, Socket, Type};
 
 /// Longer than an operation takes that does not wait.
@@ -653,4 +656,208 @@ fn more_buffers_than_the_kernel_takes() {
             run.case(n("recv"), stream, recv, count);
         }
     });
+}
+
+#[test]
+fn events_that_are_waited_for() {
+    const SETS: &[(&str, i16)] = &[
+        ("in", libc::POLLIN),
+        ("out", libc::POLLOUT),
+        ("in or out", libc::POLLIN | libc::POLLOUT),
+        ("urgent", libc::POLLPRI),
+        ("writable, as System V has it", libc::POLLWRNORM),
+        ("half closed", libc::POLLRDHUP),
+        ("nothing but the end", 0),
+    ];
+    compare(|run| {
+        for (name, make) in DESCRIPTORS {
+            for (set, events) in SETS {
+                run.case(
+                    format!("poll for {set}: {name}"),
+                    make,
+                    |s: &mut State<OwnedFd>| {
+                        let mut op = RawOp::new(OpKind::Poll, s.descriptor.as_raw_fd());
+                        op.len = *events as usize;
+                        op.flags = RawOp::UNTRACKED;
+                        // SAFETY: the descriptor is in the state, and nothing else is pointed to.
+                        unsafe { Op::from_raw(op) }
+                    },
+                    |events: usize| format!("{events:#x}"),
+                );
+            }
+        }
+    });
+}
+
+/// Programs of more than one operation: what each of them ended with, in the order of the ends.
+mod programs {
+    use super::*;
+    use oxev::{Action, Multi, RunMode, is_canceled};
+
+    struct Told(Rc<RefCell<Vec<String>>>);
+
+    impl Told {
+        fn tell<R: std::fmt::Debug>(&self, name: &str, end: io::Result<R>) {
+            let end = match end {
+                Err(error) if is_canceled(&error) => "canceled".into(),
+                Err(error) => {
+                    error.raw_os_error().map_or(format!("{:?}", error.kind()), |errno| errno.to_string())
+                }
+                Ok(value) => format!("{value:?}"),
+            };
+            self.0.borrow_mut().push(format!("{name}: {end}"));
+        }
+    }
+
+    struct Half {
+        stream: Rc<TcpStream>,
+        buffer: Vec<u8>,
+        name: &'static str,
+        told: Told,
+    }
+
+    struct Program {
+        lp: Loop,
+        told: Rc<RefCell<Vec<String>>>,
+    }
+
+    impl Program {
+        fn start(
+            &mut self,
+            name: &'static str,
+            stream: &Rc<TcpStream>,
+            bytes: usize,
+            prepare: impl for<'a> FnOnce(&'a mut Half) -> Op<'a, usize>,
+        ) -> oxev::OpId {
+            let (told, stream) = (Told(Rc::clone(&self.told)), Rc::clone(stream));
+            let half = Half { stream, buffer: vec![7; bytes], name, told };
+            self.lp.submit(Box::new(Completion::new(half)), prepare, |_, half, end| {
+                half.told.tell(half.name, end)
+            })
+        }
+
+        fn settle(&mut self) {
+            for _ in 0..20 {
+                self.lp.run(RunMode::NoWait).unwrap();
+            }
+        }
+
+        fn finish(mut self) -> Vec<String> {
+            self.lp.run(RunMode::UntilDone).unwrap();
+            self.told.take()
+        }
+    }
+
+    fn connection() -> (Rc<TcpStream>, StdStream) {
+        let (stream, peer) = tcp();
+        (Rc::new(TcpStream::from_std(stream).unwrap()), peer)
+    }
+
+    fn same(program: fn(Program) -> Vec<String>) {
+        let ends = [Kind::IoUring, Kind::Epoll].map(|kind| {
+            let lp = Loop::builder().backend(kind).capacity(64).build().ok()?;
+            Some(program(Program { lp, told: Rc::default() }))
+        });
+        let [Some(expected), Some(seen)] = ends else {
+            return eprintln!("skipped: there is no io_uring here");
+        };
+        assert_eq!(seen, expected);
+    }
+
+    /// Several receives at once are served in no order (io_uring takes the newest first), but each byte once.
+    #[test]
+    fn of_several_receives_some_get_data_and_the_rest_is_told_of_the_end() {
+        same(|mut p| {
+            let (stream, mut peer) = connection();
+            for _ in 0..4 {
+                p.start("recv_exact", &stream, 4, |half| half.stream.recv_exact(&mut half.buffer));
+            }
+            p.settle();
+            peer.write_all(b"aaaabbbbcc").unwrap();
+            p.settle();
+            drop(peer);
+            p.finish()
+        });
+    }
+
+    #[test]
+    fn what_waits_on_a_connection_that_is_reset_is_told_so() {
+        for receives in [true, false] {
+            let program = if receives {
+                |mut p: Program| {
+                    let (stream, peer) = connection();
+                    p.start("recv", &stream, 4, |half| half.stream.recv(&mut half.buffer));
+                    p.settle();
+                    Socket::from(peer).set_linger(Some(Duration::ZERO)).unwrap();
+                    p.finish()
+                }
+            } else {
+                |mut p: Program| {
+                    let (stream, peer) = connection();
+                    p.start("send", &stream, 64 << 20, |half| half.stream.send_all(&half.buffer));
+                    p.settle();
+                    Socket::from(peer).set_linger(Some(Duration::ZERO)).unwrap();
+                    // ECONNRESET goes to whoever asks first, and that may be inside of the kernel; then it is EPIPE.
+                    p.finish().into_iter().map(|line| line.replace(": 32", ": 104")).collect()
+                }
+            };
+            same(program);
+        }
+    }
+
+    #[test]
+    fn shutting_down_ends_what_waits() {
+        same(|mut p| {
+            let (stream, _peer) = connection();
+            p.start("recv", &stream, 4, |half| half.stream.recv(&mut half.buffer));
+            p.start("recv_exact", &stream, 4, |half| half.stream.recv_exact(&mut half.buffer));
+            p.settle();
+            socket2::SockRef::from(&*stream).shutdown(Shutdown::Both).unwrap();
+            p.start("send", &stream, 4, |half| half.stream.send(&half.buffer));
+            let mut told = p.finish();
+            told.sort();
+            told
+        });
+    }
+
+    #[test]
+    fn a_cancelled_transfer_that_moved_a_part_is_cancelled() {
+        same(|mut p| {
+            let (stream, mut peer) = connection();
+            let recv = p.start("recv_exact", &stream, 8, |half| half.stream.recv_exact(&mut half.buffer));
+            let send = p.start("send_all", &stream, 64 << 20, |half| half.stream.send_all(&half.buffer));
+            peer.write_all(b"half").unwrap();
+            p.settle();
+            assert!(p.lp.cancel(recv));
+            assert!(p.lp.cancel(send));
+            let mut told = p.finish();
+            told.sort();
+            told
+        });
+    }
+
+    #[test]
+    fn a_listener_that_is_shut_down_ends_its_accepts() {
+        same(|mut p| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            // SAFETY: no memory is passed.
+            let fd = own(unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) });
+            let told = Told(Rc::clone(&p.told));
+            p.lp.submit_multi(
+                Box::new(Completion::new(Multi::new(listener, told))),
+                |listener| listener.accept_multi(),
+                |_, told, _stream| {
+                    told.tell("accept", Ok(()));
+                    Action::Rearm
+                },
+                |_, server, end| server.state.tell("end", end),
+            );
+            p.settle();
+            let address = Socket::from(fd.try_clone().unwrap()).local_addr().unwrap().as_socket().unwrap();
+            let _guests = [StdStream::connect(address).unwrap(), StdStream::connect(address).unwrap()];
+            p.settle();
+            Socket::from(fd).shutdown(Shutdown::Both).unwrap();
+            p.finish()
+        });
+    }
 }

@@ -382,6 +382,11 @@ impl<S: Selector> Readiness<S> {
                 }
                 Attempt::Over(outcome) if takes_many && outcome.result >= 0 => {
                     let _ = ops.complete(token, Outcome { flags: MORE, ..outcome });
+                    if self.nodes.next(token).is_some() {
+                        // Whoever waits behind it has a turn, too.
+                        self.nodes.remove(record.lane(lane), token);
+                        self.nodes.push(record.lane(lane), token, Place::Waiting);
+                    }
                 }
                 Attempt::Over(outcome) => {
                     if ops.complete(token, outcome) == Verdict::Done {
@@ -456,7 +461,9 @@ impl<S: Selector> Readiness<S> {
                 // SAFETY: S3: the operation is ours.
                 unsafe { self.start_job(token, op, ops) };
             } else {
-                report(token, -errno, ops);
+                // io_uring's word for a file that has no events.
+                let refusal = if errno == libc::EPERM { libc::EINVAL } else { errno };
+                report(token, -refusal, ops);
             }
         }
     }
