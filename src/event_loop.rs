@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Capabilities, Kind, Wait};
 use crate::buf_pool::{self, BUFFER_GROUPS, BUFFERS_MAX, BufPool, Buffers};
+use crate::canary;
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::errand;
 use crate::handle::{LoopHandle, Remote};
@@ -404,6 +405,9 @@ impl Loop {
 
     /// Asks whoever has an operation to end it: the backend, or a thread pool.
     fn cancel_in_backend(&mut self, token: Token) {
+        if canary::loses_cancel() {
+            return;
+        }
         match self.ops.op_kind(token).and_then(|kind| self.ops.op(token).filter(|_| kind == OpKind::Offload))
         {
             // SAFETY: S14: it was sent when it was submitted, and is not back.
@@ -709,7 +713,7 @@ impl Loop {
             callbacks += usize::from(self.run_item());
         }
         for _ in 0..ready {
-            if self.ops.remote.stop_requested() {
+            if self.ops.remote.stop_requested() && !canary::ignores_stop() {
                 return callbacks;
             }
             let Some(header) = self.ops.pop_ready() else { return callbacks };
@@ -732,6 +736,10 @@ impl Loop {
             Delivery::Item(header) => {
                 let loop_id = self.ops.loop_id();
                 let mut guard = ItemGuard { lp: self, loop_id, item, rearm: false };
+                if canary::repeats_item(header) {
+                    // SAFETY: S2: as above.
+                    unsafe { Header::complete(header, Some(guard.lp), true) };
+                }
                 // SAFETY: S2: as above.
                 let action = unsafe { Header::complete(header, Some(guard.lp), true) };
                 guard.rearm = action == Action::Rearm;
@@ -975,6 +983,7 @@ where
     R: Output,
     C: FnOnce(&mut Loop, P, io::Result<R>) + Copy + 'static,
 {
+    canary::swaps_bytes(header);
     // SAFETY: S7: `submit` put this function beside an operation for `R`.
     let result = unsafe { decode::<R>(header) };
     // SAFETY: S4: `submit` took the completion from a `P`; the operation is off every list.
@@ -983,6 +992,8 @@ where
         // SAFETY: S9: `submit` had a `C`.
         let callback = unsafe { conjure::<C>() };
         callback(lp, owner, result);
+    } else if canary::leaks_result() {
+        std::mem::forget(result);
     }
     Action::Disarm
 }

@@ -27,6 +27,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::buf_pool::{self, BUFFER_USED};
+use crate::canary;
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::errand;
@@ -593,7 +594,7 @@ impl InFlight {
 
     /// Sets the time of an entry of the table to a moment on the loop's clock.
     pub(crate) fn arm_at(&mut self, token: Token, deadline_ns: u64) {
-        self.table[token.index()].deadline_ns = deadline_ns;
+        self.table[token.index()].deadline_ns = canary::moves_deadline(deadline_ns);
         self.wheel.insert(&mut self.table, token.index() as u32);
     }
 
@@ -724,7 +725,7 @@ impl InFlight {
     #[inline(always)]
     pub(crate) fn complete(&mut self, token: Token, outcome: Outcome) -> Verdict {
         let Some(entry) = self.get(token) else { return Verdict::Done };
-        if entry.state != State::Backend {
+        if entry.state != State::Backend || canary::loses_completion() {
             return Verdict::Done;
         }
         let has_deadline = entry.place != Place::NONE;
