@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use fuzz::{Backend, Driver, Stats};
+use fuzz::{Backend, Driver, Plan, Stats};
 
 /// Random programs against an executable model of the contract.
 #[derive(Debug, Parser)]
@@ -32,6 +32,9 @@ struct Arguments {
     /// How many steps a program has at most.
     #[arg(long, default_value_t = 50)]
     steps: usize,
+    /// How many smaller programs to try when one fails.
+    #[arg(long, default_value_t = 4000)]
+    shrink: usize,
     /// Says in the end how often everything happened.
     #[arg(long)]
     stats: bool,
@@ -90,10 +93,11 @@ fn fuzz_on(backend: Backend, arguments: &Arguments, programs: u64, end: Option<I
     let driver = Driver::new().expect("a directory and a socket can be made");
     let first = arguments.seed.unwrap_or_else(first_seed);
     let (start, mut told, mut stats, mut count) = (Instant::now(), Instant::now(), Stats::default(), 0);
+    let plan = Plan { backend, steps_max: arguments.steps, candidates: arguments.shrink };
     println!("{backend}: seeds from {first}");
     while count < programs && end.is_none_or(|end| Instant::now() < end) {
         let seed = first.wrapping_add(count);
-        if let Err(failure) = fuzz::check(&driver, backend, seed, arguments.steps, &mut stats) {
+        if let Err(failure) = fuzz::check(&driver, plan, seed, &mut stats) {
             println!("{failure}");
             return false;
         }

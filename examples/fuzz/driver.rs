@@ -87,7 +87,9 @@ impl Driver {
         if program.ending == Ending::Cancel && model(|m| m.violations.is_empty()) {
             run.end_by_cancel();
         }
-        self.courier.settle();
+        if program.backend != Backend::Sim {
+            self.courier.settle();
+        }
         Ok(tear_down(loops, program))
     }
 }
@@ -460,7 +462,9 @@ impl Run<'_> {
     fn end_by_cancel(&mut self) {
         const ROUNDS_MAX: usize = 300;
         let patience = Instant::now() + Duration::from_secs(10);
-        self.courier.settle();
+        if self.backend != Backend::Sim {
+            self.courier.settle();
+        }
         stage::partition(false);
         drop(world(|w| std::mem::take(&mut w.leases)));
         for round in 0.. {

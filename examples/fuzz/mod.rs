@@ -52,14 +52,19 @@ pub(crate) struct Failure {
     pub(crate) steps_before: usize,
 }
 
+/// How programs are made, and what is done with one that fails.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) backend: Backend,
+    /// A program has so many steps at most.
+    pub(crate) steps_max: usize,
+    /// So many candidates are tried when it is shrunk.
+    pub(crate) candidates: usize,
+}
+
 /// Runs the program of a seed. A simulated one is run twice now and then, and must go the same way.
-pub(crate) fn check(
-    driver: &Driver,
-    backend: Backend,
-    seed: u64,
-    steps_max: usize,
-    stats: &mut Stats,
-) -> Result<(), Box<Failure>> {
+pub(crate) fn check(driver: &Driver, plan: Plan, seed: u64, stats: &mut Stats) -> Result<(), Box<Failure>> {
+    let Plan { backend, steps_max, candidates } = plan;
     let program = Program::new(seed, backend, steps_max);
     watchdog::watch(seed, backend);
     let report = driver.run(&program);
@@ -72,10 +77,17 @@ pub(crate) fn check(
         watchdog::unwatch();
         return Ok(());
     };
-    let small = shrink::shrink(driver, &program, violation.rule);
-    let violation = run_once(driver, &small).unwrap_or(violation);
+    let small = shrink::shrink(driver, &program, violation.rule, candidates);
+    let again = run_once(driver, &small).filter(|again| again.rule == violation.rule);
     watchdog::unwatch();
-    Err(Box::new(Failure { violation, seed, steps_max, program: small, steps_before: program.steps.len() }))
+    let steps_before = program.steps.len();
+    Err(Box::new(Failure {
+        violation: again.unwrap_or(violation),
+        seed,
+        steps_max,
+        program: small,
+        steps_before,
+    }))
 }
 
 fn differs(program: &Program, one: (u64, u64), other: (u64, u64)) -> Option<Violation> {

@@ -1237,8 +1237,8 @@ impl Model {
     pub(crate) fn leave_run(&mut self, on: usize, returned: bool) -> u64 {
         let lp = &mut self.loops[on];
         lp.running = false;
-        // A run that is stopped before it began has not noticed.
-        lp.woken &= lp.stop_pending || lp.perhaps_stop_pending;
+        // Other runs may end before they look.
+        lp.woken &= !lp.single_step || lp.stop_pending || lp.perhaps_stop_pending;
         // Who leaves by an error or a panic has not looked.
         lp.stop_pending = !returned && lp.stopped;
         lp.stopped = false;

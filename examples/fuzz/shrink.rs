@@ -5,25 +5,22 @@ use super::program::{Backend, Ending, Program, Step, Then};
 
 /// How often a candidate is tried where not everything is decided by the seed.
 const TRIES_REAL: usize = 4;
-/// Candidates that are tried at most.
-const CANDIDATES_MAX: usize = 4000;
-
 struct Shrinker<'a> {
     driver: &'a Driver,
     rule: &'static str,
-    candidates: usize,
+    candidates_left: usize,
 }
 
-/// The smallest program that was found to violate the same rule.
-pub(crate) fn shrink(driver: &Driver, program: &Program, rule: &'static str) -> Program {
-    let mut shrinker = Shrinker { driver, rule, candidates: 0 };
+/// The smallest program that was found to violate the same rule, among so many.
+pub(crate) fn shrink(driver: &Driver, program: &Program, rule: &'static str, candidates: usize) -> Program {
+    let mut shrinker = Shrinker { driver, rule, candidates_left: candidates };
     let mut program = program.clone();
     loop {
         let before = program.clone();
         shrinker.leave_out_steps(&mut program);
         shrinker.simplify_setting(&mut program);
         shrinker.simplify_steps(&mut program);
-        if program == before || shrinker.candidates >= CANDIDATES_MAX {
+        if program == before || shrinker.candidates_left == 0 {
             return program;
         }
     }
@@ -31,10 +28,10 @@ pub(crate) fn shrink(driver: &Driver, program: &Program, rule: &'static str) -> 
 
 impl Shrinker<'_> {
     fn fails(&mut self, program: &Program) -> bool {
-        self.candidates += 1;
         let tries = if program.backend == Backend::Sim { 1 } else { TRIES_REAL };
-        self.candidates < CANDIDATES_MAX
-            && (0..tries).any(|_| super::run_once(self.driver, program).is_some_and(|v| v.rule == self.rule))
+        let Some(left) = self.candidates_left.checked_sub(1) else { return false };
+        self.candidates_left = left;
+        (0..tries).any(|_| super::run_once(self.driver, program).is_some_and(|v| v.rule == self.rule))
     }
 
     fn keep_if_it_fails(&mut self, program: &mut Program, change: impl FnOnce(&mut Program)) -> bool {
