@@ -92,7 +92,14 @@ impl Sim {
         loop {
             let (reported, moved) = self.world.report(self.side, ops);
             count += reported;
-            if ops.has_ready() || self.world.now_ns() >= end_ns {
+            if ops.has_ready() {
+                return Ok(());
+            }
+            if reported > 0 && self.is_due() {
+                // What was reported goes on, and has come to its end.
+                continue;
+            }
+            if self.world.now_ns() >= end_ns {
                 return Ok(());
             }
             if moved && self.clear_waker() {
@@ -135,10 +142,16 @@ impl Sim {
 
     pub(crate) fn flush(&mut self, _: &mut InFlight) -> io::Result<()> {
         self.world.begin_backlog(self.side);
-        if self.world.next_ns_for(self.side).is_some_and(|at_ns| at_ns <= self.world.now_ns()) {
+        self.world.settle();
+        if self.is_due() {
             self.waker.wake();
         }
         Ok(())
+    }
+
+    /// There is something to report now.
+    fn is_due(&self) -> bool {
+        self.world.next_ns_for(self.side).is_some_and(|at_ns| at_ns <= self.world.now_ns())
     }
 
     /// It sends nothing to thread pools.

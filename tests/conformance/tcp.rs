@@ -302,7 +302,10 @@ fn a_cancelled_zero_copy_send_ends_when_the_kernel_lets_go(v: Variant) {
     lp.run(RunMode::NoWait).unwrap();
     // The bytes on their way are read from our buffer until the peer has them, or is gone.
     drop(peer);
-    assert!(is_canceled(&send.wait(&mut lp).1));
+    let (_, sent) = send.wait(&mut lp);
+    let is_reset = |kind| matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+    // A cancel that loses leaves it to the peer to end it.
+    assert!(is_canceled(&sent) || is_reset(sent.as_ref().unwrap_err().kind()), "{sent:?}");
 }
 
 fn send_sends_at_least_a_byte(v: Variant) {
