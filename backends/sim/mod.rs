@@ -1,7 +1,8 @@
-//! A simulated kernel: one world, in which several loops can live, with a virtual clock, a network and a file system in memory, and faults
-//! that a seed decides. What it is for is told in [`sim`](crate::sim).
+//! A simulated kernel: one world, in which several loops can live, with a virtual clock, a network and a file
+//! system in memory, and faults that a seed decides. What it is for is told in [`sim`](crate::sim).
 //!
-//! * [`world`]: the clock, the events, the operations and what they wait for. It stands where the kernel stands.
+//! * [`world`]: the clock, the events, the operations and what they wait for. It stands where the kernel
+//!   stands.
 //! * [`network`], [`files`]: what there is in it. [`transfer`]: bytes to and from the memory of operations.
 //! * [`peers`]: what is done in it by other means than operations.
 //! * [`faults`], [`random`], [`trace`]: what goes wrong, who decides it, and the record of it.
@@ -171,7 +172,8 @@ impl Drop for Sim {
 }
 
 impl AsFd for Sim {
-    /// Other threads make it readable, [`Sim::flush`], and what a peer does. What only time brings does not show.
+    /// Other threads make it readable, [`Sim::flush`], and what a peer does. What only time brings does not
+    /// show.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.world.embed(self.side);
         self.waker.as_fd()

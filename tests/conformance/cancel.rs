@@ -260,7 +260,8 @@ fn cancel_all_leaves_a_shared_socket_usable(v: Variant) {
     assert_eq!(complete(&mut lp, (ours, [0; 16]), |(s, b)| s.recv(b)).1.unwrap(), 10);
 }
 
-/// Close while pending, as safe code does it: operations borrow the socket, so it cannot be closed under them.
+/// Close while pending, as safe code does it: operations borrow the socket, so it cannot be closed under
+/// them.
 fn a_shared_socket_is_closed_once_what_is_pending_on_it_is_cancelled(v: Variant) {
     let mut lp = v.new_loop();
     let (ours, mut peer) = small_pair();

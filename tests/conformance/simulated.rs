@@ -1,5 +1,5 @@
-//! The variants `sim` and `sim_faulty`: every body runs inside a world of its own, with peers, files and a clock of that world. In the
-//! second, everything goes wrong that a program must not notice.
+//! The variants `sim` and `sim_faulty`: every body runs inside a world of its own, with peers, files and a
+//! clock of that world. In the second, everything goes wrong that a program must not notice.
 
 use std::cell::{Cell, OnceCell};
 use std::ffi::CString;

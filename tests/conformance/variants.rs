@@ -82,9 +82,11 @@ pub(crate) fn check(name: &'static str, make: fn() -> Builder, body: fn(Variant)
     }
 }
 
-/// Makes a test of each body on each variant. **The list of variants is here**: a name, and how to make a builder.
+/// Makes a test of each body on each variant. **The list of variants is here**: a name, and how to make a
+/// builder.
 ///
-/// A body that is about the real world, and says why, is ignored by the simulated variants: `#[needs_kernel = "why"] body,`.
+/// A body that is about the real world, and says why, is ignored by the simulated variants: `#[needs_kernel =
+/// "why"] body,`.
 macro_rules! conformance {
     ($($(#[needs_kernel = $why:literal])? $body:ident,)*) => {
         conformance! { @each [$([$($why)?] $body)*]
