@@ -1,4 +1,5 @@
-//! The simulator: what is special about it. That it is a backend like any other is the conformance suite's business.
+//! The simulator: what is special about it. That it is a backend like any other is the conformance suite's
+//! business.
 #![cfg(feature = "sim")]
 
 use std::cell::{Cell, RefCell};
@@ -304,7 +305,8 @@ fn count(cell: &Cell<usize>) {
     cell.set(cell.get() + 1);
 }
 
-/// A connection with both directions at once: what is sent must come back, in order and without a gap, as far as it does.
+/// A connection with both directions at once: what is sent must come back, in order and without a gap, as far
+/// as it does.
 struct Client {
     stream: Rc<TcpStream>,
     seen: Rc<Seen>,
