@@ -15,7 +15,7 @@ use super::descriptors::Descriptors;
 use super::guests::{self, AsTold, Ask, AskSeries, Guest, address_of, arrived, parcel};
 use super::model::{Clock, Model, Violation, complain, model};
 use super::program::{Backend, Ending, Mode, Program, Step, Then, Work};
-use super::stage::{self, Stage};
+use super::stage::{self, Loops, Stage};
 use super::stats::Stats;
 use super::world::{leave_world, world};
 
@@ -126,7 +126,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Drops everything, and looks whether everything is over.
-fn tear_down(loops: Vec<Box<Loop>>, program: &Program) -> u64 {
+fn tear_down(loops: Loops, program: &Program) -> u64 {
     let leases_first = program.seed.is_multiple_of(2);
     if leases_first {
         drop(world(|w| std::mem::take(&mut w.leases)));
@@ -152,7 +152,7 @@ fn drop_loop(on: usize, lp: Box<Loop>) {
 }
 
 struct Run<'a> {
-    loops: &'a mut Vec<Box<Loop>>,
+    loops: &'a mut Loops,
     courier: &'a Courier,
     backend: Backend,
     /// A wait for a notifier was submitted: there are more callbacks than the program sees.
@@ -375,7 +375,12 @@ impl Run<'_> {
             return;
         }
         let pending: Vec<(bool, bool)> = (0..self.loops.len())
-            .map(|on| model(|m| (m.loops[on].stop_pending, m.loops[on].woken)))
+            .map(|on| {
+                model(|m| {
+                    let lp = &m.loops[on];
+                    (lp.stop_pending || lp.perhaps_stop_pending, lp.woken)
+                })
+            })
             .collect();
         (0..self.loops.len()).for_each(|on| model(|m| m.enter_run(on, false)));
         let loops = &mut self.loops;

@@ -550,10 +550,8 @@ fn conclude(
             conclude_read(number, &things.buf[..count], result);
         }
         Work::ReadOn { .. } => conclude_read_on(number, &things.buf[..count], result),
-        Work::Metadata if result.is_ok() => {
-            if things.metadata.len() != FILE_BYTES as u64 {
-                complain("metadata is that of the file", format!("{} bytes", things.metadata.len()));
-            }
+        Work::Metadata if result.is_ok() && things.metadata.len() != FILE_BYTES as u64 => {
+            complain("metadata is that of the file", format!("{} bytes", things.metadata.len()));
         }
         Work::Open(OpenWhat::CreateNew) if result.is_ok() => model(|m| {
             if !m.created.is_empty() {

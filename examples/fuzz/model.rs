@@ -1192,13 +1192,8 @@ impl Model {
         let entry = &self.entries[number];
         // Only a receive of exactly so many may have had some of them; and results of a series that come after `Disarm` are dropped.
         let hidden_max = match result {
-            _ if matches!(entry.job, Job::Many(_)) => {
-                if entry.disarmed {
-                    len
-                } else {
-                    0
-                }
-            }
+            _ if matches!(entry.job, Job::Many(_)) && entry.disarmed => len,
+            _ if matches!(entry.job, Job::Many(_)) => 0,
             Err(_) if exact && !entry.refused => len,
             _ => 0,
         };

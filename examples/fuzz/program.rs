@@ -336,20 +336,27 @@ impl Setting {
     }
 }
 
+/// How often something is chosen, beside others.
+type Choice<T> = (u64, T);
+type MakeStep = fn(&mut Random, &Taste) -> Step;
+type MakeWork = fn(&mut Random) -> Work;
+type MakeSeries = fn(&mut Random) -> Series;
+type MakeThen = fn(&mut Random, &Taste) -> Then;
+
 /// What a program likes to do: swarm testing (Groce et al., ISSTA 2012). What all programs do evenly, none does thoroughly.
 struct Taste {
-    steps: Vec<(u64, fn(&mut Random, &Taste) -> Step)>,
-    works: Vec<(u64, fn(&mut Random) -> Work)>,
-    series: Vec<(u64, fn(&mut Random) -> Series)>,
-    thens: Vec<(u64, fn(&mut Random, &Taste) -> Then)>,
+    steps: Vec<Choice<MakeStep>>,
+    works: Vec<Choice<MakeWork>>,
+    series: Vec<Choice<MakeSeries>>,
+    thens: Vec<Choice<MakeThen>>,
     /// How many in a hundred submissions have a deadline, and are background operations.
     limits: u64,
     backgrounds: u64,
 }
 
 /// Leaves about a quarter of the choices out.
-fn some_of<T: Copy>(random: &mut Random, all: &[(u64, T)]) -> Vec<(u64, T)> {
-    let mut some: Vec<(u64, T)> = all.iter().copied().filter(|_| !random.one_in(4)).collect();
+fn some_of<T: Copy>(random: &mut Random, all: &[Choice<T>]) -> Vec<Choice<T>> {
+    let mut some: Vec<Choice<T>> = all.iter().copied().filter(|_| !random.one_in(4)).collect();
     if some.is_empty() {
         some.push(all[random.below(all.len() as u64) as usize]);
     }
@@ -387,7 +394,7 @@ fn transmit(random: &mut Random) -> Transmit {
     random.weighted(&[(4, Some), (4, All), (1, Vectored), (2, AllVectored), (1, ZeroCopy)])
 }
 
-const WORKS: &[(u64, fn(&mut Random) -> Work)] = &[
+const WORKS: &[Choice<MakeWork>] = &[
     (4, |_| Work::Nop),
     (4, |r| Work::After(micros(r))),
     (3, |r| Work::At(r.below(12) as u8)),
@@ -426,7 +433,7 @@ const WORKS: &[(u64, fn(&mut Random) -> Work)] = &[
     (1, |r| Work::ForeignPool { end: end(r) }),
 ];
 
-const SERIES: &[(u64, fn(&mut Random) -> Series)] = &[
+const SERIES: &[Choice<MakeSeries>] = &[
     (2, |r| Series::Every(r.pick(&[0, 1, 30, 200, 1000]))),
     (2, |r| Series::EveryAfter(r.pick(&[0, 1, 30, 200, 1000]))),
     (2, |_| Series::Accept),
@@ -434,7 +441,7 @@ const SERIES: &[(u64, fn(&mut Random) -> Series)] = &[
     (2, |r| Series::Wait { notifier: notifier(r) }),
 ];
 
-const THENS: &[(u64, fn(&mut Random, &Taste) -> Then)] = &[
+const THENS: &[Choice<MakeThen>] = &[
     (24, |_, _| Then::Nothing),
     (10, |r, t| Then::Again(t.work(r))),
     (4, |r, _| Then::Cancel(which(r))),
@@ -448,7 +455,7 @@ const THENS: &[(u64, fn(&mut Random, &Taste) -> Then)] = &[
     (1, |r, _| if r.one_in(3) { Then::Replace } else { Then::Nothing }),
 ];
 
-const STEPS: &[(u64, fn(&mut Random, &Taste) -> Step)] = &[
+const STEPS: &[Choice<MakeStep>] = &[
     (70, |r, t| {
         let (limit_us, background) = (t.limit(r), t.background(r));
         Step::Submit {
@@ -494,7 +501,7 @@ const STEPS: &[(u64, fn(&mut Random, &Taste) -> Step)] = &[
     (1, |r, _| Step::NextTimeout { on: on(r) }),
 ];
 
-const STEPS_OF_WORLDS: &[(u64, fn(&mut Random, &Taste) -> Step)] =
+const STEPS_OF_WORLDS: &[Choice<MakeStep>] =
     &[(4, |r, _| Step::Partition { cut: r.one_in(2) }), (1, |_, _| Step::ResetConnections)];
 
 impl Taste {

@@ -13,6 +13,9 @@ use super::model::{LoopModel, model};
 use super::program::{Backend, ENDS, Program};
 use super::world::{Parts, Places, World, enter_world, world};
 
+/// Loops that keep their address, by which the model knows them.
+pub(crate) type Loops = Vec<Box<Loop>>;
+
 /// What all programs of a thread share.
 pub(crate) struct Stage {
     /// Makes pairs of real connections.
@@ -51,7 +54,7 @@ impl Drop for Stage {
 }
 
 /// Sets a program up: its world, and its loops.
-pub(crate) fn set_up(stage: &Stage, program: &Program, pool: &ThreadPool) -> io::Result<Vec<Box<Loop>>> {
+pub(crate) fn set_up(stage: &Stage, program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
     match program.backend {
         #[cfg(feature = "sim")]
         Backend::Sim => virtual_stage::set_up(program, pool),
@@ -61,7 +64,7 @@ pub(crate) fn set_up(stage: &Stage, program: &Program, pool: &ThreadPool) -> io:
     }
 }
 
-fn set_up_real(stage: &Stage, program: &Program, pool: &ThreadPool) -> io::Result<Vec<Box<Loop>>> {
+fn set_up_real(stage: &Stage, program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
     let directory = stage.directory.to_str().ok_or(io::ErrorKind::Unsupported)?.to_owned();
     std::fs::write(stage.directory.join("data"), initial_content())?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -93,7 +96,7 @@ fn set_up_real(stage: &Stage, program: &Program, pool: &ThreadPool) -> io::Resul
 }
 
 /// Makes the loops of a program, and tells the model of them.
-fn make_loops(program: &Program) -> io::Result<Vec<Box<Loop>>> {
+fn make_loops(program: &Program) -> io::Result<Loops> {
     let mut loops = Vec::new();
     for on in 0..program.setting.loops {
         let (lp, bufs) = world(|w| w.new_loop(on))?;
@@ -184,7 +187,7 @@ mod virtual_stage {
         Ipv4Addr::new(10, 0, 0, 1 + on as u8)
     }
 
-    pub(super) fn set_up(program: &Program, pool: &ThreadPool) -> io::Result<Vec<Box<Loop>>> {
+    pub(super) fn set_up(program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
         let setting = &program.setting;
         let options = SimOptions {
             seed: program.seed,
