@@ -1,8 +1,9 @@
 //! The contract between the loop and its backends, and the enum of those that are compiled in.
 //!
-//! A backend moves operations and nothing else: it is given them ([`Backend::submit`]), may be asked to stop one
-//! ([`Backend::cancel`]), and says in [`Backend::poll`], by [`InFlight::complete`], how they went. It never calls user
-//! code, and never changes an operation's state by itself. `backends/README.md` has the contract in full.
+//! A backend moves operations and nothing else: it is given them ([`Backend::submit`]), may be asked to stop
+//! one ([`Backend::cancel`]), and says in [`Backend::poll`], by [`InFlight::complete`], how they went. It
+//! never calls user code, and never changes an operation's state by itself. `backends/README.md` has the
+//! contract in full.
 
 #![allow(unsafe_code)]
 
@@ -43,7 +44,8 @@ pub enum Kind {
     IoUring,
     /// `epoll(7)`: every Linux.
     Epoll,
-    /// A simulated world (the feature `sim`): only for loops that are [made for one](crate::Builder::backend).
+    /// A simulated world (the feature `sim`): only for loops that are [made for
+    /// one](crate::Builder::backend).
     Sim,
 }
 
@@ -98,7 +100,8 @@ impl fmt::Display for UnknownKind {
 
 impl std::error::Error for UnknownKind {}
 
-/// What the backend can do on this kernel. Whatever it cannot do natively, the loop does for it: the API is the same.
+/// What the backend can do on this kernel. Whatever it cannot do natively, the loop does for it: the API is
+/// the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
@@ -114,8 +117,9 @@ pub struct Capabilities {
     pub deferred_task_run: bool,
     /// The loop's system call finds its ring without a descriptor look-up (Linux 5.18).
     pub registered_ring: bool,
-    /// Why the loop, left to choose, did not take io_uring: the errno of the kernel's refusal, where `ENOSYS` also stands for an io_uring
-    /// that lacks an operation that is needed. `None` if it was taken, is not compiled in, or another backend was asked for.
+    /// Why the loop, left to choose, did not take io_uring: the errno of the kernel's refusal, where `ENOSYS`
+    /// also stands for an io_uring that lacks an operation that is needed. `None` if it was taken, is not
+    /// compiled in, or another backend was asked for.
     pub io_uring_refusal: Option<i32>,
 }
 
@@ -303,7 +307,8 @@ impl Backend {
         forward!(&mut self.compiled, backend => unsafe { backend.submit(token, op, ops) });
     }
 
-    /// Stops an operation that it has: soon, it completes with `ECANCELED`, unless it is done before. Never lost.
+    /// Stops an operation that it has: soon, it completes with `ECANCELED`, unless it is done before. Never
+    /// lost.
     pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
         forward!(&mut self.compiled, backend => backend.cancel(token, ops));
     }
@@ -344,8 +349,9 @@ impl AsFd for Backend {
     }
 }
 
-/// Whether an error says that a backend is not to be had here, as a kernel that is too old, a sandbox or the administrator says it. What
-/// is wrong for the moment, as no memory or no descriptors, is no reason to take another one.
+/// Whether an error says that a backend is not to be had here, as a kernel that is too old, a sandbox or the
+/// administrator says it. What is wrong for the moment, as no memory or no descriptors, is no reason to take
+/// another one.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
+use crate::canary;
 use crate::completion::{Action, Completion, Header, Multi, Owner};
 use crate::event_loop::Loop;
 use crate::op::Output;
@@ -60,6 +61,7 @@ where
     R: Output,
     C: FnOnce(&mut Loop, P, io::Result<R>) + Copy + 'static,
 {
+    canary::swaps_bytes(header);
     // SAFETY: S7: `submit` put this function beside an operation for `R`.
     let result = unsafe { decode::<R>(header) };
     // SAFETY: S4: `submit` took the completion from a `P`; the operation is off every list.
@@ -68,6 +70,8 @@ where
         // SAFETY: S9: `submit` had a `C`.
         let callback = unsafe { conjure::<C>() };
         callback(lp, owner, result);
+    } else if canary::leaks_result() {
+        std::mem::forget(result);
     }
     Action::Disarm
 }

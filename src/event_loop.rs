@@ -17,6 +17,7 @@ use crate::backend::{Backend, Capabilities, Kind, Wait};
 use crate::buf_pool::{self, BUFFER_GROUPS, BUFFERS_MAX, BufPool, Buffers};
 use crate::builder::Builder;
 use crate::callback::{Lent, complete_multi, complete_one};
+use crate::canary;
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::errand;
 use crate::handle::{LoopHandle, Remote};
@@ -426,6 +427,9 @@ impl Loop {
 
     /// Asks whoever has an operation to end it: the backend, or a thread pool.
     fn cancel_in_backend(&mut self, token: Token) {
+        if canary::loses_cancel() {
+            return;
+        }
         match self.ops.op_kind(token).and_then(|kind| self.ops.op(token).filter(|_| kind == OpKind::Offload))
         {
             // SAFETY: S14: it was sent when it was submitted, and is not back.
@@ -734,7 +738,7 @@ impl Loop {
             callbacks += usize::from(self.run_item());
         }
         for _ in 0..ready {
-            if self.ops.remote.stop_requested() {
+            if self.ops.remote.stop_requested() && !canary::ignores_stop() {
                 return callbacks;
             }
             let Some(header) = self.ops.pop_ready() else { return callbacks };
@@ -757,6 +761,10 @@ impl Loop {
             Delivery::Item(header) => {
                 let loop_id = self.ops.loop_id();
                 let mut guard = ItemGuard { lp: self, loop_id, item, rearm: false };
+                if canary::repeats_item(header) {
+                    // SAFETY: S2: as above.
+                    unsafe { Header::complete(header, Some(guard.lp), true) };
+                }
                 // SAFETY: S2: as above.
                 let action = unsafe { Header::complete(header, Some(guard.lp), true) };
                 guard.rearm = action == Action::Rearm;

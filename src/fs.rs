@@ -19,7 +19,9 @@ use crate::virtual_world;
 /// An open file; closed when it is dropped.
 ///
 /// `read` and `write` use the file's own position, as a program that reads from front to back wants it; the forms ending in `_at`
-/// take an offset in bytes and may be in flight together. On io_uring everything but the closing by drop is asynchronous.
+/// take an offset in bytes and may be in flight together. Pipes, terminals and the like have no positions: there the offset is not
+/// looked at. On io_uring everything but the closing by drop is asynchronous; on epoll what is not in the page cache is done by a
+/// [thread pool](crate::Builder::thread_pool).
 /// Zero bytes read is the end of the file. An empty buffer is done at once, with `Ok(0)`.
 ///
 /// ```
@@ -50,6 +52,9 @@ descriptor_conversions!(File);
 
 impl File {
     /// Opens a file (`openat(2)`). The path is borrowed from the owner's state, or is a literal: `c"/etc/hosts"`.
+    ///
+    /// On epoll a thread does it, and cannot be interrupted: what waits for somebody else to open the other end (a FIFO) keeps its
+    /// thread, deadline or not. `O_NONBLOCK` avoids that.
     pub fn open<'a>(path: &'a CStr, options: &OpenOptions) -> Op<'a, File> {
         let Some(flags) = options.flags() else { return Op::failed(libc::EINVAL) };
         let mut raw = RawOp::new(OpKind::Open, -1);

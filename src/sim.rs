@@ -1,18 +1,21 @@
 //! Test your server in the simulator: the same program, on a simulated kernel.
 //!
-//! A [`Simulation`] is a world with a virtual clock, a network and a file system in memory, and [`Faults`] that a seed decides. Loops
-//! that are built [for it](crate::Builder::simulation) run your callbacks as on any other backend, and nothing in them
-//! knows the difference:
+//! A [`Simulation`] is a world with a virtual clock, a network and a file system in memory, and [`Faults`]
+//! that a seed decides. Loops that are built [for it](crate::Builder::simulation) run your callbacks as on
+//! any other backend, and nothing in them knows the difference:
 //!
-//! * **Time is virtual.** It moves when there is nothing else to do, straight to the next event: an hour of timeouts takes milliseconds.
-//! * **Everything goes wrong**, as often as you say: short reads and writes, interrupted calls, resets, refusals, latency,
-//!   reordered completions, cancels that come too late, full disks, partitions, power cuts.
-//! * **The same seed gives the same run.** A failure that a seed has found is debugged by running that seed again;
-//!   [`Simulation::trace`] shows that it is the same run.
+//! * **Time is virtual.** It moves when there is nothing else to do, straight to the next event: an hour of
+//!   timeouts takes milliseconds.
+//! * **Everything goes wrong**, as often as you say: short reads and writes, interrupted calls, resets,
+//!   refusals, latency, reordered completions, cancels that come too late, full disks, partitions, power
+//!   cuts.
+//! * **The same seed gives the same run.** A failure that a seed has found is debugged by running that seed
+//!   again; [`Simulation::trace`] shows that it is the same run.
 //!
 //! # The echo server, cut off and reset
 //!
-//! The server below is an ordinary one. The client belongs to the test, and has a handle on the world in its state.
+//! The server below is an ordinary one. The client belongs to the test, and has a handle on the world in its
+//! state.
 //!
 //! ```
 //! use oxev::sim::{Faults, SimOptions, Simulation};
@@ -105,27 +108,82 @@
 //! # }
 //! ```
 //!
+//! # Scripted peers
+//!
+//! The client above runs on a loop, too. Shorter are peers that look as if they blocked:
+//! [`Simulation::connect`] for a test that runs the loops in between by itself, and [`Simulation::script`]
+//! for one that runs beside them. With a script, the echo server's test is:
+//!
+//! ```
+//! use oxev::sim::{SimOptions, Simulation};
+//! use oxev::{Completion, Loop, RunMode, TcpListener};
+//! use std::io::{Read, Write};
+//! # use oxev::TcpStream;
+//! # struct Conn { stream: TcpStream, buf: [u8; 64] }
+//! # fn serve(lp: &mut Loop, listener: Box<Completion<TcpListener>>) {
+//! #     lp.submit(listener, |l| l.accept(), |lp, listener, accepted| {
+//! #         let conn = Box::new(Completion::new(Conn { stream: accepted.unwrap(), buf: [0; 64] }));
+//! #         lp.submit(conn, |c| c.stream.recv(&mut c.buf), on_recv);
+//! #         serve(lp, listener);
+//! #     });
+//! # }
+//! # fn on_recv(lp: &mut Loop, conn: Box<Completion<Conn>>, received: std::io::Result<usize>) {
+//! #     if let Ok(n @ 1..) = received {
+//! #         lp.submit(conn, |c| c.stream.send_all(&c.buf[..n]), |lp, conn, sent| {
+//! #             if sent.is_ok() {
+//! #                 lp.submit(conn, |c| c.stream.recv(&mut c.buf), on_recv);
+//! #             }
+//! #         });
+//! #     }
+//! # }
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let world = Simulation::new(SimOptions::calm());
+//! let mut lp = world.new_loop()?;
+//! let listener = world.enter(|| TcpListener::bind("10.0.0.1:7000"))?;
+//! serve(&mut lp, Box::new(Completion::new(listener)));
+//!
+//! let server = lp.handle();
+//! let client = world.host([10, 0, 0, 2]).script(move |script| {
+//!     let mut peer = script.connect("10.0.0.1:7000")?;
+//!     let mut echo = [0; 4];
+//!     peer.write_all(b"ping")?;
+//!     peer.read_exact(&mut echo)?;
+//!     server.stop();
+//!     Ok::<_, std::io::Error>(echo)
+//! })?;
+//! lp.run(RunMode::UntilDone)?;
+//! assert_eq!(&client.join()??, b"ping");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What the world is
 //!
 //! * What is made **in** it is virtual: [`TcpListener::bind`](crate::TcpListener::bind) and
-//!   [`OpenOptions::open_blocking`](crate::OpenOptions::open_blocking) inside [`Simulation::enter`] or in a callback of one of its loops, and
-//!   everything that operations on its loops make (connect, accept, open). Descriptors of the real world have no place there (`EBADF`).
-//! * Connections keep the order of bytes, hold [`SimOptions::socket_buffer_bytes`] in each direction, and end as Linux lets them end.
-//!   Files are whole paths, without directories; what is [synced](crate::File::sync_all) survives a [power cut](Simulation::power_cut).
-//! * Timers, deadlines, notifiers and posts are the loop's own, as everywhere. Work for a [thread pool](crate::Loop::offload) is done
-//!   at once, on this thread. A step takes a microsecond.
-//! * [`Loop::now`] is virtual. [`Instant::now`](std::time::Instant::now) is not, nor are hash maps with random keys, addresses in memory,
-//!   or other threads: what depends on them is no part of what a seed decides.
+//!   [`OpenOptions::open_blocking`](crate::OpenOptions::open_blocking) inside [`Simulation::enter`] or in a
+//!   callback of one of its loops, and everything that operations on its loops make (connect, accept, open).
+//!   Descriptors of the real world have no place there (`EBADF`).
+//! * Connections keep the order of bytes, hold [`SimOptions::socket_buffer_bytes`] in each direction, and end
+//!   as Linux lets them end. Files are whole paths, and their directories need not be made; what is
+//!   [synced](crate::File::sync_all) survives a [power cut](Simulation::power_cut).
+//! * Timers, deadlines, notifiers and posts are the loop's own, as everywhere. Work for a [thread
+//!   pool](crate::Loop::offload) is done at once, on this thread. A step takes a microsecond.
+//! * [`Loop::now`] is virtual. [`Instant::now`](std::time::Instant::now) is not, nor are hash maps with
+//!   random keys, addresses in memory, or other threads: what depends on them is no part of what a seed
+//!   decides.
 //! * A loop that waits for what can never happen fails with `EDEADLK`.
-//! * A virtual socket is represented by a real, unconnected one: its options can be set and asked for, though only `SO_LINGER` has an effect. It stays on
-//!   its thread: the world does not hear of one that is closed on another thread or after it was turned into an `OwnedFd`.
+//! * A virtual socket is represented by a real, unconnected one: its options can be set and asked for, though
+//!   only `SO_LINGER` has an effect. It stays on its thread: the world does not hear of one that is closed on
+//!   another thread or after it was turned into an `OwnedFd`.
 //!
-//! Several loops share a world by [`Simulation::run`]; a single one may simply [run](crate::Loop::run), and moves the clock itself when it waits.
+//! Several loops share a world by [`Simulation::run`]; a single one may simply [run](crate::Loop::run), and
+//! moves the clock itself when it waits.
 //!
 //! # Many seeds
 //!
-//! A test that runs some hundred seeds takes no time, and one that runs all night finds what nobody thought of:
-//! [`SimOptions::swarm`] lets the seed choose the faults, too. Print the seed with every assertion.
+//! A test that runs some hundred seeds takes no time, and one that runs all night finds what nobody thought
+//! of: [`SimOptions::swarm`] lets the seed choose the faults, too. Print the seed with every assertion.
 
 #![allow(unsafe_code)]
 
@@ -166,8 +224,8 @@ impl Simulation {
         Simulation { world: World::new(options), host: Ipv4Addr::LOCALHOST.into() }
     }
 
-    /// The same world as another host: what is bound to an unspecified address listens on this one, and connections come from it. The
-    /// loopback addresses are one host's, whoever uses them.
+    /// The same world as another host: what is bound to an unspecified address listens on this one, and
+    /// connections come from it. The loopback addresses are one host's, whoever uses them.
     #[must_use]
     pub fn host(&self, address: impl Into<IpAddr>) -> Simulation {
         Simulation { world: Rc::clone(&self.world), host: address.into() }
@@ -182,7 +240,8 @@ impl Simulation {
     }
 
     /// Runs `setup` on this host: listeners that it [binds](crate::TcpListener::bind) and files that it
-    /// [opens](crate::OpenOptions::open_blocking) are the world's. Callbacks of the world's loops run there anyway.
+    /// [opens](crate::OpenOptions::open_blocking) are the world's. Callbacks of the world's loops run there
+    /// anyway.
     pub fn enter<R>(&self, setup: impl FnOnce() -> R) -> R {
         let _entered = virtual_world::enter(self.world.place(self.host));
         setup()
@@ -190,12 +249,13 @@ impl Simulation {
 
     // ---- running
 
-    /// Runs several loops until nothing is in flight in any of them, background operations aside, or one is stopped. In each round every
-    /// loop takes a step without waiting, in an order that the seed chooses; when none has anything to do, the clock goes to
-    /// the next event.
+    /// Runs several loops until nothing is in flight in any of them, background operations aside, or one is
+    /// stopped. In each round every loop takes a step without waiting, in an order that the seed chooses;
+    /// when none has anything to do, the clock goes to the next event.
     ///
     /// # Errors
-    /// `EDEADLK` if operations are in flight and nothing that could end them will ever happen; otherwise as [`Loop::run`].
+    /// `EDEADLK` if operations are in flight and nothing that could end them will ever happen; otherwise as
+    /// [`Loop::run`].
     ///
     /// # Panics
     /// A panic of a callback comes through. The loops can be run again.
@@ -254,7 +314,8 @@ impl Simulation {
 
     // ---- peers
 
-    /// Connects from this host, and lets the virtual time pass that it takes. Whoever listens need not accept yet.
+    /// Connects from this host, and lets the virtual time pass that it takes. Whoever listens need not accept
+    /// yet.
     ///
     /// # Errors
     /// `ECONNREFUSED`, `ETIMEDOUT`, … : those of `connect(2)`; those of the name's look-up; and
@@ -288,11 +349,13 @@ impl Simulation {
         Ok((File::from_std(reader.into()), File::from_std(writer.into())))
     }
 
-    /// Starts a script on this host: a client or server that belongs to the test, and is written as a program that blocks.
+    /// Starts a script on this host: a client or server that belongs to the test, and is written as a program
+    /// that blocks.
     ///
-    /// It runs on a thread of its own, but only ever while its world stands still and waits for what it does next: so it is as much a
-    /// part of what the seed decides as everything else. It goes on whenever the world does: while loops [run](crate::Loop::run), or
-    /// in [`ScriptHandle::join`]. It must not wait for anything outside of the world.
+    /// It runs on a thread of its own, but only ever while its world stands still and waits for what it does
+    /// next: so it is as much a part of what the seed decides as everything else. It goes on whenever the
+    /// world does: while loops [run](crate::Loop::run), or in [`ScriptHandle::join`]. It may post to loops,
+    /// notify and [stop](crate::LoopHandle::stop) them, but must not wait for anything outside of the world.
     ///
     /// ```
     /// use oxev::sim::{SimOptions, Simulation};
@@ -342,8 +405,8 @@ impl Simulation {
         self.world.with_faults(|now| now.clone())
     }
 
-    /// Cuts two hosts off from each other: what they send waits on its way, in both directions, until they are
-    /// [healed](Simulation::heal). Nobody is told.
+    /// Cuts two hosts off from each other: what they send waits on its way, in both directions, until they
+    /// are [healed](Simulation::heal). Nobody is told.
     pub fn partition(&self, a: impl Into<IpAddr>, b: impl Into<IpAddr>) {
         self.world.partition(a.into(), b.into());
     }
@@ -358,16 +421,18 @@ impl Simulation {
         self.world.reset_connections(a.into(), b.into())
     }
 
-    /// The disks lose power: every file is as it was [synced](crate::File::sync_all) last, and files that never were are gone. With
-    /// [`Faults::torn_write`], changes that were not synced may have reached the disk all the same, in part. To be called
-    /// between two lives of a program, when the loops of the first are dropped.
+    /// The disks lose power: every file is as it was [synced](crate::File::sync_all) last, and files that
+    /// never were are gone. With [`Faults::torn_write`], changes that were not synced may have reached the
+    /// disk all the same, in part. To be called between two lives of a program, when the loops of the first
+    /// are dropped.
     pub fn power_cut(&self) {
         self.world.power_cut();
     }
 
     // ---- files
 
-    /// Puts a durable file into the file system, which begins empty. Names are whole paths: directories need not be made.
+    /// Puts a durable file into the file system, which begins empty. Names are whole paths: directories need
+    /// not be made.
     pub fn write_file(&self, path: &CStr, content: impl AsRef<[u8]>) {
         self.world.write_file(path.to_bytes(), content.as_ref());
     }
@@ -380,14 +445,16 @@ impl Simulation {
 
     // ---- what happened
 
-    /// A hash over everything that has happened in the world so far. The same program with the same options gives the same.
+    /// A hash over everything that has happened in the world so far. The same program with the same options
+    /// gives the same.
     #[must_use]
     pub fn trace(&self) -> u64 {
         self.world.trace_hash()
     }
 
-    /// Everything that has happened, a line for each event: its time in nanoseconds, what it was, the number of the operation or object, and
-    /// a figure (a count of bytes, an errno). Empty without [`SimOptions::trace_text`].
+    /// Everything that has happened, a line for each event: its time in nanoseconds, what it was, the number
+    /// of the operation or object, and a figure (a count of bytes, an errno). Empty without
+    /// [`SimOptions::trace_text`].
     #[must_use]
     pub fn trace_text(&self) -> String {
         self.world.trace_text()
@@ -400,7 +467,8 @@ impl fmt::Debug for Simulation {
     }
 }
 
-/// A world that a [`Builder`](crate::Builder) carries, which may be sent to another thread, where it is no use.
+/// A world that a [`Builder`](crate::Builder) carries, which may be sent to another thread, where it is no
+/// use.
 #[derive(Debug)]
 pub(crate) struct Carried {
     /// Only touched on its thread; elsewhere it is leaked.

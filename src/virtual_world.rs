@@ -1,8 +1,9 @@
-//! What descriptors, sockets and clocks ask of simulated worlds: the bottom half of [`sim`](crate::sim). Without the feature
-//! `sim`, `virtual_world_none.rs` takes its place and nothing is asked.
+//! What descriptors, sockets and clocks ask of simulated worlds: the bottom half of [`sim`](crate::sim).
+//! Without the feature `sim`, `virtual_world_none.rs` takes its place and nothing is asked.
 //!
-//! A virtual object has a real descriptor that stands for it, so that its number is unique and all descriptor types stay what they
-//! are. Which number belongs to which world is remembered by the thread on which the world lives.
+//! A virtual object has a real descriptor that stands for it, so that its number is unique and all descriptor
+//! types stay what they are. Which number belongs to which world is remembered by the thread on which the
+//! world lives.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -42,8 +43,11 @@ pub(crate) type Place = (Rc<dyn VirtualWorld>, IpAddr);
 /// Tells that a descriptor is about to be closed.
 type Tell = Rc<dyn Fn(RawDescriptor)>;
 
+/// The worlds of descriptors.
+type Worlds = BTreeMap<RawDescriptor, Weak<dyn VirtualWorld>>;
+
 thread_local! {
-    static DESCRIPTORS: RefCell<BTreeMap<RawDescriptor, Weak<dyn VirtualWorld>>> = const { RefCell::new(BTreeMap::new()) };
+    static DESCRIPTORS: RefCell<Worlds> = const { RefCell::new(BTreeMap::new()) };
     /// How this thread tells the world of another one that it closes a descriptor.
     static TELL: RefCell<Option<Tell>> = const { RefCell::new(None) };
     static CURRENT: RefCell<Option<Place>> = const { RefCell::new(None) };

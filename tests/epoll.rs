@@ -301,6 +301,23 @@ fn a_listener_gives_every_connection_also_those_between_two_submissions() {
 }
 
 #[test]
+fn a_repeated_accept_takes_turns_with_others_on_its_listener() {
+    let mut lp = new_loop();
+    let listener = Rc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    lp.submit_multi(
+        Box::new(Completion::new(Multi::new(Rc::clone(&listener), ()))),
+        |listener| listener.accept_multi(),
+        |_, (), _stream| Action::Rearm,
+        |_, _, _| unreachable!("it goes on"),
+    );
+    let once = start(&mut lp, listener, |listener| listener.accept());
+    let _guests: Vec<_> = (0..2).map(|_| StdStream::connect(address).unwrap()).collect();
+    run_until(&mut lp, || once.is_done());
+    once.take().1.unwrap();
+}
+
+#[test]
 fn a_listener_takes_no_more_than_there_is_room_for() {
     const GUESTS: usize = 600;
     let mut lp = new_loop();

@@ -14,7 +14,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use oxev::{Completion, File, IoVecs, Kind, Loop, Metadata, Op, OpenOptions, Output, TcpListener, TcpStream};
+use oxev::{
+    Completion, File, IoVecs, Kind, Loop, Metadata, Op, OpKind, OpenOptions, Output, RawOp, TcpListener,
+    TcpStream,
+};
 use socket2::{Domain, Socket, Type};
 
 /// Longer than an operation takes that does not wait.
@@ -61,7 +64,7 @@ impl Run<'_> {
     fn case<D: 'static, R: Output>(
         &mut self,
         name: String,
-        (descriptor, company): (D, Company),
+        make: impl FnOnce() -> (D, Company),
         prepare: impl for<'a> FnOnce(&'a mut State<D>) -> Op<'a, R>,
         tell: fn(R) -> String,
     ) {
@@ -69,6 +72,7 @@ impl Run<'_> {
             return;
         }
         self.cases += 1;
+        let (descriptor, company) = make();
         let (buffer, second) = ([0; 16], [0; 16]);
         let state = State {
             descriptor,
@@ -371,30 +375,37 @@ impl Run<'_> {
         if name == "a path" {
             return;
         }
-        self.case(n("recv"), stream(make()), |s: &mut S<TcpStream>| s.descriptor.recv(&mut s.buffer), count);
-        self.case(n("recv nothing"), stream(make()), |s| s.descriptor.recv(&mut s.buffer[..0]), count);
-        self.case(n("recv_exact"), stream(make()), |s| s.descriptor.recv_exact(&mut s.buffer), count);
+        self.case(
+            n("recv"),
+            || stream(make()),
+            |s: &mut S<TcpStream>| s.descriptor.recv(&mut s.buffer),
+            count,
+        );
+        self.case(n("recv nothing"), || stream(make()), |s| s.descriptor.recv(&mut s.buffer[..0]), count);
+        self.case(n("recv_exact"), || stream(make()), |s| s.descriptor.recv_exact(&mut s.buffer), count);
         self.case(
             n("recv_vectored"),
-            stream(make()),
+            || stream(make()),
             |s| s.descriptor.recv_vectored(s.vecs.scatter([&mut s.buffer[..], &mut s.second])),
             count,
         );
         self.case(
             n("recv_exact_vectored"),
-            stream(make()),
+            || stream(make()),
             |s| s.descriptor.recv_exact_vectored(s.vecs.scatter([&mut s.buffer[..], &mut s.second])),
             count,
         );
-        let (fd, company) = stream(make());
         self.case(
             n("recv_pooled"),
-            ((fd, pool), company),
+            || {
+                let (fd, company) = stream(make());
+                ((fd, pool), company)
+            },
             |s| s.descriptor.0.recv_pooled(&s.descriptor.1),
             |lease| format!("{lease:?}"),
         );
-        self.case(n("send"), stream(make()), |s| s.descriptor.send(&PAYLOAD), count);
-        self.case(n("send_all"), stream(make()), |s| s.descriptor.send_all(&PAYLOAD), count);
+        self.case(n("send"), || stream(make()), |s| s.descriptor.send(&PAYLOAD), count);
+        self.case(n("send_all"), || stream(make()), |s| s.descriptor.send_all(&PAYLOAD), count);
         // io_uring says EOPNOTSUPP where it could send as everybody does.
         let is_local = name.contains("local");
         let zero_copy = |make: Make| {
@@ -402,46 +413,46 @@ impl Run<'_> {
         };
         self.case(
             n("send_all_zero_copy"),
-            zero_copy(make),
+            || zero_copy(make),
             |s| s.descriptor.send_all_zero_copy(&PAYLOAD),
             count,
         );
         self.case(
             n("send_vectored"),
-            stream(make()),
+            || stream(make()),
             |s| s.descriptor.send_vectored(s.vecs.gather([&PAYLOAD[..], &PAYLOAD])),
             count,
         );
         self.case(
             n("send_all_vectored"),
-            stream(make()),
+            || stream(make()),
             |s| s.descriptor.send_all_vectored(s.vecs.gather([&PAYLOAD[..], &PAYLOAD])),
             count,
         );
         for how in [Shutdown::Read, Shutdown::Write, Shutdown::Both] {
             self.case(
                 n(&format!("shutdown {how:?}")),
-                stream(make()),
+                || stream(make()),
                 move |s| s.descriptor.shutdown(how),
                 nothing,
             );
         }
-        self.case(n("accept"), listener(make()), |s| s.descriptor.accept(), |_| "a stream".into());
+        self.case(n("accept"), || listener(make()), |s| s.descriptor.accept(), |_| "a stream".into());
         self.case(
             n("accept_with_addr"),
-            listener(make()),
+            || listener(make()),
             |s| s.descriptor.accept_with_addr(),
             |(_, address)| address.ip().to_string(),
         );
-        self.case(n("close a stream"), stream(make()), |s| s.descriptor.close(), nothing);
-        self.case(n("close a listener"), listener(make()), |s| s.descriptor.close(), nothing);
+        self.case(n("close a stream"), || stream(make()), |s| s.descriptor.close(), nothing);
+        self.case(n("close a listener"), || listener(make()), |s| s.descriptor.close(), nothing);
     }
 
     fn files(&mut self, name: &str, make: Make) {
         let n = |what: &str| format!("{what}: {name}");
-        self.case(n("read"), as_file(make()), |s: &mut S<File>| s.descriptor.read(&mut s.buffer), count);
-        self.case(n("write"), as_file(make()), |s| s.descriptor.write(&PAYLOAD), count);
-        self.case(n("write_all"), as_file(make()), |s| s.descriptor.write_all(&PAYLOAD), count);
+        self.case(n("read"), || as_file(make()), |s: &mut S<File>| s.descriptor.read(&mut s.buffer), count);
+        self.case(n("write"), || as_file(make()), |s| s.descriptor.write(&PAYLOAD), count);
+        self.case(n("write_all"), || as_file(make()), |s| s.descriptor.write_all(&PAYLOAD), count);
         for at in [0, 3, 1000, i64::MAX as u64, u64::MAX] {
             // Of two mistakes at once, either may be the one that is told.
             let has_positions = name.contains("file") || name.contains("directory") || name.contains("/dev");
@@ -449,29 +460,34 @@ impl Run<'_> {
                 continue;
             }
             let n = |what: &str| format!("{what} {at}: {name}");
-            self.case(n("read_at"), as_file(make()), move |s| s.descriptor.read_at(&mut s.buffer, at), count);
+            self.case(
+                n("read_at"),
+                || as_file(make()),
+                move |s| s.descriptor.read_at(&mut s.buffer, at),
+                count,
+            );
             self.case(
                 n("read_exact_at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| s.descriptor.read_exact_at(&mut s.buffer, at),
                 count,
             );
-            self.case(n("write_at"), as_file(make()), move |s| s.descriptor.write_at(&PAYLOAD, at), count);
+            self.case(n("write_at"), || as_file(make()), move |s| s.descriptor.write_at(&PAYLOAD, at), count);
             self.case(
                 n("write_all_at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| s.descriptor.write_all_at(&PAYLOAD, at),
                 count,
             );
             self.case(
                 n("read nothing at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| s.descriptor.read_at(&mut s.buffer[..0], at),
                 count,
             );
             self.case(
                 n("read_vectored_at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| {
                     let list = s.vecs.scatter([&mut s.buffer[..4], &mut s.second[..8]]);
                     s.descriptor.read_vectored_at(list, at)
@@ -480,21 +496,21 @@ impl Run<'_> {
             );
             self.case(
                 n("write_vectored_at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| s.descriptor.write_vectored_at(s.vecs.gather([&PAYLOAD[..], &PAYLOAD]), at),
                 count,
             );
             self.case(
                 n("write_all_vectored_at"),
-                as_file(make()),
+                || as_file(make()),
                 move |s| s.descriptor.write_all_vectored_at(s.vecs.gather([&PAYLOAD[..], &PAYLOAD]), at),
                 count,
             );
         }
-        self.case(n("sync_all"), as_file(make()), |s| s.descriptor.sync_all(), nothing);
-        self.case(n("sync_data"), as_file(make()), |s| s.descriptor.sync_data(), nothing);
-        self.case(n("metadata"), as_file(make()), |s| s.descriptor.metadata(&mut s.metadata), nothing);
-        self.case(n("close a file"), as_file(make()), |s| s.descriptor.close(), nothing);
+        self.case(n("sync_all"), || as_file(make()), |s| s.descriptor.sync_all(), nothing);
+        self.case(n("sync_data"), || as_file(make()), |s| s.descriptor.sync_data(), nothing);
+        self.case(n("metadata"), || as_file(make()), |s| s.descriptor.metadata(&mut s.metadata), nothing);
+        self.case(n("close a file"), || as_file(make()), |s| s.descriptor.close(), nothing);
     }
 }
 
@@ -566,14 +582,9 @@ fn connections_that_cannot_be_made() {
             ("link-local without a scope", "[fe80::1]:80".parse().unwrap()),
         ] {
             let name = format!("connect: {name}");
-            run.case(name, none(), move |_| TcpStream::connect(address), |_| "a stream".into());
+            run.case(name, none, move |_| TcpStream::connect(address), |_| "a stream".into());
         }
-        run.case(
-            "connect: no address".into(),
-            none(),
-            |_| TcpStream::connect(&[][..]),
-            |_| "a stream".into(),
-        );
+        run.case("connect: no address".into(), none, |_| TcpStream::connect(&[][..]), |_| "a stream".into());
     });
 }
 
@@ -597,12 +608,7 @@ fn files_that_cannot_be_opened() {
             ("a terminal that there is none of", c"/dev/tty", &read),
         ] {
             let options = options.clone();
-            run.case(
-                format!("open: {name}"),
-                none(),
-                move |_| File::open(path, &options),
-                |_| "a file".into(),
-            );
+            run.case(format!("open: {name}"), none, move |_| File::open(path, &options), |_| "a file".into());
         }
     });
 }
@@ -643,11 +649,215 @@ fn more_buffers_than_the_kernel_takes() {
                 s.descriptor.0.recv_vectored(places(&mut s.descriptor.1))
             }
             if name == "a file" {
-                run.case(n("write"), file(), write, count);
+                run.case(n("write"), file, write, count);
             }
-            run.case(n("read"), file(), read, count);
-            run.case(n("send"), stream(), send, count);
-            run.case(n("recv"), stream(), recv, count);
+            run.case(n("read"), file, read, count);
+            run.case(n("send"), stream, send, count);
+            run.case(n("recv"), stream, recv, count);
         }
     });
+}
+
+#[test]
+fn events_that_are_waited_for() {
+    const SETS: &[(&str, i16)] = &[
+        ("in", libc::POLLIN),
+        ("out", libc::POLLOUT),
+        ("in or out", libc::POLLIN | libc::POLLOUT),
+        ("urgent", libc::POLLPRI),
+        ("writable, as System V has it", libc::POLLWRNORM),
+        ("half closed", libc::POLLRDHUP),
+        ("nothing but the end", 0),
+    ];
+    compare(|run| {
+        for (name, make) in DESCRIPTORS {
+            for (set, events) in SETS {
+                run.case(
+                    format!("poll for {set}: {name}"),
+                    make,
+                    |s: &mut State<OwnedFd>| {
+                        let mut op = RawOp::new(OpKind::Poll, s.descriptor.as_raw_fd());
+                        op.len = *events as usize;
+                        op.flags = RawOp::UNTRACKED;
+                        // SAFETY: the descriptor is in the state, and nothing else is pointed to.
+                        unsafe { Op::from_raw(op) }
+                    },
+                    |events: usize| format!("{events:#x}"),
+                );
+            }
+        }
+    });
+}
+
+/// Programs of more than one operation: what each of them ended with, in the order of the ends.
+mod programs {
+    use super::*;
+    use oxev::{Action, Multi, RunMode, is_canceled};
+
+    struct Told(Rc<RefCell<Vec<String>>>);
+
+    impl Told {
+        fn tell<R: std::fmt::Debug>(&self, name: &str, end: io::Result<R>) {
+            let end = match end {
+                Err(error) if is_canceled(&error) => "canceled".into(),
+                Err(error) => {
+                    error.raw_os_error().map_or(format!("{:?}", error.kind()), |errno| errno.to_string())
+                }
+                Ok(value) => format!("{value:?}"),
+            };
+            self.0.borrow_mut().push(format!("{name}: {end}"));
+        }
+    }
+
+    struct Half {
+        stream: Rc<TcpStream>,
+        buffer: Vec<u8>,
+        name: &'static str,
+        told: Told,
+    }
+
+    struct Program {
+        lp: Loop,
+        told: Rc<RefCell<Vec<String>>>,
+    }
+
+    impl Program {
+        fn start(
+            &mut self,
+            name: &'static str,
+            stream: &Rc<TcpStream>,
+            bytes: usize,
+            prepare: impl for<'a> FnOnce(&'a mut Half) -> Op<'a, usize>,
+        ) -> oxev::OpId {
+            let (told, stream) = (Told(Rc::clone(&self.told)), Rc::clone(stream));
+            let half = Half { stream, buffer: vec![7; bytes], name, told };
+            self.lp.submit(Box::new(Completion::new(half)), prepare, |_, half, end| {
+                half.told.tell(half.name, end)
+            })
+        }
+
+        fn settle(&mut self) {
+            for _ in 0..20 {
+                self.lp.run(RunMode::NoWait).unwrap();
+            }
+        }
+
+        fn finish(mut self) -> Vec<String> {
+            self.lp.run(RunMode::UntilDone).unwrap();
+            self.told.take()
+        }
+    }
+
+    fn connection() -> (Rc<TcpStream>, StdStream) {
+        let (stream, peer) = tcp();
+        (Rc::new(TcpStream::from_std(stream).unwrap()), peer)
+    }
+
+    fn same(program: fn(Program) -> Vec<String>) {
+        let ends = [Kind::IoUring, Kind::Epoll].map(|kind| {
+            let lp = Loop::builder().backend(kind).capacity(64).build().ok()?;
+            Some(program(Program { lp, told: Rc::default() }))
+        });
+        let [Some(expected), Some(seen)] = ends else {
+            return eprintln!("skipped: there is no io_uring here");
+        };
+        assert_eq!(seen, expected);
+    }
+
+    /// Several receives at once are served in no order (io_uring takes the newest first), but each byte once.
+    #[test]
+    fn of_several_receives_some_get_data_and_the_rest_is_told_of_the_end() {
+        same(|mut p| {
+            let (stream, mut peer) = connection();
+            for _ in 0..4 {
+                p.start("recv_exact", &stream, 4, |half| half.stream.recv_exact(&mut half.buffer));
+            }
+            p.settle();
+            peer.write_all(b"aaaabbbbcc").unwrap();
+            p.settle();
+            drop(peer);
+            p.finish()
+        });
+    }
+
+    #[test]
+    fn what_waits_on_a_connection_that_is_reset_is_told_so() {
+        for receives in [true, false] {
+            let program = if receives {
+                |mut p: Program| {
+                    let (stream, peer) = connection();
+                    p.start("recv", &stream, 4, |half| half.stream.recv(&mut half.buffer));
+                    p.settle();
+                    Socket::from(peer).set_linger(Some(Duration::ZERO)).unwrap();
+                    p.finish()
+                }
+            } else {
+                |mut p: Program| {
+                    let (stream, peer) = connection();
+                    p.start("send", &stream, 64 << 20, |half| half.stream.send_all(&half.buffer));
+                    p.settle();
+                    Socket::from(peer).set_linger(Some(Duration::ZERO)).unwrap();
+                    // ECONNRESET goes to whoever asks first, and that may be inside of the kernel; then it is EPIPE.
+                    p.finish().into_iter().map(|line| line.replace(": 32", ": 104")).collect()
+                }
+            };
+            same(program);
+        }
+    }
+
+    #[test]
+    fn shutting_down_ends_what_waits() {
+        same(|mut p| {
+            let (stream, _peer) = connection();
+            p.start("recv", &stream, 4, |half| half.stream.recv(&mut half.buffer));
+            p.start("recv_exact", &stream, 4, |half| half.stream.recv_exact(&mut half.buffer));
+            p.settle();
+            socket2::SockRef::from(&*stream).shutdown(Shutdown::Both).unwrap();
+            p.start("send", &stream, 4, |half| half.stream.send(&half.buffer));
+            let mut told = p.finish();
+            told.sort();
+            told
+        });
+    }
+
+    #[test]
+    fn a_cancelled_transfer_that_moved_a_part_is_cancelled() {
+        same(|mut p| {
+            let (stream, mut peer) = connection();
+            let recv = p.start("recv_exact", &stream, 8, |half| half.stream.recv_exact(&mut half.buffer));
+            let send = p.start("send_all", &stream, 64 << 20, |half| half.stream.send_all(&half.buffer));
+            peer.write_all(b"half").unwrap();
+            p.settle();
+            assert!(p.lp.cancel(recv));
+            assert!(p.lp.cancel(send));
+            let mut told = p.finish();
+            told.sort();
+            told
+        });
+    }
+
+    #[test]
+    fn a_listener_that_is_shut_down_ends_its_accepts() {
+        same(|mut p| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            // SAFETY: no memory is passed.
+            let fd = own(unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) });
+            let told = Told(Rc::clone(&p.told));
+            p.lp.submit_multi(
+                Box::new(Completion::new(Multi::new(listener, told))),
+                |listener| listener.accept_multi(),
+                |_, told, _stream| {
+                    told.tell("accept", Ok(()));
+                    Action::Rearm
+                },
+                |_, server, end| server.state.tell("end", end),
+            );
+            p.settle();
+            let address = Socket::from(fd.try_clone().unwrap()).local_addr().unwrap().as_socket().unwrap();
+            let _guests = [StdStream::connect(address).unwrap(), StdStream::connect(address).unwrap()];
+            p.settle();
+            Socket::from(fd).shutdown(Shutdown::Both).unwrap();
+            p.finish()
+        });
+    }
 }

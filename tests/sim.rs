@@ -1,8 +1,9 @@
-//! The simulator: what is special about it. That it is a backend like any other is the conformance suite's business.
+//! The simulator: what is special about it. That it is a backend like any other is the conformance suite's
+//! business.
 #![cfg(feature = "sim")]
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -304,7 +305,8 @@ fn count(cell: &Cell<usize>) {
     cell.set(cell.get() + 1);
 }
 
-/// A connection with both directions at once: what is sent must come back, in order and without a gap, as far as it does.
+/// A connection with both directions at once: what is sent must come back, in order and without a gap, as far
+/// as it does.
 struct Client {
     stream: Rc<TcpStream>,
     seen: Rc<Seen>,
@@ -630,6 +632,214 @@ fn a_partition_holds_up_connections_and_data_until_it_is_healed() {
     let stream = connected.take().unwrap().1.unwrap();
     assert_eq!(stream.local_addr().unwrap().ip(), Ipv4Addr::from(a));
     drop(listener);
+}
+
+// ---- peers and scripts
+
+/// Echoes on one connection, to its end.
+fn echo_once(lp: &mut Loop, listener: TcpListener) {
+    lp.submit(
+        Box::new(Completion::new(listener)),
+        |l| l.accept(),
+        |lp, _, accepted| again(lp, Box::new(Completion::new((accepted.unwrap(), [0; 64])))),
+    );
+    fn again(lp: &mut Loop, conn: Box<Completion<(TcpStream, [u8; 64])>>) {
+        lp.submit(
+            conn,
+            |(stream, buffer)| stream.recv(buffer),
+            |lp, conn, received| {
+                if let Ok(count @ 1..) = received {
+                    let echo = |lp: &mut Loop, conn, sent: io::Result<usize>| {
+                        sent.unwrap();
+                        again(lp, conn);
+                    };
+                    lp.submit(conn, |(stream, buffer)| stream.send_all(&buffer[..count]), echo);
+                }
+            },
+        );
+    }
+}
+
+fn slow() -> Faults {
+    Faults { latency_min: MS, latency_max: 2 * MS, ..Faults::none() }
+}
+
+#[test]
+fn a_peer_speaks_with_a_server_between_its_steps() {
+    let world = world(slow());
+    let mut lp = world.new_loop().unwrap();
+    let listener = world.enter(|| TcpListener::bind("127.0.0.1:80")).unwrap();
+    let mut peer = world.connect("127.0.0.1:80").unwrap();
+    assert!(world.elapsed() >= 2 * MS, "there and back");
+    assert_eq!(peer.peer_addr().unwrap(), listener.local_addr().unwrap());
+    echo_once(&mut lp, listener);
+    for round in 0..3 {
+        let mut echo = [0; 5];
+        peer.write_all(b"hello").unwrap();
+        lp.run_for(10 * MS).unwrap();
+        assert_eq!(peer.read(&mut echo[..2]).unwrap(), 2);
+        peer.read_exact(&mut echo[2..]).unwrap();
+        assert_eq!(&echo, b"hello", "round {round}");
+    }
+    drop(peer);
+    lp.run(RunMode::UntilDone).unwrap();
+}
+
+#[test]
+fn a_peer_waits_for_what_is_on_its_way_and_for_nothing_else() {
+    let world = world(slow());
+    let listener = world.enter(|| TcpListener::bind("127.0.0.1:80")).unwrap();
+    let mut one = world.connect("127.0.0.1:80").unwrap();
+    let mut two = world.accept(&listener).unwrap();
+    assert_eq!(world.accept(&listener).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let begin = world.elapsed();
+    one.write_all(b"abc").unwrap();
+    assert_eq!(world.elapsed(), begin);
+    assert_eq!(two.read(&mut [0; 8]).unwrap(), 3);
+    assert!(world.elapsed() >= begin + MS);
+    assert_eq!(two.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    // As much as the connection holds.
+    assert_eq!(one.write(&[0; 1 << 20]).unwrap(), 64 << 10);
+    assert_eq!(one.write(b"x").unwrap_err().kind(), ErrorKind::WouldBlock);
+    one.reset().unwrap();
+    let error = io::copy(&mut two, &mut io::sink()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(world.connect("127.0.0.1:81").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_peer_goes_to_a_loop_and_comes_back() {
+    let (world, mut lp) = calm();
+    let listener = world.enter(|| TcpListener::bind("[::1]:80")).unwrap();
+    let mut peer = world.connect("[::1]:80").unwrap();
+    let stream = world.accept(&listener).unwrap().into_stream().unwrap();
+    let ((stream, _), sent) = complete(&mut lp, (stream, *b"there"), |(s, b)| s.send_all(b));
+    assert_eq!(sent.unwrap(), 5);
+    let mut back = oxev::sim::Peer::from(stream);
+    back.write_all(b" and back").unwrap();
+    back.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut all = String::new();
+    peer.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "there and back");
+}
+
+#[test]
+fn an_ipv6_listener_knows_ipv4_peers_by_mapped_addresses_and_partitions_hold() {
+    let world = world(Faults::none());
+    let (server, client) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+    let listener = world.host(server).enter(|| TcpListener::bind("[::]:80")).unwrap();
+    let mut one = world.host(client).connect("10.0.0.1:80").unwrap();
+    let mut two = world.accept(&listener).unwrap();
+    let mapped = Ipv4Addr::from(client).to_ipv6_mapped();
+    assert_eq!(two.peer_addr().unwrap().ip(), std::net::IpAddr::from(mapped));
+    world.partition(server, client);
+    one.write_all(b"x").unwrap();
+    assert_eq!(two.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    world.heal(server, client);
+    assert_eq!(two.read(&mut [0; 8]).unwrap(), 1);
+    assert_eq!(world.reset_connections(server, client), 2);
+}
+
+#[test]
+fn a_connection_that_finds_the_backlog_full_times_out_after_two_minutes() {
+    let (world, mut lp) = calm();
+    let listener = world.enter(|| TcpListener::options().backlog(0).bind("127.0.0.1:80")).unwrap();
+    let _in_queue = world.connect("127.0.0.1:80").unwrap();
+    let begin = world.elapsed();
+    assert_eq!(world.connect("127.0.0.1:80").unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!((world.elapsed() - begin).as_secs(), 127);
+    let (_id, connected) = start(&mut lp, (), |()| TcpStream::connect("127.0.0.1:80"));
+    lp.run_for(Duration::from_secs(2)).unwrap();
+    assert!(connected.borrow().is_none());
+    drop(world.accept(&listener).unwrap());
+    lp.run(RunMode::UntilDone).unwrap();
+    connected.take().unwrap().1.expect("there is room now");
+}
+
+/// Three scripts on a bad day: the trace, and how their parts ended.
+fn scripted(seed: u64) -> (u64, Vec<Result<usize, ErrorKind>>) {
+    let faults = Faults { connection_refused: 0.1, connection_reset: 0.01, ..Faults::default() };
+    let world = Simulation::new(SimOptions { seed, faults, ..SimOptions::default() });
+    let mut lp = world.new_loop().unwrap();
+    serve(&mut lp, world.enter(|| TcpListener::bind("10.0.0.1:80")).unwrap());
+    let scripts = [2, 3, 4].map(|number| {
+        let talk = move |script: oxev::sim::Script| -> io::Result<usize> {
+            script.sleep(u32::from(number) * 3 * MS)?;
+            let mut peer = script.connect("10.0.0.1:80")?;
+            let mut echo = [0; 100];
+            for round in 0..100 {
+                peer.write_all(&[number; 100][..=round])?;
+                peer.read_exact(&mut echo[..=round])?;
+                assert_eq!(echo[..=round], [number; 100][..=round], "seed {seed}");
+            }
+            Ok(script.elapsed()?.as_nanos() as usize)
+        };
+        world.host([10, 0, 0, number]).script(talk).unwrap()
+    });
+    start(&mut lp, (), |()| Timer::after(HOUR));
+    lp.run(RunMode::UntilDone).unwrap();
+    let ends = scripts.map(|script| script.join().unwrap().map_err(|error| error.kind()));
+    (world.trace(), ends.to_vec())
+}
+
+#[test]
+fn scripts_are_a_part_of_what_the_seed_decides() {
+    let (mut good, mut bad) = (0, 0);
+    for seed in 0..30 {
+        let run = scripted(seed);
+        assert_eq!(run, scripted(seed), "seed {seed}");
+        good += run.1.iter().filter(|end| end.is_ok()).count();
+        bad += run.1.iter().filter(|end| end.is_err()).count();
+    }
+    assert!(good > 0 && bad > 0, "{good} and {bad}");
+}
+
+#[test]
+fn a_script_posts_notifies_and_stops() {
+    let (world, mut lp) = calm();
+    let (notifier, handle) = (Notifier::new(), lp.handle());
+    let (_id, notified) = start(&mut lp, notifier.clone(), |n| n.wait());
+    start(&mut lp, Notifier::new(), |n| n.wait());
+    let script = world.script(move |script| {
+        script.sleep(HOUR).unwrap();
+        notifier.notify();
+        script.sleep(HOUR).unwrap();
+        handle.stop();
+    });
+    lp.run(RunMode::UntilDone).unwrap();
+    notified.take().unwrap().1.unwrap();
+    assert!((2 * HOUR..2 * HOUR + MS).contains(&world.elapsed()), "{:?}", world.elapsed());
+    script.unwrap().join().unwrap();
+}
+
+#[test]
+fn a_script_that_waits_for_ever_is_told_when_its_world_ends() {
+    let world = world(Faults::none());
+    let listener = world.enter(|| TcpListener::bind("127.0.0.1:80")).unwrap();
+    let (told, tells) = std::sync::mpsc::channel();
+    let script = world.script(move |script| {
+        let mut peer = script.connect("127.0.0.1:80").unwrap();
+        told.send(peer.read(&mut [0; 8]).unwrap_err().raw_os_error()).unwrap();
+    });
+    let script = script.unwrap();
+    assert!(!script.is_finished());
+    assert_eq!(script.join().unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop((listener, world));
+    assert_eq!(tells.recv().unwrap(), Some(libc::ECONNABORTED));
+}
+
+#[test]
+fn a_panic_in_a_script_comes_through_its_join_and_closes_its_peers() {
+    let world = world(Faults::none());
+    let listener = world.enter(|| TcpListener::bind("127.0.0.1:80")).unwrap();
+    let script = world.script(|script| {
+        let _peer = script.connect("127.0.0.1:80").unwrap();
+        assert!(std::hint::black_box(false), "a script panics");
+    });
+    let mut accepted = world.accept(&listener).unwrap();
+    assert_eq!(accepted.read(&mut [0; 8]).unwrap(), 0);
+    let join = std::panic::AssertUnwindSafe(|| script.unwrap().join());
+    assert!(std::panic::catch_unwind(join).is_err());
 }
 
 // ---- files

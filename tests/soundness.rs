@@ -62,10 +62,17 @@ fn watched() -> (Watched, Rc<Cell<bool>>, Rc<Cell<bool>>) {
     (Watched { freed: Rc::clone(&freed), seen_alive: Rc::clone(&seen_alive) }, freed, seen_alive)
 }
 
+/// A loop on each backend that works here, with all that the kernel has for it and without.
+fn every_loop() -> impl Iterator<Item = Loop> {
+    let builders = Kind::COMPILED.iter().flat_map(|kind| {
+        [false, true].map(|baseline| Loop::builder().backend(*kind).baseline(baseline).capacity(64))
+    });
+    builders.filter_map(|builder| builder.build().ok())
+}
+
 #[test]
 fn state_outlives_a_loop_that_its_item_callback_drops_while_the_kernel_has_the_operation() {
-    for baseline in [false, true] {
-        let mut lp = Loop::builder().baseline(baseline).build().unwrap();
+    for mut lp in every_loop() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let _peers = [StdStream::connect(address).unwrap(), StdStream::connect(address).unwrap()];
@@ -86,10 +93,33 @@ fn state_outlives_a_loop_that_its_item_callback_drops_while_the_kernel_has_the_o
     }
 }
 
+/// As above, with an owner that would be freed if it were given back; so it is leaked for good.
+#[test]
+fn replacing_the_loop_in_an_item_callback_does_not_free_its_state() {
+    for mut lp in every_loop() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _peers: Vec<_> = (0..4).map(|_| StdStream::connect(address).unwrap()).collect();
+        let (state, freed, seen_alive) = watched();
+        lp.submit_multi(
+            Box::new(Completion::new(Multi::new(listener, state))),
+            |listener| listener.accept_multi(),
+            |lp, state: &mut Watched, _stream| {
+                replace_and_drop(lp);
+                state.seen_alive.set(!state.freed.get());
+                Action::Rearm
+            },
+            |_, _, _| unreachable!("the loop is gone"),
+        );
+        lp.run(RunMode::Once).unwrap();
+        assert!(seen_alive.get(), "freed while the callback had it by reference");
+        assert!(!freed.get(), "the owner is leaked");
+    }
+}
+
 #[test]
 fn state_outlives_a_loop_that_its_item_callback_drops_after_it_cancelled_everything() {
-    for baseline in [false, true] {
-        let mut lp = Loop::builder().baseline(baseline).build().unwrap();
+    for mut lp in every_loop() {
         let (stream, mut peer) = connection();
         peer.write_all(b"twice as much as one buffer holds").unwrap();
         let pool = lp.buf_pool(1, 4).unwrap();
@@ -122,37 +152,37 @@ fn a_loop_that_was_swapped_out_and_back_in_cannot_run_inside_its_own_item_callba
         inside: bool,
         nested_run: Option<io::Error>,
     }
-    let mut first = Loop::builder().capacity(8).entries(8).build().unwrap();
-    let mut second = Loop::builder().capacity(8).entries(8).build().unwrap();
-    // What the second loop does: put the first back in its place.
-    second.submit(Box::new(Completion::new(())), |()| oxev::nop(), |lp, _, _| swap_with_parked(lp));
-    PARKED.set(Some(second));
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let _peers = [StdStream::connect(address).unwrap(), StdStream::connect(address).unwrap()];
-    first.submit_multi(
-        Box::new(Completion::new(Multi::new(listener, Depth::default()))),
-        |listener| listener.accept_multi(),
-        |lp, depth: &mut Depth, _stream| {
-            assert!(!depth.inside, "two item callbacks have the state by `&mut`");
-            depth.inside = true;
-            swap_with_parked(lp); // the second loop is here now
-            lp.run(RunMode::Once).unwrap(); // and now the first again
-            depth.nested_run = lp.run(RunMode::NoWait).err();
-            depth.inside = false;
-            Action::Disarm
-        },
-        |_, owner, end| {
-            end.unwrap();
-            let refusal = owner.state.nested_run.as_ref().expect("a run inside a callback");
-            assert_eq!(refusal.raw_os_error(), Some(35 /* EDEADLK */));
-        },
-    );
-    first.run(RunMode::UntilDone).unwrap();
-    assert!(first.is_empty());
-    first.run(RunMode::NoWait).expect("it can be run again");
-    let mut second = PARKED.take().unwrap();
-    second.run(RunMode::NoWait).expect("so can the other one");
+    for (mut first, mut second) in every_loop().zip(every_loop()) {
+        // What the second loop does: put the first back in its place.
+        second.submit(Box::new(Completion::new(())), |()| oxev::nop(), |lp, _, _| swap_with_parked(lp));
+        PARKED.set(Some(second));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _peers = [StdStream::connect(address).unwrap(), StdStream::connect(address).unwrap()];
+        first.submit_multi(
+            Box::new(Completion::new(Multi::new(listener, Depth::default()))),
+            |listener| listener.accept_multi(),
+            |lp, depth: &mut Depth, _stream| {
+                assert!(!depth.inside, "two item callbacks have the state by `&mut`");
+                depth.inside = true;
+                swap_with_parked(lp); // the second loop is here now
+                lp.run(RunMode::Once).unwrap(); // and now the first again
+                depth.nested_run = lp.run(RunMode::NoWait).err();
+                depth.inside = false;
+                Action::Disarm
+            },
+            |_, owner, end| {
+                end.unwrap();
+                let refusal = owner.state.nested_run.as_ref().expect("a run inside a callback");
+                assert_eq!(refusal.raw_os_error(), Some(35 /* EDEADLK */));
+            },
+        );
+        first.run(RunMode::UntilDone).unwrap();
+        assert!(first.is_empty());
+        first.run(RunMode::NoWait).expect("it can be run again");
+        let mut second = PARKED.take().unwrap();
+        second.run(RunMode::NoWait).expect("so can the other one");
+    }
 }
 
 fn swap_with_parked(lp: &mut Loop) {

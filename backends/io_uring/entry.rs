@@ -5,11 +5,12 @@
 use ::io_uring::squeue::{Entry, Flags};
 use ::io_uring::{opcode, types};
 
+use super::BY_PARTS;
 use super::features::Features;
 use crate::buf_pool;
 use crate::io_vecs;
 use crate::net::socket;
-use crate::op::{OpKind, RawOp};
+use crate::op::{OpKind, RawOp, TRANSFER_BYTES_MAX};
 
 /// Makes the entry of an operation that programs do often; `None` for the others. These differ in a few fields, which stay in registers;
 /// with all operations in one match every field goes through memory twice.
@@ -53,6 +54,17 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
         }
         OpKind::SendZeroCopy => {
             opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw)).build()
+        }
+        OpKind::RecvVectored | OpKind::SendVectored if raw.backend_state == BY_PARTS => {
+            // SAFETY: S3: a vectored operation of ours.
+            let (first, _) = unsafe { io_vecs::vecs(raw) };
+            // SAFETY: S3: there is one as long as there are bytes left.
+            let first = unsafe { *first };
+            let (place, len) = (first.iov_base.cast::<u8>(), first.iov_len.min(TRANSFER_BYTES_MAX) as u32);
+            match raw.kind {
+                OpKind::RecvVectored => opcode::Recv::new(fd, place, len).flags(wait_all(raw)).build(),
+                _ => opcode::Send::new(fd, place, len).flags(send_flags(raw)).build(),
+            }
         }
         OpKind::RecvVectored => opcode::RecvMsg::new(fd, raw.buf.cast()).flags(wait_all(raw) as u32).build(),
         OpKind::SendVectored => {

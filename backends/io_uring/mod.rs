@@ -26,6 +26,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::{Capabilities, Options, Wait, Waker};
 use crate::buf_pool::{self, BUFFER_USED, Buffers};
 use crate::in_flight::{InFlight, MORE, Token, Verdict};
+use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
 use features::Features;
@@ -41,6 +42,9 @@ const NOTIFICATION: u32 = 1 << 3;
 
 /// [`RawOp::backend_state`] of a zero-copy send whose result is known, and whose buffer the kernel still has.
 const SENT: u16 = 1;
+
+/// [`RawOp::backend_state`] of a vectored transfer that is done buffer by buffer.
+const BY_PARTS: u16 = 2;
 
 pub(crate) struct IoUring {
     ring: Ring,
@@ -260,7 +264,8 @@ fn report(
     backlog: &mut VecDeque<u64>,
     ops: &mut InFlight,
 ) {
-    if outcome.flags & (MORE | NOTIFICATION) != 0 || !features.buffer_rings {
+    if outcome.flags & (MORE | NOTIFICATION) != 0 || !features.buffer_rings || outcome.result == -libc::EAGAIN
+    {
         match report_part(token, outcome, features, backlog, ops) {
             Some(whole) => outcome = whole,
             None => return,
@@ -283,8 +288,27 @@ fn report_part(
     match ops.op_kind(token)? {
         OpKind::SendZeroCopy => zero_copy_sent(token, outcome, ops),
         OpKind::RecvPooled if !features.buffer_rings => receive_after_poll(token, outcome, backlog, ops),
+        OpKind::RecvVectored | OpKind::SendVectored | OpKind::Accept if outcome.result == -libc::EAGAIN => {
+            try_again(token, backlog, ops)
+        }
         _ => Some(outcome),
     }
+}
+
+/// The kernel gave up waiting for readiness, since it was woken for nothing too often (`APOLL_MAX_RETRY`, 128 times) or would be for
+/// ever (a peer that has shut down shows as `POLLRDHUP`). Then it has a thread wait in the call, but what `sendmsg(2)`, `recvmsg(2)` and `accept(2)`
+/// share with io_uring heeds `O_NONBLOCK`, and says `EAGAIN` at once. `SEND` and `RECV` do wait there.
+fn try_again(token: Token, backlog: &mut VecDeque<u64>, ops: &mut InFlight) -> Option<Outcome> {
+    let op = ops.op(token)?;
+    // SAFETY: S3: the kernel is done with this try, so the description is ours.
+    let op = unsafe { &mut *op };
+    if op.kind != OpKind::Accept {
+        op.backend_state = BY_PARTS;
+        // The first buffer that is left is not empty.
+        io_vecs::advance(op, 0);
+    }
+    backlog.push_back(token.bits());
+    None
 }
 
 /// A pooled receive without buffer rings is a poll, and then a receive that does not block.

@@ -30,7 +30,8 @@ pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
         OpKind::RecvPooled => return receive_pooled(op, record),
         OpKind::Accept => (calls::accept(op), 0),
         OpKind::Connect => return connect(op),
-        OpKind::Poll => match calls::poll(op.fd, op.len as libc::c_short) {
+        // That the peer has shut its end down is told in any case, as io_uring tells it.
+        OpKind::Poll => match calls::poll(op.fd, op.len as libc::c_short | libc::POLLRDHUP) {
             0 => return Attempt::NotReady,
             events => (events, 0),
         },

@@ -66,8 +66,8 @@ impl Interest {
             Lane::Read => Interest { read: true, write: false },
             Lane::Write => Interest { read: false, write: true },
             Lane::Poll => {
-                let write = op.len & libc::POLLOUT as usize != 0;
-                Interest { read: !write || op.len & !(libc::POLLOUT as usize) != 0, write }
+                const WRITABLE: libc::c_short = libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND;
+                Interest { read: true, write: op.len & WRITABLE as usize != 0 }
             }
         }
     }

@@ -68,6 +68,9 @@ pub(crate) struct Event {
 /// The calls that one poll makes for one direction of one descriptor: then it is the others' turn.
 const ROUNDS_MAX: usize = 16;
 
+/// The bytes that it moves there before it is the others' turn, if an operation goes on and on: a call alone can move megabytes.
+const ROUND_BYTES_MAX: usize = 1 << 20;
+
 /// Accepted connections that may wait for their callbacks. Multi-result accepts stay in their queue, and take what there is: so many
 /// connections that come at once are not one for each step of the loop.
 const GUESTS_MAX: usize = 256;
@@ -119,6 +122,7 @@ impl<S: Selector> Readiness<S> {
     pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: the contract; here and below.
         let kind = unsafe { (*op).kind };
+        // Every way is a call with the same arguments, so this is a jump and nothing else.
         match kind {
             OpKind::Recv
             | OpKind::RecvPooled
@@ -130,6 +134,20 @@ impl<S: Selector> Readiness<S> {
                 // SAFETY: S3: as above.
                 unsafe { self.start(token, op, ops) };
             }
+            _ => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_uncommon(token, op, ops) };
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Readiness::submit`].
+    #[inline(never)]
+    unsafe fn start_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+        // SAFETY: S3: the caller's promise; here and below.
+        let kind = unsafe { (*op).kind };
+        match kind {
             OpKind::Connect => {
                 // SAFETY: S3: as above.
                 unsafe { self.start_connect(token, op, ops) };
@@ -161,6 +179,16 @@ impl<S: Selector> Readiness<S> {
             | OpKind::Notify
             | OpKind::Offload
             | OpKind::Job => report(token, 0, ops),
+            OpKind::Recv
+            | OpKind::RecvPooled
+            | OpKind::RecvVectored
+            | OpKind::Send
+            | OpKind::SendZeroCopy
+            | OpKind::SendVectored
+            | OpKind::Accept => {
+                // SAFETY: S3: as above.
+                unsafe { self.start(token, op, ops) };
+            }
         }
     }
 
@@ -193,7 +221,7 @@ impl<S: Selector> Readiness<S> {
     ///
     /// # Safety
     /// As [`Readiness::submit`].
-    #[inline]
+    #[inline(never)]
     unsafe fn start(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
@@ -329,6 +357,7 @@ impl<S: Selector> Readiness<S> {
 
     /// Goes through the queue of one direction, from its first operation, as far as it is ready.
     fn run_lane(&mut self, fd: RawDescriptor, lane: Lane, ops: &mut InFlight) {
+        let mut moved = 0;
         for _ in 0..ROUNDS_MAX {
             let record = self.descriptors.record(fd);
             if !record.may_be_ready(lane) {
@@ -353,6 +382,11 @@ impl<S: Selector> Readiness<S> {
                 }
                 Attempt::Over(outcome) if takes_many && outcome.result >= 0 => {
                     let _ = ops.complete(token, Outcome { flags: MORE, ..outcome });
+                    if self.nodes.next(token).is_some() {
+                        // Whoever waits behind it has a turn, too.
+                        self.nodes.remove(record.lane(lane), token);
+                        self.nodes.push(record.lane(lane), token, Place::Waiting);
+                    }
                 }
                 Attempt::Over(outcome) => {
                     if ops.complete(token, outcome) == Verdict::Done {
@@ -360,6 +394,11 @@ impl<S: Selector> Readiness<S> {
                         if record.lane(lane).is_empty() {
                             return;
                         }
+                        continue;
+                    }
+                    moved += usize::try_from(outcome.result).unwrap_or(0);
+                    if moved >= ROUND_BYTES_MAX {
+                        break;
                     }
                 }
             }
@@ -422,7 +461,9 @@ impl<S: Selector> Readiness<S> {
                 // SAFETY: S3: the operation is ours.
                 unsafe { self.start_job(token, op, ops) };
             } else {
-                report(token, -errno, ops);
+                // io_uring's word for a file that has no events.
+                let refusal = if errno == libc::EPERM { libc::EINVAL } else { errno };
+                report(token, -refusal, ops);
             }
         }
     }
@@ -571,7 +612,7 @@ impl<S: Selector> AsFd for Readiness<S> {
 
 /// Whether an operation stays in its queue when it has a result.
 fn takes_many(op: &RawOp) -> bool {
-    op.kind == OpKind::Accept && op.flags & RawOp::MULTI != 0
+    op.flags & RawOp::MULTI != 0 && op.kind == OpKind::Accept
 }
 
 /// Reports a result that cannot be a part.

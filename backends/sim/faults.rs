@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::random::Random;
 
-/// What goes wrong in a simulated world, and how often. Probabilities are between 0.0 (never) and 1.0 (whenever it can).
+/// What goes wrong in a simulated world, and how often. Probabilities are between 0.0 (never) and 1.0
+/// (whenever it can).
 ///
 /// ```
 /// use oxev::sim::Faults;
@@ -36,7 +37,8 @@ pub struct Faults {
     pub io_error: f64,
     /// A completion that others overtake.
     pub reorder: f64,
-    /// A cancel that comes too late: the operation goes on for a while, and ends with its result if that comes in time.
+    /// A cancel that comes too late: the operation goes on for a while, and ends with its result if that
+    /// comes in time.
     pub cancel_loses: f64,
     /// A submission that finds the submission queue full, and begins in the next step only.
     pub submission_queue_full: f64,
@@ -44,11 +46,13 @@ pub struct Faults {
     pub completion_queue_overflow: f64,
     /// A completion that comes once more when its operation is long over. Nobody must see it.
     pub late_completion: f64,
-    /// A multi-result operation that the backend repeats natively, for each submission. Otherwise the loop submits it again after each result.
+    /// A multi-result operation that the backend repeats natively, for each submission. Otherwise the loop
+    /// submits it again after each result.
     pub native_multishot: f64,
     /// A native multi-result operation that the backend stops repeating after a result, for each of them.
     pub lost_continuation: f64,
-    /// At a [power cut](crate::sim::Simulation::power_cut): a change that was not synced and has reached the disk all the same, in part or whole.
+    /// At a [power cut](crate::sim::Simulation::power_cut): a change that was not synced and has reached the
+    /// disk all the same, in part or whole.
     pub torn_write: f64,
 }
 
@@ -78,8 +82,8 @@ impl Faults {
         }
     }
 
-    /// Faults that the seed chooses (swarm testing: Groce et al., ISSTA 2012): many are off altogether, so that the others
-    /// come in combinations that an even mixture never shows.
+    /// Faults that the seed chooses (swarm testing: Groce et al., ISSTA 2012): many are off altogether, so
+    /// that the others come in combinations that an even mixture never shows.
     #[must_use]
     pub fn swarm(seed: u64) -> Faults {
         // Other numbers than those of the world with the same seed.

@@ -1,5 +1,5 @@
-//! A file system in memory. Names are whole paths; a directory is there as long as a name goes through it. What was written is
-//! durable when the file has been synced, the file's name with it.
+//! A file system in memory. Names are whole paths; a directory is there as long as a name goes through it.
+//! What was written is durable when the file has been synced, the file's name with it.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -1,7 +1,8 @@
-//! A simulated kernel: one world, in which several loops can live, with a virtual clock, a network and a file system in memory, and faults
-//! that a seed decides. What it is for is told in [`sim`](crate::sim).
+//! A simulated kernel: one world, in which several loops can live, with a virtual clock, a network and a file
+//! system in memory, and faults that a seed decides. What it is for is told in [`sim`](crate::sim).
 //!
-//! * [`world`]: the clock, the events, the operations and what they wait for. It stands where the kernel stands.
+//! * [`world`]: the clock, the events, the operations and what they wait for. It stands where the kernel
+//!   stands.
 //! * [`network`], [`files`]: what there is in it. [`transfer`]: bytes to and from the memory of operations.
 //! * [`peers`]: what is done in it by other means than operations.
 //! * [`faults`], [`random`], [`trace`]: what goes wrong, who decides it, and the record of it.
@@ -90,8 +91,20 @@ impl Sim {
         }
         let mut count = 0;
         loop {
-            count += self.world.report(self.side, ops);
-            if ops.has_ready() || self.world.now_ns() >= end_ns {
+            let (reported, moved) = self.world.report(self.side, ops);
+            count += reported;
+            if ops.has_ready() {
+                return Ok(());
+            }
+            if reported > 0 && self.is_due() {
+                // What was reported goes on, and has come to its end.
+                continue;
+            }
+            if self.world.now_ns() >= end_ns {
+                return Ok(());
+            }
+            if moved && self.clear_waker() {
+                // A script has posted, notified or stopped.
                 return Ok(());
             }
             match self.world.next_ns_for(self.side) {
@@ -107,6 +120,9 @@ impl Sim {
     /// Nothing in the world will ever end this wait.
     #[cold]
     fn wait_for_threads(&self) -> io::Result<()> {
+        if self.clear_waker() {
+            return Ok(());
+        }
         if !self.world.waits_for_threads() {
             return Err(io::Error::from_raw_os_error(libc::EDEADLK));
         }
@@ -117,18 +133,26 @@ impl Sim {
         Ok(())
     }
 
-    fn clear_waker(&self) {
+    /// Whether somebody has called.
+    fn clear_waker(&self) -> bool {
         let mut count = 0u64;
         // SAFETY: S8: an eventfd gives eight bytes, for which there is room; it does not block.
         unsafe { libc::read(self.waker.as_fd().as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+        count > 0
     }
 
     pub(crate) fn flush(&mut self, _: &mut InFlight) -> io::Result<()> {
         self.world.begin_backlog(self.side);
-        if self.world.next_ns_for(self.side).is_some_and(|at_ns| at_ns <= self.world.now_ns()) {
+        self.world.settle();
+        if self.is_due() {
             self.waker.wake();
         }
         Ok(())
+    }
+
+    /// There is something to report now.
+    fn is_due(&self) -> bool {
+        self.world.next_ns_for(self.side).is_some_and(|at_ns| at_ns <= self.world.now_ns())
     }
 
     /// It sends nothing to thread pools.
@@ -148,7 +172,8 @@ impl Drop for Sim {
 }
 
 impl AsFd for Sim {
-    /// Other threads make it readable, [`Sim::flush`], and what a peer does. What only time brings does not show.
+    /// Other threads make it readable, [`Sim::flush`], and what a peer does. What only time brings does not
+    /// show.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.world.embed(self.side);
         self.waker.as_fd()

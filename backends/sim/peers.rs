@@ -1,7 +1,9 @@
-//! What is done in a world without an operation: by peers, for which a test speaks, and by scripts, which speak for themselves.
+//! What is done in a world without an operation: by peers, for which a test speaks, and by scripts, which
+//! speak for themselves.
 //!
-//! A script has a thread of its own, but never runs at the same time as its world: it asks, and waits for the answer, while the
-//! world answers, and waits for the next question. So what it does is as much a part of the run as everything else.
+//! A script has a thread of its own, but never runs at the same time as its world: it asks, and waits for the
+//! answer, while the world answers, and waits for the next question. So what it does is as much a part of the
+//! run as everything else.
 
 use std::cell::Cell;
 use std::io;
@@ -78,17 +80,20 @@ impl World {
         any_moved
     }
 
-    /// Lets everything happen whose time has come.
-    pub(crate) fn settle(&self) {
+    /// Lets everything happen whose time has come, and says whether a script went on.
+    pub(crate) fn settle(&self) -> bool {
+        let mut any_moved = false;
         loop {
             self.state.borrow_mut().run_events();
             if !self.run_scripts() {
-                return;
+                return any_moved;
             }
+            any_moved = true;
         }
     }
 
-    /// Goes on to the next event, and says whether there was one: otherwise nothing happens unless a loop does it.
+    /// Goes on to the next event, and says whether there was one: otherwise nothing happens unless a loop
+    /// does it.
     pub(crate) fn pass_on(&self) -> bool {
         let next_ns = self.state.borrow().next_event_ns();
         let Some(next_ns) = next_ns else { return false };

@@ -1,5 +1,5 @@
-//! Random numbers that are the same for the same seed, on every machine and in every version: SplitMix64 (Steele, Lea and Flood, "Fast
-//! Splittable Pseudorandom Number Generators", OOPSLA 2014).
+//! Random numbers that are the same for the same seed, on every machine and in every version: SplitMix64
+//! (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
 
 use std::time::Duration;
 

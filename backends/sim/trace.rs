@@ -19,8 +19,8 @@ impl Trace {
         self.hash ^= self.hash >> 29;
     }
 
-    /// Something happened: what, to which object or operation, and a figure. No descriptor number and no address may come in here:
-    /// they differ from run to run.
+    /// Something happened: what, to which object or operation, and a figure. No descriptor number and no
+    /// address may come in here: they differ from run to run.
     pub(super) fn note(&mut self, now_ns: u64, what: &'static str, which: u64, figure: i64) {
         self.mix(now_ns);
         what.bytes().for_each(|byte| self.mix(u64::from(byte)));

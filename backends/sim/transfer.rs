@@ -102,7 +102,8 @@ pub(super) fn linger(fd: RawDescriptor) -> Option<Duration> {
     socket2::SockRef::from(&descriptor).linger().ok().flatten()
 }
 
-/// Gives an accepted socket what it has from its listener on Linux. Best effort: but for `SO_LINGER` nothing comes of it.
+/// Gives an accepted socket what it has from its listener on Linux. Best effort: but for `SO_LINGER` nothing
+/// comes of it.
 pub(super) fn inherit_options(from: RawDescriptor, to: RawDescriptor) {
     // SAFETY: S7: the world has it as the descriptor of a listener that is open.
     let from = unsafe { BorrowedFd::borrow_raw(from) };

@@ -1,8 +1,10 @@
-//! The world: its clock, its events, its objects and the operations that wait for them. It is the kernel of all its loops.
+//! The world: its clock, its events, its objects and the operations that wait for them. It is the kernel of
+//! all its loops.
 //!
-//! Everything that happens is an event at a time of the virtual clock, in the order of time and, at one time, of making. An operation on a
-//! socket waits in a queue of its object, one for each direction, and is tried when it is first and whenever that may have become of use.
-//! Its outcome goes into the completion queue of its loop, from where the loop's next poll takes it.
+//! Everything that happens is an event at a time of the virtual clock, in the order of time and, at one time,
+//! of making. An operation on a socket waits in a queue of its object, one for each direction, and is tried
+//! when it is first and whenever that may have become of use. Its outcome goes into the completion queue of
+//! its loop, from where the loop's next poll takes it.
 
 #![allow(unsafe_code)]
 
@@ -40,10 +42,12 @@ pub struct SimOptions {
     pub faults: Faults,
     /// How many bytes a connection holds in each direction before a send waits: 64 KiB by default.
     pub socket_buffer_bytes: usize,
-    /// Keeps the text of [`Simulation::trace_text`](crate::sim::Simulation::trace_text). The hash is always kept.
+    /// Keeps the text of [`Simulation::trace_text`](crate::sim::Simulation::trace_text). The hash is always
+    /// kept.
     pub trace_text: bool,
-    /// A loop that has nothing to wait for in the world waits for other threads of the real one (posts, notifications). Off by
-    /// default: it fails with `EDEADLK`. What real threads do is no part of what the seed decides.
+    /// A loop that has nothing to wait for in the world waits for other threads of the real one (posts,
+    /// notifications). Off by default: it fails with `EDEADLK`. What real threads do is no part of what the
+    /// seed decides.
     pub wait_for_threads: bool,
 }
 
@@ -194,7 +198,8 @@ struct Completion {
 /// One loop, as its world sees it.
 #[derive(Debug)]
 pub(super) struct Side {
-    waker: Waker,
+    /// `None` when the loop is gone.
+    waker: Option<Waker>,
     /// Somebody polls its descriptor.
     is_embedded: bool,
     numbers: BTreeMap<u64, Number>,
@@ -208,7 +213,7 @@ impl Side {
     pub(super) fn show_outcomes(&self, now_ns: u64) {
         let is_due = self.completions.first_key_value().is_some_and(|(key, _)| key.0 <= now_ns);
         if self.is_embedded && is_due {
-            self.waker.wake();
+            self.waker.iter().for_each(Waker::wake);
         }
     }
 }
@@ -357,7 +362,7 @@ impl World {
     pub(super) fn attach(&self, waker: Waker) -> usize {
         let mut state = self.state.borrow_mut();
         state.sides.push(Side {
-            waker,
+            waker: Some(waker),
             is_embedded: false,
             numbers: BTreeMap::new(),
             backlog: VecDeque::new(),
@@ -397,14 +402,15 @@ impl World {
         self.now_ns.set(self.now_ns.get() + POLL_NS);
     }
 
-    /// Lets everything happen whose time has come, and reports what there is for one loop. Says how many outcomes that were.
-    pub(super) fn report(&self, side: usize, ops: &mut InFlight) -> usize {
-        self.settle();
+    /// Lets everything happen whose time has come, and reports what there is for one loop. Says how many
+    /// outcomes that were, and whether a script went on.
+    pub(super) fn report(&self, side: usize, ops: &mut InFlight) -> (usize, bool) {
+        let moved = self.settle();
         let mut state = self.state.borrow_mut();
         let count = state.deliver(side, ops);
         // What has been continued is tried at once.
         state.run_awake();
-        count
+        (count, moved)
     }
 
     /// When something happens next that may be of use to a loop.
@@ -709,7 +715,8 @@ impl State {
         events
     }
 
-    /// Does what an operation asks for; it is ready. The outcome, and the figure that stands for it in the trace.
+    /// Does what an operation asks for; it is ready. The outcome, and the figure that stands for it in the
+    /// trace.
     fn attempt(&mut self, number: Number, id: ObjectId, op: *mut RawOp, raw: &RawOp) -> (Outcome, i64) {
         if self.is_interrupted(number) {
             return failed(-libc::EINTR);
@@ -848,6 +855,7 @@ impl State {
                 self.leave_queues(number, id);
             }
         });
+        self.sides[side].waker = None;
         self.sides[side].completions.clear();
         self.sides[side].backlog.clear();
         self.sides[side].late.clear();
@@ -1318,7 +1326,8 @@ impl State {
             if is_pipe {
                 return Err(libc::EPIPE);
             }
-            // The kernel takes what it has room for, and the other side answers that there is no such connection.
+            // The kernel takes what it has room for, and the other side answers that there is no such
+            // connection.
             let count = part(len.min(buffer_bytes.saturating_sub(lost_bytes)), fraction);
             if let Some(stream) = self.stream(id) {
                 stream.lost_bytes += count;

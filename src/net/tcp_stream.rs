@@ -17,7 +17,8 @@ use crate::op::{MultiOp, Op, OpKind, Outcome, Output, RawOp};
 /// A TCP connection; closed when it is dropped.
 ///
 /// Operations borrow it, by `&self`: to receive and send at once, share it between two owners by `Rc` or by
-/// [`Pool::share`](crate::Pool::share).
+/// [`Pool::share`](crate::Pool::share). One operation in each direction at a time: of two receives at once either may get what comes
+/// first, and two `send_all` may mix their parts (epoll keeps the order, io_uring does not).
 ///
 /// Zero bytes received is the end of the stream. An empty buffer is done at once, with `Ok(0)`.
 #[derive(Debug)]

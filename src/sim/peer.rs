@@ -11,12 +11,13 @@ use crate::fs::File;
 use crate::net::TcpStream;
 use crate::virtual_world;
 
-/// One end of a virtual connection, or of a [pipe](super::Simulation::pipe), that belongs to the test and not to a loop: the client of a
-/// server under test, say, or the server of a client. It reads and writes as a blocking socket of the standard library does.
+/// One end of a virtual connection, or of a [pipe](super::Simulation::pipe), that belongs to the test and not
+/// to a loop: the client of a server under test, say, or the server of a client. It reads and writes as a
+/// blocking socket of the standard library does.
 ///
-/// Outside of a [script](super::Simulation::script), nobody runs the loops while it waits. So it waits only for what is on its way in the
-/// world already, for which the virtual time passes that it takes; if nothing is, the error is
-/// [`WouldBlock`](io::ErrorKind::WouldBlock), and the loops are to be run first.
+/// Outside of a [script](super::Simulation::script), nobody runs the loops while it waits. So it waits only
+/// for what is on its way in the world already, for which the virtual time passes that it takes; if nothing
+/// is, the error is [`WouldBlock`](io::ErrorKind::WouldBlock), and the loops are to be run first.
 ///
 /// ```
 /// use oxev::sim::{SimOptions, Simulation};
@@ -37,8 +38,9 @@ use crate::virtual_world;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// The faults of the world's network hold for it (latency, partitions, resets by whom it is connected to), but its own calls are neither
-/// short nor interrupted. It may be sent to a script of its world, and back; on other threads there is no such connection (`EBADF`).
+/// The faults of the world's network hold for it (latency, partitions, resets by whom it is connected to),
+/// but its own calls are neither short nor interrupted. It may be sent to a script of its world, and back; on
+/// other threads there is no such connection (`EBADF`).
 #[derive(Debug)]
 pub struct Peer {
     descriptor: Descriptor,

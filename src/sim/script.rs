@@ -145,7 +145,8 @@ impl<R: Send + 'static> ScriptHandle<R> {
         self.is_over.get()
     }
 
-    /// Lets pass what is on its way in the world until the script is at its end, and gives its result. The loops are not run: that comes before.
+    /// Lets pass what is on its way in the world until the script is at its end, and gives its result. The
+    /// loops are not run: that comes before.
     ///
     /// # Errors
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if it waits for something that only a loop could do.

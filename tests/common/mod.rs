@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use oxev::{Kind, Loop};
 
-/// The backends that work here, best first. One that the kernel, a sandbox or the administrator refuses is left out, with a message;
-/// whatever else is wrong with one is a failure.
+/// The backends that work here, best first. One that the kernel, a sandbox or the administrator refuses is
+/// left out, with a message; whatever else is wrong with one is a failure.
 ///
 /// # Panics
 /// If none works, or one fails that was not refused.
@@ -30,8 +30,8 @@ pub(crate) fn is_refusal(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
 }
 
-/// Lets this process have as many descriptors as it may, and says how many those are: the tests of one crate run at the same time,
-/// and many shells allow a process 1024, or 256.
+/// Lets this process have as many descriptors as it may, and says how many those are: the tests of one crate
+/// run at the same time, and many shells allow a process 1024, or 256.
 pub(crate) fn raise_descriptor_limit() -> usize {
     static LIMIT: OnceLock<usize> = OnceLock::new();
     *LIMIT.get_or_init(|| {

@@ -210,7 +210,7 @@ fn recv_pooled_can_be_cancelled_while_it_waits_for_a_buffer(v: Variant) {
 }
 
 fn a_hundred_receives_share_one_buffer(v: Variant) {
-    let _crowd = crowd();
+    let Some(_crowd) = crowd() else { return };
     let mut lp = v.new_loop();
     let pool = lp.buf_pool(1, 16).unwrap();
     let lease = lease_of(&mut lp, &pool);
@@ -242,7 +242,7 @@ fn a_hundred_receives_share_one_buffer(v: Variant) {
 }
 
 fn a_receive_of_another_pool_is_fed_although_many_starve(v: Variant) {
-    let _crowd = crowd();
+    let Some(_crowd) = crowd() else { return };
     let mut lp = v.new_loop();
     let (busy, other) = (lp.buf_pool(1, 16).unwrap(), lp.buf_pool(1, 16).unwrap());
     let (_lease, other_lease) = (lease_of(&mut lp, &busy), lease_of(&mut lp, &other));

@@ -2,14 +2,17 @@
 
 use std::cell::Cell;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use oxev::{Action, Completion, Lease, Multi, OpId, RunMode, TcpStream, Timer, nop};
+use oxev::{Action, Completion, Lease, Multi, Op, OpId, OpKind, RawOp, RunMode, TcpStream, Timer, nop};
 
 use crate::support::hanging::{Hanging, start_every_kind};
-use crate::support::sockets::{accept_now, assert_closed, connect, listener, pair};
-use crate::support::{Counter, HOUR, Log, MS, complete, is_canceled, now, run_until, start, start_multi};
+use crate::support::sockets::{accept_now, assert_closed, connect, listener, pair, small_pair};
+use crate::support::{
+    Counter, HOUR, Log, MS, complete, errno, is_canceled, now, run_until, start, start_multi,
+};
 use crate::variants::Variant;
 
 conformance! {
@@ -28,6 +31,8 @@ conformance! {
     cancel_in_the_middle_of_three_reads_leaves_two_in_order,
     cancel_all_is_of_one_descriptor,
     cancel_all_leaves_a_shared_socket_usable,
+    a_shared_socket_is_closed_once_what_is_pending_on_it_is_cancelled,
+    a_receive_whose_descriptor_is_closed_under_it_ends_and_leaves_the_next_one_alone,
     cancel_all_of_an_idle_descriptor_does_nothing,
     an_operation_cancels_itself_too_late,
     two_operations_cancel_each_other,
@@ -253,6 +258,59 @@ fn cancel_all_leaves_a_shared_socket_usable(v: Variant) {
     assert!(is_canceled(&recv.wait(&mut lp).1));
     peer.write_all(b"still here").unwrap();
     assert_eq!(complete(&mut lp, (ours, [0; 16]), |(s, b)| s.recv(b)).1.unwrap(), 10);
+}
+
+/// Close while pending, as safe code does it: operations borrow the socket, so it cannot be closed under
+/// them.
+fn a_shared_socket_is_closed_once_what_is_pending_on_it_is_cancelled(v: Variant) {
+    let mut lp = v.new_loop();
+    let (ours, mut peer) = small_pair();
+    let (ours, pool) = (Rc::new(ours), lp.buf_pool(2, 64).unwrap());
+    let recv = start(&mut lp, (Rc::clone(&ours), [0; 8]), |(s, b)| s.recv(b));
+    let exact = start(&mut lp, (Rc::clone(&ours), [0; 8]), |(s, b)| s.recv_exact(b));
+    let multi = start_multi(&mut lp, (Rc::clone(&ours), pool), 9, |(s, p)| s.recv_multi(p));
+    let send = start(&mut lp, (Rc::clone(&ours), vec![0; 4 << 20]), |(s, b)| s.send_all(b));
+    lp.run(RunMode::NoWait).unwrap();
+    assert_eq!(Rc::strong_count(&ours), 5, "each operation keeps it open");
+    assert_eq!(lp.cancel_all(&*ours), 4);
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(is_canceled(&recv.result()) && is_canceled(&exact.result()));
+    assert!(is_canceled(&multi.end()) && is_canceled(&send.result()));
+    let ours = Rc::into_inner(ours).expect("nobody has it any more");
+    complete(&mut lp, ours, |s| s.close()).1.unwrap();
+    // What was sent is still there, and then comes the end.
+    std::io::copy(&mut peer, &mut std::io::sink()).unwrap();
+}
+
+/// Close while pending, as only unsafe code can do it.
+fn a_receive_whose_descriptor_is_closed_under_it_ends_and_leaves_the_next_one_alone(v: Variant) {
+    let mut lp = v.new_loop();
+    for round in 0..6 {
+        let (ours, _peer) = pair();
+        let fd = ours.as_raw_fd();
+        let old = start(&mut lp, [0; 8], |buffer| {
+            let raw = RawOp::with_buffer(OpKind::Recv, fd, buffer.as_mut_ptr(), buffer.len());
+            #[expect(unsafe_code, reason = "an operation that does not borrow its socket")]
+            // SAFETY: the buffer is the owner's own.
+            let op: Op<'_, usize> = unsafe { Op::from_raw(raw) };
+            op
+        });
+        if round % 2 == 0 {
+            lp.run(RunMode::NoWait).unwrap();
+        }
+        complete(&mut lp, ours, |s| s.close()).1.unwrap();
+        // Most likely the same number.
+        let (ours, mut peer) = pair();
+        let new = start(&mut lp, (ours, [0; 8]), |(s, b)| s.recv(b));
+        lp.run(RunMode::NoWait).unwrap();
+        lp.cancel(old.id);
+        let (_, result) = old.wait(&mut lp);
+        assert!(is_canceled(&result) || errno(result) == Some(libc::EBADF));
+        assert!(!new.is_done());
+        peer.write_all(b"new").unwrap();
+        let ((_, buffer), received) = new.wait(&mut lp);
+        assert_eq!(&buffer[..received.unwrap()], b"new");
+    }
 }
 
 fn cancel_all_of_an_idle_descriptor_does_nothing(v: Variant) {

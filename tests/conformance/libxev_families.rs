@@ -1,4 +1,5 @@
-//! The families of tests that libxev has for each of its backends, as far as they concern what is here, under its names.
+//! The families of tests that libxev has for each of its backends, as far as they concern what is here, under
+//! its names.
 
 use std::io::Read;
 use std::net::Shutdown;
@@ -188,7 +189,8 @@ fn accept_cancellation_decreases_the_active_count(v: Variant) {
     assert!(is_canceled(&accept.result()));
 }
 
-/// A megabyte through a send buffer of 8 KiB, in many writes at once whose order is kept by their completions.
+/// A megabyte through a send buffer of 8 KiB, in many writes at once whose order is kept by their
+/// completions.
 fn queued_writes(v: Variant) {
     const LEN: usize = 1 << 20;
     let mut lp = v.new_loop();

@@ -1,7 +1,9 @@
-//! The conformance suite: what a loop does, one body per behaviour, run on every variant of the loop that this machine has.
+//! The conformance suite: what a loop does, one body per behaviour, run on every variant of the loop that
+//! this machine has.
 //!
-//! A file is a concept and reads like a specification; `variants.rs` has the list of variants, to which another backend is one more
-//! line; `support/` has the few helpers. A test is named `concept::variant::claim`.
+//! A file is a concept and reads like a specification; `variants.rs` has the list of variants, to which
+//! another backend is one more line; `support/` has the few helpers. A test is named
+//! `concept::variant::claim`.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,5 @@
-//! What other event loops got wrong, and one day's finds in this one: one test for each defect, named by the right behaviour.
+//! What other event loops got wrong, and one day's finds in this one: one test for each defect, named by the
+//! right behaviour.
 //!
 //! Defects of datagrams (a zero-length one taken for the end of the file) wait for datagrams.
 
@@ -247,7 +248,7 @@ fn a_connection_accepted_before_its_accept_was_cancelled_is_not_leaked(v: Varian
 
 /// A multishot operation loses its F_MORE and is never armed again.
 fn a_multi_operation_that_the_kernel_ended_is_armed_again(v: Variant) {
-    let _crowd = crowd();
+    let Some(_crowd) = crowd() else { return };
     // A completion queue of four entries overflows, and then the kernel ends multishot operations.
     let mut lp = v.builder().entries(1).capacity(64).build().unwrap();
     let (listener, address) = listener();

@@ -1,6 +1,7 @@
-//! The variant `sim`: every body runs inside a world of its own, without faults, with peers, files and a clock of that world.
+//! The variants `sim` and `sim_faulty`: every body runs inside a world of its own, with peers, files and a
+//! clock of that world. In the second, everything goes wrong that a program must not notice.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::CString;
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
@@ -11,24 +12,47 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oxev::sim::{self, SimOptions, Simulation};
+use oxev::sim::{self, Faults, SimOptions, Simulation};
 use oxev::{Builder, File, Loop, TcpListener, TcpStream};
 
 use crate::support::surroundings::{self, Folder, Peer, PipeEnd, Surroundings, Wire, Work};
 
 thread_local! {
     /// The world of this test, or of one of its threads.
-    static WORLD: Simulation =
-        Simulation::new(SimOptions { wait_for_threads: true, ..SimOptions::calm() });
+    static WORLD: OnceCell<Simulation> = const { OnceCell::new() };
+}
+
+/// What the loop and the backend settle between them.
+const UNNOTICED: Faults = Faults {
+    interrupt: 0.3,
+    cancel_loses: 0.5,
+    submission_queue_full: 0.5,
+    completion_queue_overflow: 0.5,
+    late_completion: 0.5,
+    native_multishot: 0.5,
+    lost_continuation: 0.5,
+    ..Faults::none()
+};
+
+/// This thread's world.
+fn world(faults: Faults) -> Simulation {
+    let seed = std::env::var("OXEV_SEED").map_or(0, |seed| seed.parse().expect("a number"));
+    let options = SimOptions { seed, faults, wait_for_threads: true, ..SimOptions::calm() };
+    WORLD.with(|world| world.get_or_init(|| Simulation::new(options)).clone())
 }
 
 pub(crate) fn builder() -> Builder {
-    WORLD.with(|world| Loop::builder().simulation(world))
+    Loop::builder().simulation(&world(Faults::none()))
 }
 
-/// Runs something inside this thread's world.
-pub(crate) fn run<R>(body: impl FnOnce() -> R) -> R {
-    let world = WORLD.with(Clone::clone);
+pub(crate) fn faulty_builder() -> Builder {
+    Loop::builder().simulation(&world(UNNOTICED))
+}
+
+/// Runs something inside this thread's world, which is made with its first loop.
+pub(crate) fn run<R>(make: fn() -> Builder, body: impl FnOnce() -> R) -> R {
+    drop(make());
+    let world = WORLD.with(|world| world.get().cloned().expect("it has just been made"));
     let begin = world.new_loop().unwrap().now() - world.elapsed();
     surroundings::set(Rc::new(World { world: world.clone(), begin, folders: Cell::new(0) }));
     world.enter(body)

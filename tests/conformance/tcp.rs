@@ -154,7 +154,7 @@ fn accept_multi_accepts_until_it_is_cancelled(v: Variant) {
 }
 
 fn accept_multi_accepts_hundreds(v: Variant) {
-    let _crowd = crowd();
+    let Some(_crowd) = crowd() else { return };
     let mut lp = v.builder().entries(8).build().unwrap();
     let (listener, address) = listener();
     let accepts = start_multi(&mut lp, listener, 300, |l| l.accept_multi());
@@ -302,7 +302,10 @@ fn a_cancelled_zero_copy_send_ends_when_the_kernel_lets_go(v: Variant) {
     lp.run(RunMode::NoWait).unwrap();
     // The bytes on their way are read from our buffer until the peer has them, or is gone.
     drop(peer);
-    assert!(is_canceled(&send.wait(&mut lp).1));
+    let (_, sent) = send.wait(&mut lp);
+    let is_reset = |kind| matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+    // A cancel that loses leaves it to the peer to end it.
+    assert!(is_canceled(&sent) || is_reset(sent.as_ref().unwrap_err().kind()), "{sent:?}");
 }
 
 fn send_sends_at_least_a_byte(v: Variant) {
@@ -665,7 +668,7 @@ fn sockets_of_the_standard_library_are_taken_over(v: Variant) {
 }
 
 fn a_hundred_connections_echo_at_once(v: Variant) {
-    let _crowd = crowd();
+    let Some(_crowd) = crowd() else { return };
     let mut lp = v.builder().entries(16).build().unwrap();
     let pairs: Vec<_> = (0..100).map(|_| loop_pair()).collect();
     let started: Vec<_> = pairs

@@ -1,4 +1,5 @@
-//! The end of a loop: every owner is dropped exactly once, no callback runs, and the kernel has let go of all memory.
+//! The end of a loop: every owner is dropped exactly once, no callback runs, and the kernel has let go of all
+//! memory.
 
 use std::cell::RefCell;
 use std::io::Write;

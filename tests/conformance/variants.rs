@@ -60,7 +60,7 @@ fn run<R>(_: Variant, body: impl FnOnce() -> R) -> R {
 
 #[cfg(feature = "sim")]
 fn run<R>(variant: Variant, body: impl FnOnce() -> R) -> R {
-    if variant.name == "sim" { crate::simulated::run(body) } else { body() }
+    if variant.name.starts_with("sim") { crate::simulated::run(variant.make, body) } else { body() }
 }
 
 /// Runs one body on one variant; fails if it panics or hangs.
@@ -82,9 +82,11 @@ pub(crate) fn check(name: &'static str, make: fn() -> Builder, body: fn(Variant)
     }
 }
 
-/// Makes a test of each body on each variant. **The list of variants is here**: a name, and how to make a builder.
+/// Makes a test of each body on each variant. **The list of variants is here**: a name, and how to make a
+/// builder.
 ///
-/// A body that is about the real world, and says why, is ignored by the variant `sim`: `#[needs_kernel = "why"] body,`.
+/// A body that is about the real world, and says why, is ignored by the simulated variants: `#[needs_kernel =
+/// "why"] body,`.
 macro_rules! conformance {
     ($($(#[needs_kernel = $why:literal])? $body:ident,)*) => {
         conformance! { @each [$([$($why)?] $body)*]
@@ -95,6 +97,8 @@ macro_rules! conformance {
         }
         #[cfg(feature = "sim")]
         conformance! { @one sim, crate::simulated::builder, [$($(#[ignore = $why])? $body)*] }
+        #[cfg(feature = "sim")]
+        conformance! { @one sim_faulty, crate::simulated::faulty_builder, [$($(#[ignore = $why])? $body)*] }
     };
     (@each [$([$($why:literal)?] $body:ident)*] $($variant:ident: $make:expr,)*) => {
         conformance! { @those [$($body)*] $($variant: $make,)* }
@@ -122,6 +126,7 @@ fn the_variant_builds_or_is_missing_for_a_reason(variant: Variant) {
 }
 
 /// A machine on which nothing runs would pass every test.
+#[cfg(any(feature = "io_uring", feature = "epoll"))]
 #[test]
 fn the_best_backend_of_this_machine_is_tested() {
     let best = Loop::new().expect("no backend works here").backend();

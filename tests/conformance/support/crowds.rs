@@ -35,7 +35,11 @@ impl Drop for Place {
     }
 }
 
-/// To be held by a body that needs hundreds of descriptors: one at a time.
-pub(crate) fn crowd() -> MutexGuard<'static, ()> {
-    CROWD.lock().unwrap_or_else(PoisonError::into_inner)
+/// To be held by a body that needs hundreds of descriptors: one at a time. `None` if there are never so many.
+pub(crate) fn crowd() -> Option<MutexGuard<'static, ()>> {
+    if raise_descriptor_limit() < DESCRIPTORS_OF_A_CROWD {
+        eprintln!("not run: this process may not have {DESCRIPTORS_OF_A_CROWD} descriptors");
+        return None;
+    }
+    Some(CROWD.lock().unwrap_or_else(PoisonError::into_inner))
 }

@@ -101,7 +101,8 @@ impl Starter<'_> {
     }
 }
 
-/// Starts one operation of every kind that can wait; with a deadline if there is a `limit`. What is returned second must be kept.
+/// Starts one operation of every kind that can wait; with a deadline if there is a `limit`. What is returned
+/// second must be kept.
 pub(crate) fn start_every_kind(lp: &mut Loop, limit: Option<Duration>) -> (Vec<Hanging>, Box<dyn Any>) {
     let (pool, empty_pool) = (lp.buf_pool(4, 64).unwrap(), lp.buf_pool(1, 64).unwrap());
     let lease = lease_of(lp, &empty_pool);

@@ -183,7 +183,8 @@ impl<R> StartedMulti<R> {
     }
 }
 
-/// Starts a multi-result operation that is disarmed when it has given `wanted` items. The source is dropped at the end.
+/// Starts a multi-result operation that is disarmed when it has given `wanted` items. The source is dropped
+/// at the end.
 pub(crate) fn start_multi<S, R, F>(lp: &mut Loop, source: S, wanted: usize, prepare: F) -> StartedMulti<R>
 where
     S: 'static,

@@ -58,7 +58,8 @@ pub(crate) fn small_pair() -> (TcpStream, Peer) {
     (ours, peer)
 }
 
-/// An address that answers no connection request: the queue of its listener is full. What is returned with it must be kept.
+/// An address that answers no connection request: the queue of its listener is full. What is returned with it
+/// must be kept.
 pub(crate) fn unanswering() -> (SocketAddr, impl Sized) {
     let listener = TcpListener::options().backlog(0).bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();

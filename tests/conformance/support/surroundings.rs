@@ -1,5 +1,5 @@
-//! What the test's own side of things is made of: the sockets, files and clock of the machine or, for the variant `sim`, of a
-//! simulated world. A body asks here, and does not know which.
+//! What the test's own side of things is made of: the sockets, files and clock of the machine or, for the
+//! variant `sim`, of a simulated world. A body asks here, and does not know which.
 
 use std::cell::RefCell;
 use std::ffi::CString;

@@ -1,0 +1,321 @@
+//! Where programs are set up: connections, files, loops; and in the simulator a world around them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oxev::{Loop, TcpListener, TcpStream, ThreadPool};
+
+use super::files::initial_content;
+use super::guests::address_of;
+use super::model::{LoopModel, model};
+use super::program::{Backend, ENDS, Program};
+use super::world::{Parts, Places, World, enter_world, world};
+
+/// Loops that keep their address, by which the model knows them.
+pub(crate) type Loops = Vec<Box<Loop>>;
+
+/// What all programs of a thread share.
+pub(crate) struct Stage {
+    /// Makes pairs of real connections.
+    listener: StdListener,
+    /// A port at which nobody listens.
+    nowhere: SocketAddr,
+    _reserved: socket2::Socket,
+    directory: PathBuf,
+}
+
+impl Stage {
+    pub(crate) fn new() -> io::Result<Stage> {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static STAGES: AtomicU32 = AtomicU32::new(0);
+        let number = STAGES.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("oxev-fuzz-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory)?;
+        std::fs::write(directory.join("constant"), initial_content())?;
+        let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+        let nowhere = reserved.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        Ok(Stage { listener: StdListener::bind("127.0.0.1:0")?, nowhere, _reserved: reserved, directory })
+    }
+
+    fn pair(&self) -> io::Result<(TcpStream, TcpStream)> {
+        let one = StdStream::connect(self.listener.local_addr()?)?;
+        let other = self.listener.accept()?.0;
+        Ok((TcpStream::from_std(one)?, TcpStream::from_std(other)?))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Sets a program up: its world, and its loops.
+pub(crate) fn set_up(stage: &Stage, program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
+    match program.backend {
+        #[cfg(feature = "sim")]
+        Backend::Sim => virtual_stage::set_up(program, pool),
+        #[cfg(not(feature = "sim"))]
+        Backend::Sim => Err(io::ErrorKind::Unsupported.into()),
+        _ => set_up_real(stage, program, pool),
+    }
+}
+
+fn set_up_real(stage: &Stage, program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
+    let directory = stage.directory.to_str().ok_or(io::ErrorKind::Unsupported)?.to_owned();
+    std::fs::write(stage.directory.join("data"), initial_content())?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let base = std::time::Instant::now();
+    model(|m| m.clock = super::model::Clock::Real(base));
+    enter_world(World::new(Parts {
+        backend: program.backend,
+        setting: program.setting.clone(),
+        thread_pool: pool.clone(),
+        address: listener.local_addr()?,
+        listener,
+        nowhere: stage.nowhere,
+        directory,
+        places: Places::Real,
+        base,
+    })?);
+    let loops = make_loops(program)?;
+    for pair in 0..usize::from(ENDS) / 2 {
+        let (one, other) = stage.pair()?;
+        if pair > 0 {
+            for stream in [&one, &other] {
+                stream.set_send_buffer_size(program.setting.socket_bytes)?;
+                stream.set_recv_buffer_size(program.setting.socket_bytes)?;
+            }
+        }
+        put_pair(pair, one, other);
+    }
+    Ok(loops)
+}
+
+/// Makes the loops of a program, and tells the model of them.
+fn make_loops(program: &Program) -> io::Result<Loops> {
+    let mut loops = Vec::new();
+    for on in 0..program.setting.loops {
+        let (lp, bufs) = world(|w| w.new_loop(on))?;
+        let lp = Box::new(lp);
+        world(|w| w.install(on, &lp, bufs));
+        model(|m| {
+            m.loops.push(LoopModel::default());
+            m.born(on, address_of(&lp), program.setting.capacity);
+        });
+        loops.push(lp);
+    }
+    Ok(loops)
+}
+
+fn put_pair(pair: usize, one: TcpStream, other: TcpStream) {
+    world(|w| {
+        let (one, other) = (w.link(one), w.link(other));
+        model(|m| m.pair(one.side, other.side));
+        w.ends[2 * pair] = Some(one);
+        w.ends[2 * pair + 1] = Some(other);
+    });
+}
+
+/// Takes a world apart, when its loops are gone. The trace of it, if it is simulated.
+pub(crate) fn strike(mut world: World) -> u64 {
+    check_file(&world);
+    drop(std::mem::take(&mut world.leases));
+    let links = world.ends.iter().flatten();
+    if world.backend != Backend::Sim {
+        // What is left is reset, so that thousands of programs do not use up the ports.
+        links.for_each(|link| _ = link.stream().set_linger(Some(Duration::ZERO)));
+        let _ = std::fs::remove_file(format!("{}/new", world.directory));
+    }
+    let trace = match &world.places {
+        Places::Real => 0,
+        #[cfg(feature = "sim")]
+        Places::Hosts(hosts) => hosts[0].trace(),
+    };
+    drop(world);
+    trace
+}
+
+/// What is in the file is what was written.
+fn check_file(world: &World) {
+    let content = match &world.places {
+        Places::Real => std::fs::read(format!("{}/data", world.directory)).ok(),
+        #[cfg(feature = "sim")]
+        Places::Hosts(hosts) => hosts[0].read_file(&world.path("data")),
+    };
+    let checked = match content {
+        Some(content) => model(|m| m.file.check_content(&content)),
+        None => Err("it is gone".to_owned()),
+    };
+    if let Err(detail) = checked {
+        super::model::complain("files hold what was written", detail);
+    }
+}
+
+#[cfg(feature = "sim")]
+pub(crate) use virtual_stage::{partition, reset_connections, run_together};
+
+#[cfg(not(feature = "sim"))]
+pub(crate) fn partition(_: bool) {}
+
+#[cfg(not(feature = "sim"))]
+pub(crate) fn reset_connections() {}
+
+#[cfg(not(feature = "sim"))]
+pub(crate) fn run_together(_: &mut [Box<Loop>], _: u16) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(feature = "sim")]
+mod virtual_stage {
+    use std::cell::Cell;
+    use std::ffi::CString;
+    use std::net::Ipv4Addr;
+
+    use oxev::sim::{Faults, SimOptions, Simulation};
+    use oxev::{Completion, Output};
+
+    use super::super::model::{Clock, FaultModel};
+    use super::*;
+
+    const PORT: u16 = 7000;
+
+    fn host(on: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, 1 + on as u8)
+    }
+
+    pub(super) fn set_up(program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
+        let setting = &program.setting;
+        let options = SimOptions {
+            seed: program.seed,
+            socket_buffer_bytes: setting.socket_bytes,
+            ..SimOptions::calm()
+        };
+        let simulation = Simulation::new(options);
+        let hosts: Vec<Simulation> = (0..setting.loops).map(|on| simulation.host(host(on))).collect();
+        for name in ["data", "constant"] {
+            let path = CString::new(format!("/disk/{name}")).expect("no zero in it");
+            simulation.write_file(&path, initial_content());
+        }
+        let listener = hosts[0].enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))?;
+        model(|m| m.clock = Clock::Sim(simulation.clone()));
+        enter_world(World::new(Parts {
+            backend: Backend::Sim,
+            setting: setting.clone(),
+            thread_pool: pool.clone(),
+            listener,
+            address: (host(0), PORT).into(),
+            nowhere: (host(0), PORT + 1).into(),
+            directory: "/disk".to_owned(),
+            places: Places::Hosts(hosts),
+            base: std::time::Instant::now(),
+        })?);
+        let mut loops = make_loops(program)?;
+        for pair in 0..usize::from(ENDS) / 2 {
+            let from = pair % loops.len();
+            let one = complete(&mut loops[from], |()| TcpStream::connect((host(0), PORT)), ())?;
+            let listener = world(|w| std::rc::Rc::clone(&w.listener));
+            let other = complete(&mut loops[0], |listener| listener.accept(), listener)?;
+            put_pair(pair, one, other);
+        }
+        loops[0].update_now();
+        let base = loops[0].now() - simulation.elapsed();
+        world(|w| w.base = base);
+        if !setting.calm {
+            let faults = SimOptions::swarm(program.seed).faults;
+            model(|m| m.faults = faults_of(&faults));
+            note_faults(&faults);
+            simulation.set_faults(faults);
+        }
+        Ok(loops)
+    }
+
+    /// Runs one operation to its end, outside the program.
+    fn complete<T, R, F>(lp: &mut Loop, prepare: F, state: T) -> io::Result<R>
+    where
+        T: 'static,
+        R: Output,
+        F: for<'a> FnOnce(&'a mut T) -> oxev::Op<'a, R>,
+    {
+        struct Asker<T, R>(T, std::rc::Rc<Cell<Option<io::Result<R>>>>);
+        let answer = std::rc::Rc::new(Cell::new(None));
+        let owner = Box::new(Completion::new(Asker(state, std::rc::Rc::clone(&answer))));
+        lp.submit(owner, |asker| prepare(&mut asker.0), |_, asker, result| asker.1.set(Some(result)));
+        lp.run(oxev::RunMode::UntilDone)?;
+        answer.take().ok_or(io::ErrorKind::Other)?
+    }
+
+    fn faults_of(faults: &Faults) -> FaultModel {
+        FaultModel {
+            resets: faults.connection_reset > 0.0,
+            refuses: faults.connection_refused > 0.0,
+            io_errors: faults.io_error > 0.0,
+            no_space: faults.no_space > 0.0,
+            short_reads: faults.short_read > 0.0,
+            short_writes: faults.short_write > 0.0,
+        }
+    }
+
+    fn note_faults(faults: &Faults) {
+        let all = [
+            ("latency", faults.latency_max.as_nanos() as f64),
+            ("short_read", faults.short_read),
+            ("short_write", faults.short_write),
+            ("interrupt", faults.interrupt),
+            ("again", faults.again),
+            ("connection_reset", faults.connection_reset),
+            ("connection_refused", faults.connection_refused),
+            ("no_space", faults.no_space),
+            ("io_error", faults.io_error),
+            ("reorder", faults.reorder),
+            ("cancel_loses", faults.cancel_loses),
+            ("submission_queue_full", faults.submission_queue_full),
+            ("completion_queue_overflow", faults.completion_queue_overflow),
+            ("late_completion", faults.late_completion),
+            ("native_multishot", faults.native_multishot),
+            ("lost_continuation", faults.lost_continuation),
+        ];
+        for (name, how_often) in all {
+            if how_often > 0.0 {
+                model(|m| m.stats.count("programs with", name));
+            }
+        }
+    }
+
+    fn simulation() -> Option<(Simulation, usize)> {
+        world(|w| match &w.places {
+            Places::Real => None,
+            Places::Hosts(hosts) => Some((hosts[0].clone(), hosts.len())),
+        })
+    }
+
+    /// Cuts the first host off from the second, or from itself if there is no other; or mends that.
+    pub(crate) fn partition(cut: bool) {
+        let Some((simulation, count)) = simulation() else { return };
+        let other = host(usize::from(count > 1));
+        match cut {
+            true => simulation.partition(host(0), other),
+            false => simulation.heal(host(0), other),
+        }
+        model(|m| {
+            m.partitioned = cut;
+            m.stats.count("world", if cut { "partitioned" } else { "healed" });
+        });
+    }
+
+    pub(crate) fn reset_connections() {
+        let Some((simulation, _)) = simulation() else { return };
+        model(|m| m.faults.resets = true);
+        let count = simulation.reset_connections(host(0), host(0));
+        model(|m| m.stats.add("world", "ends reset", count as u64));
+    }
+
+    pub(crate) fn run_together(loops: &mut [Box<Loop>], us: u16) -> io::Result<()> {
+        let Some((simulation, _)) = simulation() else { return Ok(()) };
+        let mut all: Vec<&mut Loop> = loops.iter_mut().map(|lp| &mut **lp).collect();
+        simulation.run_for(&mut all, Duration::from_micros(u64::from(us)))
+    }
+}

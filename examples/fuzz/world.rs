@@ -1,0 +1,282 @@
+//! What programs work with: loops, connections, files, notifiers, pools; and where callbacks find it.
+
+use std::cell::RefCell;
+use std::ffi::CString;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use oxev::{
+    BufPool, File, Kind, Lease, Loop, LoopHandle, Notifier, OpenOptions, Pool, Shared, TcpListener,
+    TcpStream, ThreadPool,
+};
+
+use super::guests::Guest;
+use super::model::{complain, model};
+use super::program::{Backend, ENDS, Setting};
+
+thread_local! {
+    static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
+}
+
+/// Asks or changes the world of the program that runs on this thread.
+pub(crate) fn world<R>(ask: impl FnOnce(&mut World) -> R) -> R {
+    WORLD.with_borrow_mut(|world| ask(world.as_mut().expect("a program runs")))
+}
+
+pub(crate) fn enter_world(new: World) {
+    WORLD.set(Some(new));
+}
+
+pub(crate) fn leave_world() -> Option<World> {
+    WORLD.take()
+}
+
+/// A connection's end, as the model knows it.
+pub(crate) struct Socket {
+    pub(crate) stream: Option<TcpStream>,
+    pub(crate) side: usize,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // If the stream was taken out, an operation closes it.
+        model(|m| m.side_gone(self.side, self.stream.is_some()));
+    }
+}
+
+/// A share of it.
+#[derive(Clone)]
+pub(crate) enum Link {
+    Counted(Rc<Socket>),
+    Pooled(Shared<Socket>),
+}
+
+impl Deref for Link {
+    type Target = Socket;
+    fn deref(&self) -> &Socket {
+        match self {
+            Link::Counted(socket) => socket,
+            Link::Pooled(socket) => socket,
+        }
+    }
+}
+
+impl Link {
+    pub(crate) fn stream(&self) -> &TcpStream {
+        self.stream.as_ref().expect("only the last share is closed")
+    }
+
+    /// The stream, if this is the only share.
+    pub(crate) fn into_stream(self) -> Option<TcpStream> {
+        match self {
+            Link::Counted(socket) => Rc::try_unwrap(socket).ok().and_then(|mut socket| socket.stream.take()),
+            Link::Pooled(_) => None,
+        }
+    }
+}
+
+/// A lease that a program holds, and what was in it.
+pub(crate) struct HeldLease {
+    lease: Lease,
+    copy: Vec<u8>,
+    pub(crate) on: usize,
+    pub(crate) life: usize,
+}
+
+impl HeldLease {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lease.is_empty()
+    }
+}
+
+impl Drop for HeldLease {
+    fn drop(&mut self) {
+        if self.lease[..] != self.copy[..] {
+            complain("a lease is nobody else's", format!("{:?} was {:?}", &self.lease[..], self.copy));
+        }
+    }
+}
+
+/// An end that waits for its peer to be known: the address of the one that connected.
+struct Bachelor {
+    key: SocketAddr,
+    connected: bool,
+    link: Link,
+}
+
+pub(crate) struct World {
+    pub(crate) backend: Backend,
+    pub(crate) setting: Setting,
+    pub(crate) thread_pool: ThreadPool,
+    pub(crate) ends: [Option<Link>; ENDS as usize],
+    bachelors: Vec<Bachelor>,
+    pub(crate) listener: Rc<TcpListener>,
+    pub(crate) address: SocketAddr,
+    pub(crate) nowhere: SocketAddr,
+    /// Whose content is modelled; and one that is only read.
+    pub(crate) file: Rc<File>,
+    pub(crate) constant: Rc<File>,
+    /// Where files are.
+    pub(crate) directory: String,
+    pub(crate) notifiers: [Notifier; 2],
+    /// Of each loop.
+    pub(crate) handles: Vec<LoopHandle>,
+    pub(crate) bufs: Vec<BufPool>,
+    pub(crate) leases: Vec<HeldLease>,
+    pub(crate) pool: Pool<Guest>,
+    sockets: Pool<Socket>,
+    pub(crate) places: Places,
+    /// The loop clock's time of the model's zero.
+    pub(crate) base: Instant,
+    /// Posts that have been run or dropped.
+    pub(crate) parcels_gone: Arc<AtomicUsize>,
+}
+
+/// Where loops are made, and files opened.
+pub(crate) enum Places {
+    Real,
+    #[cfg(feature = "sim")]
+    Hosts(Vec<oxev::sim::Simulation>),
+}
+
+impl Places {
+    /// Does something where files and listeners are the world's.
+    pub(crate) fn enter<R>(&self, what: impl FnOnce() -> R) -> R {
+        match self {
+            Places::Real => what(),
+            #[cfg(feature = "sim")]
+            Places::Hosts(hosts) => hosts[0].enter(what),
+        }
+    }
+
+    pub(crate) fn new_loop(&self, backend: Backend, setting: &Setting, on: usize) -> io::Result<Loop> {
+        let builder = Loop::builder()
+            .capacity(setting.capacity)
+            .entries(setting.entries)
+            .baseline(setting.baseline)
+            .drain_timeout(Duration::from_secs(3));
+        match (self, backend) {
+            #[cfg(feature = "sim")]
+            (Places::Hosts(hosts), _) => builder.simulation(&hosts[on]).build(),
+            (_, Backend::Epoll) => builder.backend(Kind::Epoll).build(),
+            _ => {
+                let _ = on;
+                builder.backend(Kind::IoUring).build()
+            }
+        }
+    }
+}
+
+/// What a world is made of.
+pub(crate) struct Parts {
+    pub(crate) backend: Backend,
+    pub(crate) setting: Setting,
+    pub(crate) thread_pool: ThreadPool,
+    pub(crate) listener: TcpListener,
+    pub(crate) address: SocketAddr,
+    pub(crate) nowhere: SocketAddr,
+    pub(crate) directory: String,
+    pub(crate) places: Places,
+    pub(crate) base: Instant,
+}
+
+impl World {
+    pub(crate) fn new(parts: Parts) -> io::Result<World> {
+        let open = |name: &str| {
+            let path = format!("{}/{name}", parts.directory);
+            parts.places.enter(|| OpenOptions::new().read(true).write(true).open_blocking(path))
+        };
+        let (file, constant) = (Rc::new(open("data")?), Rc::new(open("constant")?));
+        Ok(World {
+            pool: Pool::new(parts.setting.slots),
+            sockets: Pool::new(64),
+            backend: parts.backend,
+            setting: parts.setting,
+            thread_pool: parts.thread_pool,
+            ends: [const { None }; ENDS as usize],
+            bachelors: Vec::new(),
+            listener: Rc::new(parts.listener),
+            address: parts.address,
+            nowhere: parts.nowhere,
+            file,
+            constant,
+            directory: parts.directory,
+            notifiers: [Notifier::new(), Notifier::new()],
+            handles: Vec::new(),
+            bufs: Vec::new(),
+            leases: Vec::new(),
+            places: parts.places,
+            base: parts.base,
+            parcels_gone: Arc::default(),
+        })
+    }
+
+    /// Makes a loop for a place, with a pool of buffers.
+    pub(crate) fn new_loop(&self, on: usize) -> io::Result<(Loop, BufPool)> {
+        let mut lp = self.places.new_loop(self.backend, &self.setting, on)?;
+        let (count, size) = self.setting.buffers;
+        let bufs = lp.buf_pool(count, size)?;
+        Ok((lp, bufs))
+    }
+
+    /// A new loop is in a place: the world's parts that belong to it.
+    pub(crate) fn install(&mut self, on: usize, lp: &Loop, bufs: BufPool) {
+        let handle = lp.handle();
+        match on < self.handles.len() {
+            true => (self.handles[on], self.bufs[on]) = (handle, bufs),
+            false => {
+                self.handles.push(handle);
+                self.bufs.push(bufs);
+            }
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> CString {
+        CString::new(format!("{}/{name}", self.directory)).expect("no zero in a path")
+    }
+
+    /// A stream becomes an end that the model knows.
+    pub(crate) fn link(&self, stream: TcpStream) -> Link {
+        let socket = Socket { stream: Some(stream), side: model(|m| m.add_side()) };
+        if !self.setting.pooled_sockets {
+            return Link::Counted(Rc::new(socket));
+        }
+        match self.sockets.share(socket) {
+            Ok(shared) => Link::Pooled(shared),
+            Err(socket) => Link::Counted(Rc::new(socket)),
+        }
+    }
+
+    /// A connection has come by an accept or a connect. Gives back what is in its way.
+    pub(crate) fn adopt(
+        &mut self,
+        stream: TcpStream,
+        key: Option<SocketAddr>,
+        connected: bool,
+    ) -> [Option<Link>; 2] {
+        let key = key.or_else(|| if connected { stream.local_addr().ok() } else { stream.peer_addr().ok() });
+        let link = self.link(stream);
+        let Some(key) = key else { return [Some(link), None] };
+        let other = self.bachelors.iter().position(|b| b.key == key && b.connected != connected);
+        let Some(other) = other.map(|index| self.bachelors.swap_remove(index).link) else {
+            self.bachelors.push(Bachelor { key, connected, link });
+            return [None, None];
+        };
+        model(|m| m.pair(link.side, other.side));
+        let free =
+            (0..self.ends.len()).step_by(2).find(|&i| self.ends[i].is_none() && self.ends[i + 1].is_none());
+        let slot = free.unwrap_or(link.side / 2 * 2 % self.ends.len());
+        [self.ends[slot].replace(link), self.ends[slot + 1].replace(other)]
+    }
+
+    /// Keeps a lease, or gives it back if there are enough.
+    pub(crate) fn hold(&mut self, lease: Lease, on: usize, life: usize) {
+        let copy = lease.to_vec();
+        self.leases.push(HeldLease { lease, copy, on, life });
+    }
+}

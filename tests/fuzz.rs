@@ -1,0 +1,149 @@
+//! What the fuzzer has found, each as a plain program and a claim; and a short run of the fuzzer itself.
+
+#[path = "../examples/fuzz/mod.rs"]
+mod fuzz;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener as StdListener, TcpStream as StdStream};
+use std::time::{Duration, Instant};
+
+use fuzz::{Backend, Driver, Plan, Stats};
+use oxev::{Completion, IoVecs, Kind, Loop, RunMode, TcpStream};
+
+/// A connection: our end, and the other's.
+fn pair() -> (TcpStream, StdStream) {
+    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    let peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+    (TcpStream::from_std(listener.accept().unwrap().0).unwrap(), peer)
+}
+
+/// A loop on each backend that works here.
+fn loops() -> impl Iterator<Item = Loop> {
+    Kind::COMPILED.iter().filter_map(|kind| Loop::builder().backend(*kind).build().ok())
+}
+
+// io_uring takes it to a thread, where sendmsg(2) does not wait on a socket that is O_NONBLOCK, as ours are: EAGAIN.
+#[test]
+fn a_vectored_send_to_a_peer_that_has_said_its_last_word_waits_for_room() {
+    const LEN: usize = 4 << 20;
+    struct Sender {
+        stream: TcpStream,
+        parts: [Vec<u8>; 2],
+        vecs: IoVecs<2>,
+    }
+    for mut lp in loops() {
+        let (stream, mut peer) = pair();
+        peer.shutdown(Shutdown::Write).unwrap();
+        let parts = [vec![1; LEN / 2], vec![2; LEN / 2]];
+        lp.submit(
+            Box::new(Completion::new(Sender { stream, parts, vecs: IoVecs::new() })),
+            |s| s.stream.send_all_vectored(s.vecs.gather(s.parts.iter().map(|part| &part[..]))),
+            |_, _, sent| assert_eq!(sent.unwrap(), LEN),
+        );
+        // It finds no room.
+        lp.run_for(Duration::from_millis(20)).unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).map(|_| all)
+        });
+        lp.run(RunMode::UntilDone).unwrap();
+        let all = reader.join().unwrap().unwrap();
+        assert!(
+            all.len() == LEN
+                && all[..LEN / 2].iter().all(|&b| b == 1)
+                && all[LEN / 2..].iter().all(|&b| b == 2)
+        );
+    }
+}
+
+// The same, from the other side: who is woken often and finds nothing is taken to a thread.
+#[test]
+fn a_vectored_receive_that_others_forestall_waits_on() {
+    /// More than the kernel wakes one operation for nothing.
+    const MESSAGES: u32 = 1000;
+    struct Receiver {
+        stream: std::rc::Rc<TcpStream>,
+        buf: [u8; 1],
+        vecs: IoVecs<1>,
+        received: std::rc::Rc<std::cell::Cell<u32>>,
+    }
+    type Owner = Box<Completion<Receiver>>;
+    fn count(lp: &mut Loop, owner: &Owner, received: std::io::Result<usize>) {
+        assert_eq!(received.unwrap(), 1);
+        owner.received.set(owner.received.get() + 1);
+        if owner.received.get() == MESSAGES {
+            lp.stop();
+        }
+    }
+    fn plain(lp: &mut Loop, owner: Owner) {
+        lp.submit(
+            owner,
+            |r| r.stream.recv(&mut r.buf),
+            |lp, owner, received| {
+                count(lp, &owner, received);
+                plain(lp, owner);
+            },
+        );
+    }
+    fn vectored(lp: &mut Loop, owner: Owner) {
+        lp.submit(
+            owner,
+            |r| r.stream.recv_vectored(r.vecs.scatter([&mut r.buf[..]])),
+            |lp, owner, received| {
+                count(lp, &owner, received);
+                vectored(lp, owner);
+            },
+        );
+    }
+    for mut lp in loops() {
+        let (stream, mut peer) = pair();
+        let (stream, received) = (std::rc::Rc::new(stream), std::rc::Rc::default());
+        let receiver = || {
+            let (stream, received) = (std::rc::Rc::clone(&stream), std::rc::Rc::clone(&received));
+            Box::new(Completion::new(Receiver { stream, buf: [0], vecs: IoVecs::new(), received }))
+        };
+        plain(&mut lp, receiver());
+        vectored(&mut lp, receiver());
+        peer.set_nodelay(true).unwrap();
+        for sent in 1..=MESSAGES {
+            peer.write_all(b"x").unwrap();
+            while received.get() < sent {
+                lp.run(RunMode::Once).unwrap();
+            }
+        }
+    }
+}
+
+// ---- the fuzzer
+
+/// How long each backend is fuzzed. A minute and more: `cargo run --release --features sim --example fuzz -- --minutes 1`.
+fn seconds() -> f64 {
+    std::env::var("OXEV_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(2.0)
+}
+
+/// Programs whose descriptors are counted run one after the other, and nothing else does beside them: the plain tests above are in
+/// a process of their own.
+#[test]
+fn random_programs_find_the_contract_kept() {
+    if std::env::args().any(|argument| argument == "random_programs_find_the_contract_kept") {
+        return fuzz_all();
+    }
+    let this = std::env::current_exe().unwrap();
+    let name = "random_programs_find_the_contract_kept";
+    let output = std::process::Command::new(this).args(["--exact", name, "--nocapture"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn fuzz_all() {
+    let driver = Driver::new().unwrap();
+    for backend in Backend::available() {
+        let plan = Plan { backend, steps_max: 50, candidates: 2000 };
+        let end = Instant::now() + Duration::from_secs_f64(seconds());
+        let mut stats = Stats::default();
+        for seed in (0..).take_while(|_| Instant::now() < end) {
+            if let Err(failure) = fuzz::check(&driver, plan, seed, &mut stats) {
+                panic!("{failure}");
+            }
+        }
+    }
+}
