@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# What threads do together, under ThreadSanitizer: the loop's queue and notifiers, the pool, offloaded work, many loops. Needs Rust for x86_64
-# Linux with the source of its standard library (`rustup component add rust-src`), which is built anew: without that, what the library
-# puts in order is not seen. `.ci/tsan.sh offload` runs only the test binaries of that name.
-# A compiler that comes without the sanitizer's runtime takes that of another one: TSAN_RUNTIME=…/librustc-stable_rt.tsan.a
+# What threads do together, under ThreadSanitizer: the loop's queue and notifiers, the pool, offloaded work,
+# many loops. Needs Rust for x86_64 Linux with the source of its standard library (`rustup component add
+# rust-src`), which is built anew: without that, what the library puts in order is not seen. `.ci/tsan.sh
+# offload` runs only the test binaries of that name. A compiler that comes without the sanitizer's runtime
+# takes that of another one: TSAN_RUNTIME=…/librustc-stable_rt.tsan.a
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
