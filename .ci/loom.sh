@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The models of everything that threads share without a lock: loom tries every order in which their threads can run, within a bound on
-# preemptions. Needs the Rust toolchain and nothing else; takes two to four minutes on two cores, half of them to build.
-# `.ci/loom.sh notification` runs only the models with that in their names.
+# The models of everything that threads share without a lock: loom tries every order in which their threads
+# can run, within a bound on preemptions. Needs the Rust toolchain and nothing else; takes two to four minutes
+# on two cores, half of them to build. `.ci/loom.sh notification` runs only the models with that in their
+# names.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

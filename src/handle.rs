@@ -324,8 +324,9 @@ impl Notifier {
         Notifier { shared: Arc::new(shared) }
     }
 
-    /// Completes the wait: the one that is pending, or the next. What this thread wrote before is seen by the
-    /// callback. One atomic operation if a notification is pending already.
+    /// Completes the wait: the one that is pending, or the next, also if the loop of the one that is pending is dropped before it has
+    /// seen the notification. What this thread wrote before is seen by the callback. One atomic operation if a notification is
+    /// pending already.
     pub fn notify(&self) {
         // Acquire: if a wait is registered, its `waiter` is seen. Release: for the callback.
         if self.shared.state.fetch_or(PENDING, Ordering::AcqRel) == WAITING {

@@ -1,5 +1,5 @@
-//! What threads share: from `std`, or, when the model checker builds the crate (`--cfg loom`), from `loom`, which tries every order in
-//! which threads can run and every value that a load may return.
+//! What threads share: from `std`, or, when the model checker builds the crate (`--cfg loom`), from `loom`,
+//! which tries every order in which threads can run and every value that a load may return.
 
 #[cfg(loom)]
 pub(crate) use crate::model::{Arc, AtomicU16};

@@ -1,4 +1,5 @@
-//! [`Arc`], with the orderings of the standard library's: loom's own cannot tell its count, which the loop asks for.
+//! [`Arc`], with the orderings of the standard library's: loom's own cannot tell its count, which the loop
+//! asks for.
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! An atomic in memory that is somebody else's. Loom's atomics are larger than what they stand for, so they are kept aside, by address.
+//! An atomic in memory that is somebody else's. Loom's atomics are larger than what they stand for, so they
+//! are kept aside, by address.
 
 #![allow(unsafe_code)]
 
@@ -10,7 +11,8 @@ use loom::sync::atomic;
 pub(crate) struct AtomicU16(atomic::AtomicU16);
 
 loom::lazy_static! {
-    /// Loom forgets it after each execution. Its lock is the standard library's, which loom does not see: it makes no order.
+    /// Loom forgets it after each execution. Its lock is the standard library's, which loom does not see: it
+    /// makes no order.
     static ref BY_ADDRESS: Mutex<HashMap<usize, &'static AtomicU16>> = Mutex::new(HashMap::new());
 }
 

@@ -1,7 +1,8 @@
-//! Models of how other threads reach a loop: the real loop, its queue, notifiers and errands, over a backend without a kernel. Every
-//! order in which the threads of these small programs can run is tried, within a bound on preemptions, and every value that a load
-//! may return. A wake-up that is lost leaves the loop asleep, which loom reports as a deadlock; the backend checks that
-//! no system call is superfluous; [`Shared`] checks that what one thread wrote is there for the other.
+//! Models of how other threads reach a loop: the real loop, its queue, notifiers and errands, over a backend
+//! without a kernel. Every order in which the threads of these small programs can run is tried, within a
+//! bound on preemptions, and every value that a load may return. A wake-up that is lost leaves the loop
+//! asleep, which loom reports as a deadlock; the backend checks that no system call is superfluous;
+//! [`Shared`] checks that what one thread wrote is there for the other.
 
 #![allow(unsafe_code)]
 

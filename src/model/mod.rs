@@ -1,5 +1,5 @@
-//! What takes the place of the standard library and of the kernel in models: the crate as the model checker loom builds it
-//! (`--cfg loom`). `.ci/loom.sh` runs them.
+//! What takes the place of the standard library and of the kernel in models: the crate as the model checker
+//! loom builds it (`--cfg loom`). `.ci/loom.sh` runs them.
 
 mod arc;
 mod atomic_u16;

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use loom::sync::{Condvar, Mutex};
 
-/// As an eventfd: a wake-up that comes before the wait is kept, and several are one. Unlike one it puts what the thread that wakes did before
-/// in order with the loop, because loom only sleeps on locks; where that would hide a fault, the same fault shows in the executions
-/// in which the loop does not sleep.
+/// As an eventfd: a wake-up that comes before the wait is kept, and several are one. Unlike one it puts what
+/// the thread that wakes did before in order with the loop, because loom only sleeps on locks; where that
+/// would hide a fault, the same fault shows in the executions in which the loop does not sleep.
 #[derive(Clone, Debug)]
 pub(crate) struct Waker(Arc<Event>);
 
