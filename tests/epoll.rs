@@ -12,8 +12,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use oxev::{
-    Action, Completion, File, Kind, Loop, Multi, Op, OpId, OpenOptions, Output, RunMode, TcpListener,
-    TcpStream, ThreadPool,
+    Action, Completion, File, Kind, Loop, Multi, Op, OpId, OpKind, OpenOptions, Output, RawOp, RunMode,
+    TcpListener, TcpStream, ThreadPool,
 };
 
 fn new_loop() -> Loop {
@@ -435,6 +435,43 @@ fn a_full_pipe_that_blocks_does_not_block_the_loop() {
     assert_eq!(written.unwrap(), 1 << 20);
     drop(state);
     assert!(drain.join().unwrap().unwrap() == expected);
+}
+
+/// Nobody says when the number of a foreign descriptor comes to name another file.
+#[test]
+fn foreign_descriptors_are_watched_whatever_their_number_named_before() {
+    fn wait_for_data(lp: &mut Loop, stream: StdStream) -> Started<StdStream, usize> {
+        start(lp, stream, |stream| {
+            let mut op = RawOp::new(OpKind::Poll, stream.as_raw_fd());
+            op.len = libc::POLLIN as usize;
+            op.flags = RawOp::UNTRACKED;
+            // SAFETY: the descriptor is in the state, and nothing else is pointed to.
+            unsafe { Op::from_raw(op) }
+        })
+    }
+    let mut lp = new_loop();
+    let connection = || {
+        let listener = StdListener::bind("127.0.0.1:0").unwrap();
+        let peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0, peer)
+    };
+    let (mut stream, mut peer) = connection();
+    for round in 0..10 {
+        if round % 3 == 2 {
+            // Closed; another connection gets the numbers, most likely.
+            drop((stream, peer));
+            (stream, peer) = connection();
+        }
+        let waiting = wait_for_data(&mut lp, stream);
+        settle(&mut lp);
+        assert!(!waiting.is_done());
+        peer.write_all(b"data").unwrap();
+        run_until(&mut lp, || waiting.is_done());
+        let (state, events) = waiting.take();
+        assert_eq!(events.unwrap(), libc::POLLIN as usize);
+        stream = state;
+        stream.read_exact(&mut [0; 4]).unwrap();
+    }
 }
 
 /// Somebody redirects a descriptor that the loop watches, as a daemon does with its own: its number then names a file that epoll

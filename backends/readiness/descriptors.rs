@@ -115,6 +115,8 @@ mod flag {
     pub(super) const NOT_WRITABLE: u8 = 1 << 3;
     /// An edge was special: see [`Edge`](super::Edge).
     pub(super) const SPECIAL: u8 = 1 << 4;
+    /// The selector watched what the number named when it was last used, and it may name it still.
+    pub(super) const KNOWN: u8 = 1 << 5;
 
     pub(super) const WATCHED: u8 = WATCHED_READ | WATCHED_WRITE;
 }
@@ -146,9 +148,14 @@ impl Record {
         self.generation
     }
 
-    /// Whether the selector knows it.
+    /// Whether the selector watches it.
     pub(super) fn is_registered(&self) -> bool {
         self.flags & flag::WATCHED != 0
+    }
+
+    /// Whether the selector probably knows it.
+    pub(super) fn is_known(&self) -> bool {
+        self.flags & (flag::WATCHED | flag::KNOWN) != 0
     }
 
     fn is_watched(&self, lane: Lane) -> bool {
@@ -281,8 +288,11 @@ impl Descriptors {
 
     /// Begins a new record, with nobody waiting.
     pub(super) fn forget(&mut self, fd: RawDescriptor) {
-        debug_assert!(self.record(fd).is_idle());
-        *self.record(fd) = Record { generation: generation_of(fd), ..Record::default() };
+        let (generation, record) = (generation_of(fd), self.record(fd));
+        debug_assert!(record.is_idle());
+        let is_known = record.generation == generation && record.is_known();
+        let flags = if is_known { flag::KNOWN } else { 0 };
+        *record = Record { generation, flags, ..Record::default() };
     }
 
     /// The record that an edge is for, unless the edge is of an earlier file with the same number.

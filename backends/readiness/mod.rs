@@ -41,7 +41,7 @@ use queue::{Nodes, Place};
 /// What an operating system has for waiting on many descriptors, edge-triggered.
 pub(crate) trait Selector: AsFd {
     /// Reports these edges of an open descriptor from now on, and at once what it is ready for now. `is_known`: it was registered for
-    /// less. The error is an errno; `EPERM` says that such a descriptor is always ready.
+    /// less, or before; if that is not so, it works all the same. The error is an errno; `EPERM` says that such a descriptor is always ready.
     fn register(
         &mut self,
         fd: RawDescriptor,
@@ -437,7 +437,7 @@ impl<S: Selector> Readiness<S> {
     fn block(&mut self, fd: RawDescriptor, lane: Lane, interest: Interest, ops: &mut InFlight) {
         let record = self.descriptors.record(fd);
         if let Some(wanted) = record.missing(interest) {
-            let (generation, is_known) = (record.generation(), record.is_registered());
+            let (generation, is_known) = (record.generation(), record.is_known());
             if let Err(errno) = self.selector.register(fd, generation, wanted, is_known) {
                 return self.fail_lane(fd, lane, errno, ops);
             }
