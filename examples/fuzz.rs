@@ -35,6 +35,9 @@ struct Arguments {
     /// How many smaller programs to try when one fails.
     #[arg(long, default_value_t = 4000)]
     shrink: usize,
+    /// Leaves out what leaks memory: dropping a loop in an item callback.
+    #[arg(long)]
+    no_leaks: bool,
     /// Says in the end how often everything happened.
     #[arg(long)]
     stats: bool,
@@ -93,7 +96,8 @@ fn fuzz_on(backend: Backend, arguments: &Arguments, programs: u64, end: Option<I
     let driver = Driver::new().expect("a directory and a socket can be made");
     let first = arguments.seed.unwrap_or_else(first_seed);
     let (start, mut told, mut stats, mut count) = (Instant::now(), Instant::now(), Stats::default(), 0);
-    let plan = Plan { backend, steps_max: arguments.steps, candidates: arguments.shrink };
+    let (steps_max, candidates) = (arguments.steps, arguments.shrink);
+    let plan = Plan { backend, steps_max, candidates, leaks: !arguments.no_leaks };
     println!("{backend}: seeds from {first}");
     while count < programs && end.is_none_or(|end| Instant::now() < end) {
         let seed = first.wrapping_add(count);

@@ -23,7 +23,7 @@ fn now_and_then(often: u32) -> bool {
 
 /// A completion that the backend reports never arrives.
 pub(crate) fn loses_completion() -> bool {
-    is_planted("lost_completion") && now_and_then(50)
+    is_planted("lost_completion") && now_and_then(300)
 }
 
 /// A cancel does not reach the backend.

@@ -84,8 +84,11 @@ impl Driver {
                 break;
             }
         }
-        if program.ending == Ending::Cancel && model(|m| m.violations.is_empty()) {
-            run.end_by_cancel();
+        match program.ending {
+            _ if model(|m| !m.violations.is_empty()) => {}
+            Ending::Drop => {}
+            Ending::Cancel => run.end_by_cancel(),
+            Ending::Settle => run.settle(),
         }
         if program.backend != Backend::Sim {
             self.courier.settle();
@@ -467,11 +470,7 @@ impl Run<'_> {
     fn end_by_cancel(&mut self) {
         const ROUNDS_MAX: usize = 300;
         let patience = Instant::now() + Duration::from_secs(10);
-        if self.backend != Backend::Sim {
-            self.courier.settle();
-        }
-        stage::partition(false);
-        drop(world(|w| std::mem::take(&mut w.leases)));
+        self.quiet();
         for round in 0.. {
             for (on, lp) in self.loops.iter_mut().enumerate() {
                 let ids: Vec<_> = lp.in_flight().map(|op| (op.id, op.kind)).collect();
@@ -500,6 +499,42 @@ impl Run<'_> {
         }
         self.audit();
         self.audit_settled();
+    }
+
+    /// Goes on until nothing is in flight but what waits for something that has not happened.
+    fn settle(&mut self) {
+        const ROUNDS_MAX: usize = 100;
+        let patience = Instant::now() + Duration::from_secs(10);
+        self.quiet();
+        for round in 0.. {
+            for on in 0..self.loops.len() {
+                // Virtual time does not pass for background operations alone, but if one waits for them.
+                self.run(on, if self.backend == Backend::Sim { Mode::Once } else { Mode::NoWait });
+            }
+            self.run_all(if round < 10 { 300 } else { 3000 });
+            if model(|m| !m.violations.is_empty()) {
+                return;
+            }
+            let stuck = (0..self.loops.len()).find_map(|on| {
+                let posts = model(|m| m.posts_under_way(on));
+                if posts > 0 { Some(format!("{posts} posts")) } else { model(|m| m.why_stuck(on)) }
+            });
+            let Some(what) = stuck else { break };
+            if round > ROUNDS_MAX && (self.backend == Backend::Sim || Instant::now() > patience) {
+                return complain("nothing hangs", what);
+            }
+        }
+        model(|m| m.stats.count("programs that", "settled"));
+        self.audit();
+    }
+
+    /// Nothing more comes from elsewhere, nothing is cut off, and all buffers are there.
+    fn quiet(&self) {
+        if self.backend != Backend::Sim {
+            self.courier.settle();
+        }
+        stage::partition(false);
+        drop(world(|w| std::mem::take(&mut w.leases)));
     }
 
     fn audit_settled(&self) {

@@ -47,7 +47,7 @@ impl Backend {
 pub(crate) struct Failure {
     pub(crate) violation: Violation,
     pub(crate) seed: u64,
-    pub(crate) steps_max: usize,
+    pub(crate) plan: Plan,
     pub(crate) program: Program,
     pub(crate) steps_before: usize,
 }
@@ -60,12 +60,14 @@ pub(crate) struct Plan {
     pub(crate) steps_max: usize,
     /// So many candidates are tried when it is shrunk.
     pub(crate) candidates: usize,
+    /// Programs may leak what the library says they leak.
+    pub(crate) leaks: bool,
 }
 
 /// Runs the program of a seed. A simulated one is run twice now and then, and must go the same way.
 pub(crate) fn check(driver: &Driver, plan: Plan, seed: u64, stats: &mut Stats) -> Result<(), Box<Failure>> {
-    let Plan { backend, steps_max, candidates } = plan;
-    let program = Program::new(seed, backend, steps_max);
+    let Plan { backend, steps_max, candidates, leaks } = plan;
+    let program = Program::new(seed, backend, steps_max, leaks);
     watchdog::watch(seed, backend);
     let report = driver.run(&program);
     stats.merge(&report.stats);
@@ -81,13 +83,7 @@ pub(crate) fn check(driver: &Driver, plan: Plan, seed: u64, stats: &mut Stats) -
     let again = run_once(driver, &small).filter(|again| again.rule == violation.rule);
     watchdog::unwatch();
     let steps_before = program.steps.len();
-    Err(Box::new(Failure {
-        violation: again.unwrap_or(violation),
-        seed,
-        steps_max,
-        program: small,
-        steps_before,
-    }))
+    Err(Box::new(Failure { violation: again.unwrap_or(violation), seed, plan, program: small, steps_before }))
 }
 
 fn differs(program: &Program, one: (u64, u64), other: (u64, u64)) -> Option<Violation> {
@@ -109,7 +105,8 @@ fn run_once(driver: &Driver, program: &Program) -> Option<Violation> {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { violation, seed, steps_max, program, steps_before } = self;
+        let Failure { violation, seed, plan, program, steps_before } = self;
+        let (steps_max, leaks) = (plan.steps_max, if plan.leaks { "" } else { " --no-leaks" });
         writeln!(f, "violation: {}: {}", violation.rule, violation.detail)?;
         writeln!(
             f,
@@ -120,7 +117,7 @@ impl fmt::Display for Failure {
         writeln!(f, "{program}")?;
         write!(
             f,
-            "replay: cargo run --release --features sim --example fuzz -- --backend {} --seed {seed} --steps {steps_max}",
+            "replay: cargo run --release --features sim --example fuzz -- --backend {} --seed {seed} --steps {steps_max}{leaks}",
             program.backend
         )
     }

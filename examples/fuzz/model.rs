@@ -849,6 +849,9 @@ impl Model {
             return;
         }
         let last = self.fired.insert((on, life, due_ns), number);
+        if last.is_some() {
+            self.stats.count("at", "the same time as another");
+        }
         if last.is_some_and(|last| last > number) {
             let detail = format!("#{number} after #{}", last.unwrap_or_default());
             self.complain("timers with equal deadlines fire in order", detail);
@@ -1331,6 +1334,8 @@ impl Model {
             }
             (_, Job::Single(Work::Connect { .. })) => !self.partitioned,
             (_, Job::Single(Work::Wait { .. }) | Job::Many(Series::Wait { .. })) => false,
+            // Nobody waits for it.
+            (_, Job::Single(Work::Hour)) => self.entries[number].was_reset,
             _ => true,
         }
     }

@@ -289,6 +289,8 @@ pub(crate) enum Ending {
     Drop,
     /// Everything is cancelled: then all must end.
     Cancel,
+    /// It is given time: then what should end must have ended.
+    Settle,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -305,14 +307,17 @@ pub(crate) const ENDS: u8 = 6;
 pub(crate) const NOTIFIERS: u8 = 2;
 
 impl Program {
-    /// The program of a seed, of no more than `steps_max` steps.
-    pub(crate) fn new(seed: u64, backend: Backend, steps_max: usize) -> Program {
+    /// The program of a seed, of no more than `steps_max` steps. `leaks`: it may drop a loop in an item callback, which leaks the owner.
+    pub(crate) fn new(seed: u64, backend: Backend, steps_max: usize, leaks: bool) -> Program {
         let mut random = Random::new(seed);
         let setting = Setting::new(&mut random, backend);
         let count = 1 + random.below(steps_max.max(1) as u64) as usize;
         let taste = Taste::new(&mut random, backend);
-        let steps = (0..count).map(|_| taste.step(&mut random)).collect();
-        let ending = random.pick(&[Ending::Drop, Ending::Cancel]);
+        let mut steps: Vec<Step> = (0..count).map(|_| taste.step(&mut random)).collect();
+        if !leaks {
+            steps.iter_mut().for_each(Step::leak_nothing);
+        }
+        let ending = random.pick(&[Ending::Drop, Ending::Cancel, Ending::Settle]);
         Program { seed, backend, setting, steps, ending }
     }
 }
@@ -339,8 +344,8 @@ impl Setting {
 /// How often something is chosen, beside others.
 type Choice<T> = (u64, T);
 type MakeStep = fn(&mut Random, &Taste) -> Step;
-type MakeWork = fn(&mut Random) -> Work;
-type MakeSeries = fn(&mut Random) -> Series;
+type MakeWork = fn(&mut Random, &Taste) -> Work;
+type MakeSeries = fn(&mut Random, &Taste) -> Series;
 type MakeThen = fn(&mut Random, &Taste) -> Then;
 
 /// What a program likes to do: swarm testing (Groce et al., ISSTA 2012). What all programs do evenly, none does thoroughly.
@@ -349,6 +354,8 @@ struct Taste {
     works: Vec<Choice<MakeWork>>,
     series: Vec<Choice<MakeSeries>>,
     thens: Vec<Choice<MakeThen>>,
+    /// Ends that it uses: from the first to this one.
+    ends: u8,
     /// How many in a hundred submissions have a deadline, and are background operations.
     limits: u64,
     backgrounds: u64,
@@ -365,10 +372,6 @@ fn some_of<T: Copy>(random: &mut Random, all: &[Choice<T>]) -> Vec<Choice<T>> {
 
 fn micros(random: &mut Random) -> u16 {
     random.pick(&[0, 1, 5, 30, 100, 300, 1000, 5000])
-}
-
-fn end(random: &mut Random) -> u8 {
-    random.below(u64::from(ENDS)) as u8
 }
 
 fn notifier(random: &mut Random) -> u8 {
@@ -395,29 +398,29 @@ fn transmit(random: &mut Random) -> Transmit {
 }
 
 const WORKS: &[Choice<MakeWork>] = &[
-    (4, |_| Work::Nop),
-    (4, |r| Work::After(micros(r))),
-    (3, |r| Work::At(r.below(12) as u8)),
-    (1, |_| Work::Hour),
-    (14, |r| Work::Recv { end: end(r), how: receive(r), len: r.pick(&[0, 1, 7, 40, 200]) }),
-    (14, |r| Work::Send {
-        end: end(r),
+    (4, |_, _| Work::Nop),
+    (4, |r, _| Work::After(micros(r))),
+    (3, |r, _| Work::At(r.below(12) as u8)),
+    (1, |_, _| Work::Hour),
+    (14, |r, t| Work::Recv { end: t.end(r), how: receive(r), len: r.pick(&[0, 1, 7, 40, 200]) }),
+    (14, |r, t| Work::Send {
+        end: t.end(r),
         how: transmit(r),
         len: r.pick(&[0, 1, 7, 7, 40, 40, 200, 1000, 60_000]),
     }),
-    (3, |r| Work::Accept { address: r.one_in(2) }),
-    (3, |r| Work::Connect { nowhere: r.one_in(6) }),
-    (1, |r| Work::Shutdown {
-        end: end(r),
+    (3, |r, _| Work::Accept { address: r.one_in(2) }),
+    (3, |r, _| Work::Connect { nowhere: r.one_in(6) }),
+    (1, |r, t| Work::Shutdown {
+        end: t.end(r),
         half: r.pick(&[Half::Read, Half::Write, Half::Write, Half::Both]),
     }),
-    (1, |r| Work::Close { end: end(r) }),
-    (4, |r| Work::Read { at: r.below(560) as u16, len: r.pick(&[0, 1, 64, 100]), how: receive(r) }),
-    (4, |r| Work::Write { region: r.below(8) as u8, len: r.pick(&[0, 1, 40, 64, 64]), how: transmit(r) }),
-    (2, |r| Work::ReadOn { len: r.pick(&[1, 30, 90]) }),
-    (2, |r| Work::Sync { data: r.one_in(2) }),
-    (1, |_| Work::Metadata),
-    (2, |r| {
+    (1, |r, t| Work::Close { end: t.end(r) }),
+    (4, |r, _| Work::Read { at: r.below(560) as u16, len: r.pick(&[0, 1, 64, 100]), how: receive(r) }),
+    (4, |r, _| Work::Write { region: r.below(8) as u8, len: r.pick(&[0, 1, 40, 64, 64]), how: transmit(r) }),
+    (2, |r, _| Work::ReadOn { len: r.pick(&[1, 30, 90]) }),
+    (2, |r, _| Work::Sync { data: r.one_in(2) }),
+    (1, |_, _| Work::Metadata),
+    (2, |r, _| {
         Work::Open(r.pick(&[
             OpenWhat::Existing,
             OpenWhat::Missing,
@@ -425,20 +428,20 @@ const WORKS: &[Choice<MakeWork>] = &[
             OpenWhat::Contradiction,
         ]))
     }),
-    (1, |_| Work::CloseFile),
-    (4, |r| Work::Wait { notifier: notifier(r) }),
-    (3, |r| Work::Offload { panics: r.one_in(5) }),
-    (1, |r| Work::Stray { sends: r.one_in(2) }),
-    (1, |r| Work::OnClosed { sends: r.one_in(2) }),
-    (1, |r| Work::ForeignPool { end: end(r) }),
+    (1, |_, _| Work::CloseFile),
+    (4, |r, _| Work::Wait { notifier: notifier(r) }),
+    (3, |r, _| Work::Offload { panics: r.one_in(5) }),
+    (1, |r, _| Work::Stray { sends: r.one_in(2) }),
+    (1, |r, _| Work::OnClosed { sends: r.one_in(2) }),
+    (1, |r, t| Work::ForeignPool { end: t.end(r) }),
 ];
 
 const SERIES: &[Choice<MakeSeries>] = &[
-    (2, |r| Series::Every(r.pick(&[0, 1, 30, 200, 1000]))),
-    (2, |r| Series::EveryAfter(r.pick(&[0, 1, 30, 200, 1000]))),
-    (2, |_| Series::Accept),
-    (4, |r| Series::Recv { end: end(r) }),
-    (2, |r| Series::Wait { notifier: notifier(r) }),
+    (2, |r, _| Series::Every(r.pick(&[0, 1, 30, 200, 1000]))),
+    (2, |r, _| Series::EveryAfter(r.pick(&[0, 1, 30, 200, 1000]))),
+    (2, |_, _| Series::Accept),
+    (4, |r, t| Series::Recv { end: t.end(r) }),
+    (2, |r, _| Series::Wait { notifier: notifier(r) }),
 ];
 
 const THENS: &[Choice<MakeThen>] = &[
@@ -483,7 +486,7 @@ const STEPS: &[Choice<MakeStep>] = &[
     (2, |r, _| Step::PanicInPrepare { on: on(r), pooled: r.one_in(2) }),
     (16, |r, _| Step::Cancel { which: which(r), twice: r.one_in(3) }),
     (2, |r, _| Step::CancelForeign { which: which(r) }),
-    (3, |r, _| Step::CancelAll { end: end(r) }),
+    (3, |r, t| Step::CancelAll { end: t.end(r) }),
     (8, |r, _| Step::Reset { which: which(r), us: micros(r) }),
     (16, |r, _| Step::Run { on: on(r), mode: Mode::NoWait }),
     (8, |r, _| Step::Run { on: on(r), mode: Mode::Once }),
@@ -495,7 +498,7 @@ const STEPS: &[Choice<MakeStep>] = &[
     (6, |r, t| Step::Post { on: on(r), elsewhere: r.one_in(2), then: t.then(r) }),
     (8, |r, _| Step::Notify { notifier: notifier(r), elsewhere: r.one_in(2) }),
     (6, |r, _| Step::DropLease { which: r.below(8) as u8 }),
-    (3, |r, _| Step::DropEnd { end: end(r) }),
+    (3, |r, t| Step::DropEnd { end: t.end(r) }),
     (1, |r, _| Step::DropLoop { on: on(r) }),
     (2, |r, _| Step::Flush { on: on(r) }),
     (1, |r, _| Step::NextTimeout { on: on(r) }),
@@ -517,6 +520,7 @@ impl Taste {
             works: some_of(random, WORKS),
             series: some_of(random, SERIES),
             thens: some_of(random, THENS),
+            ends: random.pick(&[2, 2, 4, ENDS]),
             limits: random.pick(&[0, 20, 60]),
             backgrounds: random.pick(&[0, 10, 40]),
         }
@@ -527,11 +531,15 @@ impl Taste {
     }
 
     fn work(&self, random: &mut Random) -> Work {
-        random.weighted(&self.works)(random)
+        random.weighted(&self.works)(random, self)
     }
 
     fn series(&self, random: &mut Random) -> Series {
-        random.weighted(&self.series)(random)
+        random.weighted(&self.series)(random, self)
+    }
+
+    fn end(&self, random: &mut Random) -> u8 {
+        random.below(u64::from(self.ends)) as u8
     }
 
     fn then(&self, random: &mut Random) -> Then {
@@ -554,6 +562,14 @@ impl fmt::Display for Program {
             writeln!(f, "  {index:>3}  {step}")?;
         }
         write!(f, "  end  {:?}", self.ending)
+    }
+}
+
+impl Step {
+    fn leak_nothing(&mut self) {
+        if let Step::SubmitSeries { item: item @ Then::Replace, .. } = self {
+            *item = Then::Nothing;
+        }
     }
 }
 
