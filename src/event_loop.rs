@@ -796,6 +796,8 @@ impl Loop {
         let stop = self.ops.remote.stop_requested();
         if stop {
             self.ops.remote.take_stop_request();
+            // The wake-up that may have come with it is not for the next `run`.
+            self.take_posted();
         }
         stop
     }

@@ -114,9 +114,8 @@ fn a_vectored_receive_that_others_forestall_waits_on() {
     }
 }
 
-// io_uring: the kernel's receive of all (MSG_WAITALL) is woken by the reset, takes the error off the socket, and gives the count that it had.
+// The kernel's receive of all (MSG_WAITALL) on io_uring is woken by the reset, takes the error off the socket, and gives the count that it had.
 #[test]
-#[ignore = "on io_uring the reset shows as the end of the stream"]
 fn a_reset_in_the_middle_of_an_exact_receive_is_no_end_of_stream() {
     struct Receiver {
         stream: TcpStream,
@@ -141,9 +140,8 @@ fn a_reset_in_the_middle_of_an_exact_receive_is_no_end_of_stream() {
     }
 }
 
-// `LoopHandle::stop` wakes the loop, too, and a run that finds the request to stop does not look for the wake-up.
+// `LoopHandle::stop` wakes the loop, too.
 #[test]
-#[ignore = "the wake-up is left behind for the run after the next"]
 fn a_stop_by_a_handle_ends_one_run_and_no_other() {
     for mut lp in loops() {
         lp.handle().stop();

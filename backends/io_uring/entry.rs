@@ -15,7 +15,8 @@ use crate::op::{OpKind, RawOp, TRANSFER_BYTES_MAX};
 /// Makes the entry of an operation that programs do often; `None` for the others. These differ in a few fields, which stay in registers;
 /// with all operations in one match every field goes through memory twice.
 ///
-/// Exact transfers ask the kernel to go on by itself (`MSG_WAITALL`); what it leaves is the loop's to continue.
+/// Exact sends ask the kernel to go on by itself (`MSG_WAITALL`); what it leaves is the loop's to continue. Exact receives do not: a reset in the
+/// middle would be swallowed with the count that there was, and look like the end of the stream.
 ///
 /// # Safety
 /// `op` is an operation of the backend.
@@ -25,7 +26,7 @@ pub(super) unsafe fn of_common(op: *const RawOp) -> Option<Entry> {
     let raw = unsafe { &*op };
     let fd = types::Fd(raw.fd);
     Some(match raw.kind {
-        OpKind::Recv => opcode::Recv::new(fd, raw.buf, raw.transfer_len()).flags(wait_all(raw)).build(),
+        OpKind::Recv => opcode::Recv::new(fd, raw.buf, raw.transfer_len()).build(),
         OpKind::Send => opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw)).build(),
         OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
         OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
@@ -62,11 +63,11 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             let first = unsafe { *first };
             let (place, len) = (first.iov_base.cast::<u8>(), first.iov_len.min(TRANSFER_BYTES_MAX) as u32);
             match raw.kind {
-                OpKind::RecvVectored => opcode::Recv::new(fd, place, len).flags(wait_all(raw)).build(),
+                OpKind::RecvVectored => opcode::Recv::new(fd, place, len).build(),
                 _ => opcode::Send::new(fd, place, len).flags(send_flags(raw)).build(),
             }
         }
-        OpKind::RecvVectored => opcode::RecvMsg::new(fd, raw.buf.cast()).flags(wait_all(raw) as u32).build(),
+        OpKind::RecvVectored => opcode::RecvMsg::new(fd, raw.buf.cast()).build(),
         OpKind::SendVectored => {
             opcode::SendMsg::new(fd, raw.buf.cast()).flags(send_flags(raw) as u32).build()
         }
@@ -136,12 +137,9 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
     }
 }
 
-fn wait_all(op: &RawOp) -> i32 {
-    if op.flags & RawOp::EXACT != 0 { libc::MSG_WAITALL } else { 0 }
-}
-
 fn send_flags(op: &RawOp) -> i32 {
-    wait_all(op) | libc::MSG_NOSIGNAL
+    let wait_all = if op.flags & RawOp::EXACT != 0 { libc::MSG_WAITALL } else { 0 };
+    wait_all | libc::MSG_NOSIGNAL
 }
 
 /// The offset of a file operation; all ones is the file's own position.
