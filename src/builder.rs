@@ -64,7 +64,7 @@ impl Builder {
 
     /// Where a backend has done what would block and what the kernel cannot wait for: on epoll, the work of files on disks. By default
     /// there is one pool for all loops of the process, made when it is needed first. A pool that was shut down takes no
-    /// work, and the loop does it itself.
+    /// work, and the loop does it itself. A loop that runs inside a task of its own pool may wait for ever for a thread of it.
     #[must_use]
     pub fn thread_pool(mut self, pool: &ThreadPool) -> Builder {
         self.backend.pool = Some(pool.clone());

@@ -170,7 +170,7 @@ impl Loop {
     /// [`Action::Disarm`] or at the end of a stream, the error otherwise. Results that come between
     /// [`Action::Disarm`] and the end are dropped; results that come after [`Loop::cancel`] are delivered.
     ///
-    /// Native on io_uring where the kernel can; elsewhere the loop submits the operation again after each result.
+    /// Native on io_uring where the kernel can; elsewhere the backend or the loop repeats the operation.
     ///
     /// ```
     /// use oxev::{Action, Completion, Loop, Multi, RunMode, TcpListener, TcpStream};

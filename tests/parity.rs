@@ -406,14 +406,9 @@ impl Run<'_> {
         );
         self.case(n("send"), || stream(make()), |s| s.descriptor.send(&PAYLOAD), count);
         self.case(n("send_all"), || stream(make()), |s| s.descriptor.send_all(&PAYLOAD), count);
-        // io_uring says EOPNOTSUPP where it could send as everybody does.
-        let is_local = name.contains("local");
-        let zero_copy = |make: Make| {
-            stream(if is_local { || (socket(Domain::IPV4, Type::STREAM), vec![]) } else { make }())
-        };
         self.case(
             n("send_all_zero_copy"),
-            || zero_copy(make),
+            || stream(make()),
             |s| s.descriptor.send_all_zero_copy(&PAYLOAD),
             count,
         );

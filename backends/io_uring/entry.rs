@@ -5,8 +5,8 @@
 use ::io_uring::squeue::{Entry, Flags};
 use ::io_uring::{opcode, types};
 
-use super::BY_PARTS;
 use super::features::Features;
+use super::{BY_PARTS, COPIED};
 use crate::buf_pool;
 use crate::io_vecs;
 use crate::net::socket;
@@ -50,7 +50,7 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
     let fd = types::Fd(raw.fd);
     let multi = raw.flags & RawOp::MULTI != 0;
     match raw.kind {
-        OpKind::SendZeroCopy if features.zero_copy_send => {
+        OpKind::SendZeroCopy if features.zero_copy_send && raw.backend_state != COPIED => {
             opcode::SendZc::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw)).build()
         }
         OpKind::SendZeroCopy => {

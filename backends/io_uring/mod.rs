@@ -43,6 +43,9 @@ const NOTIFICATION: u32 = 1 << 3;
 /// [`RawOp::backend_state`] of a zero-copy send whose result is known, and whose buffer the kernel still has.
 const SENT: u16 = 1;
 
+/// [`RawOp::backend_state`] of a zero-copy send that is done as an ordinary one: this kind of socket knows no other (Unix).
+const COPIED: u16 = 3;
+
 /// [`RawOp::backend_state`] of a vectored transfer that is done buffer by buffer.
 const BY_PARTS: u16 = 2;
 
@@ -286,7 +289,7 @@ fn report_part(
     ops: &mut InFlight,
 ) -> Option<Outcome> {
     match ops.op_kind(token)? {
-        OpKind::SendZeroCopy => zero_copy_sent(token, outcome, ops),
+        OpKind::SendZeroCopy => zero_copy_sent(token, outcome, backlog, ops),
         OpKind::RecvPooled if !features.buffer_rings => receive_after_poll(token, outcome, backlog, ops),
         OpKind::RecvVectored | OpKind::SendVectored | OpKind::Accept if outcome.result == -libc::EAGAIN => {
             try_again(token, backlog, ops)
@@ -355,13 +358,24 @@ fn again_if_not_found(user_data: u64, outcome: Outcome, backlog: &mut VecDeque<u
 }
 
 /// A zero-copy send completes twice: with its result, and when the kernel has let go of the buffer.
-fn zero_copy_sent(token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<Outcome> {
+fn zero_copy_sent(
+    token: Token,
+    outcome: Outcome,
+    backlog: &mut VecDeque<u64>,
+    ops: &mut InFlight,
+) -> Option<Outcome> {
     let op = ops.op(token)?;
     // SAFETY: S3: the kernel reads the buffer, not the description.
     let op = unsafe { &mut *op };
     if outcome.flags & NOTIFICATION != 0 {
         op.backend_state = 0;
-        return Some(Outcome { result: op.offset as i64 as i32, flags: 0 });
+        let result = op.offset as i64 as i32;
+        if result != -libc::EOPNOTSUPP {
+            return Some(Outcome { result, flags: 0 });
+        }
+        op.backend_state = COPIED;
+        backlog.push_back(token.bits());
+        return None;
     }
     if outcome.flags & MORE != 0 {
         op.offset = i64::from(outcome.result) as u64;
