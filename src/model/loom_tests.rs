@@ -18,6 +18,8 @@ use loom::sync::atomic::AtomicBool;
 use loom::thread::{self, JoinHandle};
 
 use crate::backend::poll_descriptor;
+use crate::completion::Header;
+use crate::errand;
 use crate::{
     Action, Completion, Loop, LoopHandle, Multi, Notifier, OpId, RunMode, ThreadPool, is_canceled, nop,
 };
@@ -386,9 +388,13 @@ struct Work {
 /// `CAME` gets a 1 for work that was done, a 0 for work that was cancelled.
 fn offload(lp: &mut Loop, pool: &ThreadPool, runs: &Tally) -> OpId {
     let work = Work { content: Shared::new(0), runs: runs.clone() };
+    offload_in(lp, pool, Box::new(Completion::new(work)))
+}
+
+fn offload_in(lp: &mut Loop, pool: &ThreadPool, place: Box<Completion<Work>>) -> OpId {
     lp.offload(
         pool,
-        Box::new(Completion::new(work)),
+        place,
         |work| {
             work.content.write(1);
             count(&work.runs, 0);
@@ -429,6 +435,25 @@ fn work_that_is_cancelled_is_done_or_not_as_its_callback_says() {
         lp.cancel(id);
         lp.run(RunMode::UntilDone).unwrap();
         assert_eq!(CAME.take(), [runs.load(Relaxed)]);
+        worker.join().unwrap();
+    });
+}
+
+#[test]
+fn an_errand_is_withdrawn_or_begun_and_never_both() {
+    check(4, || {
+        let (mut lp, (pool, worker), runs) = (new_loop(), pool(1), Tally::default());
+        let work = Work { content: Shared::new(0), runs: runs.clone() };
+        let mut place = Box::new(Completion::new(work));
+        let header: *mut Header = (&raw mut *place).cast();
+        offload_in(&mut lp, &pool, place);
+        // SAFETY: S14: it was sent, and is not back before the loop runs.
+        let op = unsafe { &raw mut (*header).op };
+        // SAFETY: S14: as above.
+        let withdrawn = unsafe { errand::withdraw(op) };
+        lp.run(RunMode::UntilDone).unwrap();
+        assert_eq!(runs.load(Relaxed), usize::from(!withdrawn));
+        assert_eq!(CAME.take(), [usize::from(!withdrawn)]);
         worker.join().unwrap();
     });
 }
