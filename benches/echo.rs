@@ -1,9 +1,10 @@
-//! A TCP echo server through the safe API against the same server on a bare ring (`SINGLE_ISSUER | DEFER_TASKRUN`): the server's CPU time
-//! for each request.
+//! A TCP echo server through the safe API against the same server on a bare ring
+//! (`SINGLE_ISSUER | DEFER_TASKRUN`): the server's CPU time for each request.
 //!
-//! Server on core 0, a load generator on core 1 that keeps one request in flight on each connection and is the same for both. Over nine
-//! tenths of the time is the kernel's TCP, so what counts is the ratio to the bare ring, medians of rounds in turns. Goal: 1.03. Requests
-//! per second are the whole machine's, client included.
+//! Server on core 0, a load generator on core 1 that keeps one request in flight on each connection and is
+//! the same for both. Over nine tenths of the time is the kernel's TCP, so what counts is the ratio to the
+//! bare ring, medians of rounds in turns. Goal: 1.03. Requests per second are the whole machine's, client
+//! included.
 
 mod peers;
 mod support;

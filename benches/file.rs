@@ -1,11 +1,14 @@
-//! Random 4 KiB reads from a file through [`File::read_at`], against the same reads on a bare ring (`SINGLE_ISSUER | DEFER_TASKRUN`).
+//! Random 4 KiB reads from a file through [`File::read_at`], against the same reads on a bare ring
+//! (`SINGLE_ISSUER | DEFER_TASKRUN`).
 //!
-//! `QD` is the queue depth: how many reads are in flight at once, each with its own aligned buffer. `cached` reads come out of the page
-//! cache and show what the loop costs; `O_DIRECT` reads come from the device and show that it is kept busy. Reads per second, and the CPU
-//! time of each, medians of rounds in turns. The ratio is oxev's speed to the ring's in the same round: by CPU time for cached reads, which
-//! never wait, by rate for `O_DIRECT`. Goal: 0.95.
+//! `QD` is the queue depth: how many reads are in flight at once, each with its own aligned buffer. `cached`
+//! reads come out of the page cache and show what the loop costs; `O_DIRECT` reads come from the device and
+//! show that it is kept busy. Reads per second, and the CPU time of each, medians of rounds in turns. The
+//! ratio is oxev's speed to the ring's in the same round: by CPU time for cached reads, which never wait, by
+//! rate for `O_DIRECT`. Goal: 0.95.
 //!
-//! The file is made in the target directory: 256 MiB, or `OXEV_BENCH_FILE_MIB`. Where `O_DIRECT` does not work it is left out.
+//! The file is made in the target directory: 256 MiB, or `OXEV_BENCH_FILE_MIB`. Where `O_DIRECT` does not
+//! work it is left out.
 
 mod peers;
 mod support;

@@ -1,12 +1,15 @@
-//! The memory of idle connections: 10,000 of them, each with a multishot receive from one [`BufPool`] in flight, against a receive into a
-//! buffer of 4 KiB that each connection keeps for itself, which is what completion-based programs without provided buffers do.
+//! The memory of idle connections: 10,000 of them, each with a multishot receive from one [`BufPool`] in
+//! flight, against a receive into a buffer of 4 KiB that each connection keeps for itself, which is what
+//! completion-based programs without provided buffers do.
 //!
-//! Resident memory of the server process for each connection: `idle` when all are connected and nothing has been sent, `echoed` after each
-//! has had one message and its answer. `state` is what the caller's own state takes of it (the socket and, where there is one, the
-//! buffer); what is left is oxev's: the completion's header, the pool's slot, the entry in the loop's table, and a share of the 64 buffers of 4 KiB
-//! that all connections have together. Goal: 0.2 KiB.
+//! Resident memory of the server process for each connection: `idle` when all are connected and nothing has
+//! been sent, `echoed` after each has had one message and its answer. `state` is what the caller's own state
+//! takes of it (the socket and, where there is one, the buffer); what is left is oxev's: the completion's
+//! header, the pool's slot, the entry in the loop's table, and a share of the 64 buffers of 4 KiB that all
+//! connections have together. Goal: 0.2 KiB.
 //!
-//! Server and clients are two processes, for the limit on descriptors: this program starts itself again. Memory of the kernel does not count.
+//! Server and clients are two processes, for the limit on descriptors: this program starts itself again.
+//! Memory of the kernel does not count.
 
 mod support;
 

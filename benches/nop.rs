@@ -1,10 +1,13 @@
-//! What one operation costs: NOPs through [`Loop::submit`] and a callback that submits its owner again, against the same NOPs on a
-//! bare ring (`SINGLE_ISSUER | DEFER_TASKRUN`, which is the limit: it is the kernel's own work and nothing else).
+//! What one operation costs: NOPs through [`Loop::submit`] and a callback that submits its owner again,
+//! against the same NOPs on a bare ring (`SINGLE_ISSUER | DEFER_TASKRUN`, which is the limit: it is the
+//! kernel's own work and nothing else).
 //!
-//! `K` is how many are in flight at once, and so how many share a system call. Figures are nanoseconds of CPU time for each operation,
-//! medians of rounds in turns. The difference is what the loop adds: the in-flight table, the ready list, the callback. Goal: 15 ns.
+//! `K` is how many are in flight at once, and so how many share a system call. Figures are nanoseconds of CPU
+//! time for each operation, medians of rounds in turns. The difference is what the loop adds: the in-flight
+//! table, the ready list, the callback. Goal: 15 ns.
 //!
-//! `nop count oxev|raw K N` runs N operations and measures nothing: for counting instructions (`benches/instructions.sh`).
+//! `nop count oxev|raw K N` runs N operations and measures nothing: for counting instructions
+//! (`benches/instructions.sh`).
 
 mod peers;
 mod support;

@@ -1,8 +1,9 @@
-//! What it costs to have work done on a thread pool and to hear of it: [`Loop::offload`] there and back, against a bare task of the
-//! same pool that writes an eventfd on which the other thread blocks. Goal: within 10 %.
+//! What it costs to have work done on a thread pool and to hear of it: [`Loop::offload`] there and back,
+//! against a bare task of the same pool that writes an eventfd on which the other thread blocks. Goal: within
+//! 10 %.
 //!
-//! The loop's thread and the pool's are on **one** core, so that no idle wake-up of the machine is measured. Figures are nanoseconds of
-//! the whole program's CPU time for each round trip, medians of rounds in turns.
+//! The loop's thread and the pool's are on **one** core, so that no idle wake-up of the machine is measured.
+//! Figures are nanoseconds of the whole program's CPU time for each round trip, medians of rounds in turns.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! What an empty task costs: a million of them on two workers, in nanoseconds a task, medians of several rounds.
+//! What an empty task costs: a million of them on two workers, in nanoseconds a task, medians of several
+//! rounds.
 //!
 //! `cargo bench --bench thread_pool -- [rounds] [workers]`
 

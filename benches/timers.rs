@@ -1,14 +1,17 @@
-//! What a timer costs through the public API, against a 4-ary heap with an index, which is what most loops have (and which here has no
-//! loop, no callbacks and no clock around it: the bare data structure).
+//! What a timer costs through the public API, against a 4-ary heap with an index, which is what most loops
+//! have (and which here has no loop, no callbacks and no clock around it: the bare data structure).
 //!
-//! Two patterns of deadlines: `even`, a thousand each millisecond for a second, as connections bring them; and `random`, anywhere in the
-//! next hour (to fire: in the next second, so that it can be waited for). A pass is measured after a first one has brought the memory in,
-//! and with the owners at hand: nothing is allocated. Figures are nanoseconds of CPU time for each timer, medians of rounds in turns.
+//! Two patterns of deadlines: `even`, a thousand each millisecond for a second, as connections bring them;
+//! and `random`, anywhere in the next hour (to fire: in the next second, so that it can be waited for). A
+//! pass is measured after a first one has brought the memory in, and with the owners at hand: nothing is
+//! allocated. Figures are nanoseconds of CPU time for each timer, medians of rounds in turns.
 //!
-//! * `insert`: [`Loop::submit`] and the resolution of the delay against the clock, which the next step does ([`Loop::flush`]).
+//! * `insert`: [`Loop::submit`] and the resolution of the delay against the clock, which the next step does
+//!   ([`Loop::flush`]).
 //! * `fire`: all are due: [`Loop::run`] until every callback has run and its owner is back in the pool.
 //! * `reset`: [`Loop::reset`] of timers in random order to times in the next hour, with the resolution.
-//! * `cancel`: [`Loop::cancel`], in the order of submission. `deliver` is what comes after it: the callbacks with `ECANCELED`.
+//! * `cancel`: [`Loop::cancel`], in the order of submission. `deliver` is what comes after it: the callbacks
+//!   with `ECANCELED`.
 //!
 //! One million timers; set `OXEV_BENCH_TIMERS` to another number, say 10000000 (which takes 2 GiB).
 
@@ -73,8 +76,8 @@ impl OxevTimers {
         this
     }
 
-    /// Brings the memory in, and leaves the table's free entries in order (the last to be freed is the first to be used), so that every
-    /// pass begins alike.
+    /// Brings the memory in, and leaves the table's free entries in order (the last to be freed is the first
+    /// to be used), so that every pass begins alike.
     fn refresh(&mut self) {
         for owner in self.owners() {
             self.lp.submit(owner, |_| Timer::after(HOUR), on_timer);

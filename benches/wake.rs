@@ -1,15 +1,19 @@
 //! What it costs to reach a loop from another thread.
 //!
-//! * `notify`: a producer on core 1 calls [`Notifier::notify`] as fast as it can, while a loop on core 0 runs its callbacks. Against an
-//!   eventfd that is written each time, which is what a waker without a flag does. Goal: 12 ns. Thousands of notifications a callback mean that
-//!   the loop did not get its core, and that the figure flatters.
-//! * `round trip`: two loops in two threads on **one** core wake each other in turns, against two threads that block in `read(2)` of an
-//!   eventfd each. Goal: 2.1 µs. (On two cores it is the machine's idle wake-up that is measured, whatever the primitive.)
-//! * `message`: values posted by a thread on core 1 to a loop on core 0, end to end, against the channel of the standard library. The
-//!   messages are made beforehand and used again; a message through the channel is one word and nothing else.
+//! * `notify`: a producer on core 1 calls [`Notifier::notify`] as fast as it can, while a loop on core 0 runs
+//!   its callbacks. Against an eventfd that is written each time, which is what a waker without a flag does.
+//!   Goal: 12 ns. Thousands of notifications a callback mean that the loop did not get its core, and that the
+//!   figure flatters.
+//! * `round trip`: two loops in two threads on **one** core wake each other in turns, against two threads
+//!   that block in `read(2)` of an eventfd each. Goal: 2.1 µs. (On two cores it is the machine's idle wake-up
+//!   that is measured, whatever the primitive.)
+//! * `message`: values posted by a thread on core 1 to a loop on core 0, end to end, against the channel of
+//!   the standard library. The messages are made beforehand and used again; a message through the channel is
+//!   one word and nothing else.
 //!
-//! Figures are nanoseconds, medians of rounds in turns: for `notify` the producer's CPU time, for the round trip that of both threads
-//! together, for a message the time on the clock, in which other load on the machine shows.
+//! Figures are nanoseconds, medians of rounds in turns: for `notify` the producer's CPU time, for the round
+//! trip that of both threads together, for a message the time on the clock, in which other load on the
+//! machine shows.
 
 mod support;
 

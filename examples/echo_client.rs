@@ -1,9 +1,10 @@
-//! A load generator for echo servers: every connection sends a request, waits for the whole reply, compares the two, and goes on
-//! (a closed loop: a slow server is asked less often). Ends with the rate and a latency histogram; any error, or
-//! a reply that differs, makes it exit with 1.
+//! A load generator for echo servers: every connection sends a request, waits for the whole reply, compares
+//! the two, and goes on (a closed loop: a slow server is asked less often). Ends with the rate and a latency
+//! histogram; any error, or a reply that differs, makes it exit with 1.
 //!
-//! It shows `connect`, `send_all` and `recv_exact` with deadlines, a run in two phases on one loop (first all connect, then the clock
-//! starts), and background timers, which end the run and move the progress bar but do not keep the loop running.
+//! It shows `connect`, `send_all` and `recv_exact` with deadlines, a run in two phases on one loop (first all
+//! connect, then the clock starts), and background timers, which end the run and move the progress bar but do
+//! not keep the loop running.
 //!
 //! ```text
 //! cargo run --release --example echo_client -- --connect 127.0.0.1:7000 --connections 100 --size 64 --seconds 10

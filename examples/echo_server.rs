@@ -1,9 +1,11 @@
-//! A TCP echo server, as one would write it for production: it sends back what it receives, keeps no more than one
-//! operation for each connection, survives running out of descriptors, and ends cleanly on Ctrl-C and SIGTERM.
+//! A TCP echo server, as one would write it for production: it sends back what it receives, keeps no more
+//! than one operation for each connection, survives running out of descriptors, and ends cleanly on Ctrl-C
+//! and SIGTERM.
 //!
-//! It shows how a connection is a chain of callbacks (`accept_multi`, then `recv` and `send_all` in turn), how its
-//! memory is either boxed or a slot of a [`Pool`] that is made at start-up (`--pool N`: no heap afterwards, new
-//! connections included) with the same callbacks for both, and how a signal handler stops a loop from another thread.
+//! It shows how a connection is a chain of callbacks (`accept_multi`, then `recv` and `send_all` in turn),
+//! how its memory is either boxed or a slot of a [`Pool`] that is made at start-up (`--pool N`: no heap
+//! afterwards, new connections included) with the same callbacks for both, and how a signal handler stops a
+//! loop from another thread.
 //!
 //! ```text
 //! cargo run --release --example echo_server -- --bind 127.0.0.1:7000 --pool 1000
@@ -115,7 +117,8 @@ fn context(what: &str, error: &io::Error) -> io::Error {
 
 // ---- accepting
 
-/// Where the memory of new connections comes from: all that differs between a server with a pool and one without.
+/// Where the memory of new connections comes from: all that differs between a server with a pool and one
+/// without.
 trait Connections: 'static {
     /// Begins to serve a connection, or closes it.
     fn open(&self, lp: &mut Loop, stream: TcpStream);
@@ -167,8 +170,8 @@ fn on_accept<C: Connections>(lp: &mut Loop, connections: &mut C, stream: TcpStre
     Action::Rearm
 }
 
-/// Accepting has failed. A connection that was gone before it was accepted is no reason to pause; without descriptors
-/// (`EMFILE`, `ENFILE`) or memory, trying again at once would spin.
+/// Accepting has failed. A connection that was gone before it was accepted is no reason to pause; without
+/// descriptors (`EMFILE`, `ENFILE`) or memory, trying again at once would spin.
 fn on_accept_end<C: Connections>(lp: &mut Loop, server: Server<C>, end: io::Result<()>) {
     match end {
         Err(error) if error.kind() != io::ErrorKind::ConnectionAborted => {

@@ -1,9 +1,10 @@
-//! Copies a file with several reads and writes in flight at once. Each of `--blocks` blocks is an owner of its own: it reads a
-//! part of the file, writes it, and goes on with the next part that nobody has taken, so that a slow part holds up
-//! nobody else.
+//! Copies a file with several reads and writes in flight at once. Each of `--blocks` blocks is an owner of
+//! its own: it reads a part of the file, writes it, and goes on with the next part that nobody has taken, so
+//! that a slow part holds up nobody else.
 //!
-//! It shows how owners share what they have in common (`Rc`: both files, and the place where the next part begins), how short reads and
-//! the end of the file are told apart, and how the first error stops all the others.
+//! It shows how owners share what they have in common (`Rc`: both files, and the place where the next part
+//! begins), how short reads and the end of the file are told apart, and how the first error stops all the
+//! others.
 //!
 //! ```text
 //! cargo run --release --example file_copy -- SOURCE DESTINATION --blocks 16 --block-size 131072 --sync
@@ -77,7 +78,8 @@ fn context(what: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
 }
 
-/// Opens both files, and says how many bytes there are to copy. At the start there is nothing else to do, so this may block.
+/// Opens both files, and says how many bytes there are to copy. At the start there is nothing else to do, so
+/// this may block.
 fn open(args: &Args) -> io::Result<(File, File, u64)> {
     let (from, to) = (&args.source, &args.destination);
     let (source, metadata) = open_source(from).map_err(|error| context("cannot read", from, &error))?;
@@ -172,7 +174,8 @@ fn read(lp: &mut Loop, block: Box<Completion<Block>>) {
     lp.submit(block, |b| b.transfer.source.read_at(&mut b.buffer[..b.left], b.offset), on_read);
 }
 
-/// A read may bring less than was asked for; only one that brings nothing is the end of the file, and of the block.
+/// A read may bring less than was asked for; only one that brings nothing is the end of the file, and of the
+/// block.
 fn on_read(lp: &mut Loop, block: Box<Completion<Block>>, read: io::Result<usize>) {
     match read {
         Ok(0) => drop(block),
@@ -205,7 +208,8 @@ struct Ending {
     outcome: Rc<RefCell<io::Result<()>>>,
 }
 
-/// Makes the copy durable if that is asked for, and closes it: either may bring the error of a write that seemed to have succeeded.
+/// Makes the copy durable if that is asked for, and closes it: either may bring the error of a write that
+/// seemed to have succeeded.
 fn finish(lp: &mut Loop, destination: File, args: &Args) -> io::Result<()> {
     let outcome = Rc::new(RefCell::new(Ok(())));
     let ending = Box::new(Completion::new(Ending { destination, outcome: Rc::clone(&outcome) }));

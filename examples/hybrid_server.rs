@@ -1,10 +1,11 @@
-//! A server that both waits and computes: one loop reads and writes for all connections, a thread pool does the work of the
-//! requests. A request is a line; the reply is a hash of it that is slow to compute (`--rounds`), in hexadecimal.
+//! A server that both waits and computes: one loop reads and writes for all connections, a thread pool does
+//! the work of the requests. A request is a line; the reply is a hash of it that is slow to compute
+//! (`--rounds`), in hexadecimal.
 //!
-//! It shows how work leaves the loop and comes back: [`Loop::offload`] lends the connection to a worker, with its buffers and without
-//! allocating anything, and the callback is on the loop again. So there is no lock; while a worker has a connection the loop cannot reach
-//! it, and the client's next line waits in the buffer or in the kernel. One client's slow requests do not hold up
-//! another's, up to as many as there are threads.
+//! It shows how work leaves the loop and comes back: [`Loop::offload`] lends the connection to a worker, with
+//! its buffers and without allocating anything, and the callback is on the loop again. So there is no lock;
+//! while a worker has a connection the loop cannot reach it, and the client's next line waits in the buffer
+//! or in the kernel. One client's slow requests do not hold up another's, up to as many as there are threads.
 //!
 //! ```text
 //! cargo run --release --example hybrid_server -- --bind 127.0.0.1:7000 --rounds 1000000
@@ -101,8 +102,8 @@ fn on_accept(lp: &mut Loop, service: &mut Service, stream: TcpStream) -> Action 
     Action::Rearm
 }
 
-/// Accepting has failed. A connection that was gone before it was accepted is no reason to pause; without descriptors
-/// or memory, trying again at once would spin.
+/// Accepting has failed. A connection that was gone before it was accepted is no reason to pause; without
+/// descriptors or memory, trying again at once would spin.
 fn on_accept_end(lp: &mut Loop, server: Server, end: io::Result<()>) {
     match end {
         Err(error) if error.kind() != io::ErrorKind::ConnectionAborted => {

@@ -1,10 +1,11 @@
-//! An echo server with one loop per core: each thread has its own loop, its own listening socket on the same address (the kernel
-//! shares the connections out, `SO_REUSEPORT`), and its own counters. The threads share nothing and lock nothing.
+//! An echo server with one loop per core: each thread has its own loop, its own listening socket on the same
+//! address (the kernel shares the connections out, `SO_REUSEPORT`), and its own counters. The threads share
+//! nothing and lock nothing.
 //!
-//! It shows how loops talk to each other. Every second each loop fills its one [`Report`] and posts it to the first loop, which takes
-//! the figures and posts the report back: the same completion serves for the timer and for both ways, so no message
-//! is ever allocated. A posted callback reaches the state of the loop that it arrives at by a thread-local, as a loop never leaves
-//! its thread.
+//! It shows how loops talk to each other. Every second each loop fills its one [`Report`] and posts it to the
+//! first loop, which takes the figures and posts the report back: the same completion serves for the timer
+//! and for both ways, so no message is ever allocated. A posted callback reaches the state of the loop that
+//! it arrives at by a thread-local, as a loop never leaves its thread.
 //!
 //! ```text
 //! cargo run --release --example multi_loop -- --bind 127.0.0.1:7000 --threads 4
@@ -110,7 +111,8 @@ fn start_workers(
     Ok((receiver.iter().collect::<io::Result<_>>()?, workers))
 }
 
-/// What a thread does: makes its loop, which cannot leave it, hands out what reaches the loop from others, and serves.
+/// What a thread does: makes its loop, which cannot leave it, hands out what reaches the loop from others,
+/// and serves.
 fn work(
     listener: TcpListener,
     index: usize,
@@ -215,7 +217,8 @@ fn report_later(lp: &mut Loop, report: Box<Completion<Report>>) {
     lp.submit(report, |_| Timer::after(REPORT_PERIOD).background(), on_time);
 }
 
-/// On the report's own loop. A loop that has ended gives back what is posted to it, and there is nobody to report to any more.
+/// On the report's own loop. A loop that has ended gives back what is posted to it, and there is nobody to
+/// report to any more.
 fn on_time(_: &mut Loop, mut report: Box<Completion<Report>>, _: io::Result<()>) {
     report.counts = COUNTS.get();
     let first = report.first.clone();

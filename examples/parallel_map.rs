@@ -1,8 +1,10 @@
-//! Draws the Mandelbrot set, row by row: on one thread, then on a thread pool by [`ThreadPool::map`]. Prints how long each took.
+//! Draws the Mandelbrot set, row by row: on one thread, then on a thread pool by [`ThreadPool::map`]. Prints
+//! how long each took.
 //!
-//! It shows how a loop over a slice becomes a parallel one: `map` takes inputs, outputs and a function that may borrow what it
-//! likes, and returns when all is done. Rows cost very different amounts of work (those through the middle of the set the
-//! most), and the threads share them out as they go. The calling thread works too.
+//! It shows how a loop over a slice becomes a parallel one: `map` takes inputs, outputs and a function that
+//! may borrow what it likes, and returns when all is done. Rows cost very different amounts of work (those
+//! through the middle of the set the most), and the threads share them out as they go. The calling thread
+//! works too.
 //!
 //! ```text
 //! cargo run --release --example parallel_map -- --size 2000 --threads 4

@@ -1,6 +1,7 @@
-//! Everything that timers do, one after the other, with the times at which it happens: a delay and a point in time, a
-//! repeating timer at a fixed rate and one with a fixed delay (and what a slow callback does to either), a watchdog that is pushed
-//! back, a timer that is cancelled, a deadline on an operation, and a background timer that does not keep the loop running.
+//! Everything that timers do, one after the other, with the times at which it happens: a delay and a point in
+//! time, a repeating timer at a fixed rate and one with a fixed delay (and what a slow callback does to
+//! either), a watchdog that is pushed back, a timer that is cancelled, a deadline on an operation, and a
+//! background timer that does not keep the loop running.
 //!
 //! ```text
 //! cargo run --example timer -- --period 100

@@ -72,8 +72,8 @@ impl fmt::Display for Kind {
 impl std::str::FromStr for Kind {
     type Err = UnknownKind;
 
-    /// The backend of this name, if it is compiled in: the name of its cargo feature. Hyphens, underscores and case do not
-    /// matter.
+    /// The backend of this name, if it is compiled in: the name of its cargo feature. Hyphens, underscores
+    /// and case do not matter.
     ///
     /// ```
     /// # #[cfg(all(target_os = "linux", feature = "io_uring"))]

@@ -1,5 +1,6 @@
-//! Buffers that the kernel hands out at the moment of reception: [`BufPool`] and its [`Lease`]s, so that a thousand
-//! idle connections hold no buffer at all (provided buffer rings, Linux 5.19, `io_uring_register_buf_ring(3)`).
+//! Buffers that the kernel hands out at the moment of reception: [`BufPool`] and its [`Lease`]s, so that a
+//! thousand idle connections hold no buffer at all (provided buffer rings, Linux 5.19,
+//! `io_uring_register_buf_ring(3)`).
 
 #![allow(unsafe_code)]
 
@@ -16,8 +17,9 @@ use crate::op::{OpKind, Outcome, Output, RawOp};
 /// In [`Outcome::flags`]: the upper half is the index of the buffer that was used.
 pub(crate) const BUFFER_USED: u32 = 1;
 
-/// The ids of pools. io_uring kept groups below 64 in an array (seen on 6.1) and did not reset what it had counted there: a ring that
-/// took the number of an earlier one started in the middle, and had buffers handed out that were on lease.
+/// The ids of pools. io_uring kept groups below 64 in an array (seen on 6.1) and did not reset what it had
+/// counted there: a ring that took the number of an earlier one started in the middle, and had buffers handed
+/// out that were on lease.
 pub(crate) const BUFFER_GROUPS: RangeInclusive<u16> = 64..=u16::MAX;
 
 /// The largest number of buffers in a pool.
@@ -26,8 +28,8 @@ pub(crate) const BUFFERS_MAX: u16 = 1 << 15;
 /// A pool of equal buffers that belongs to one loop, made by [`Loop::buf_pool`](crate::Loop::buf_pool).
 ///
 /// A pooled receive ([`TcpStream::recv_pooled`](crate::TcpStream::recv_pooled),
-/// [`recv_multi`](crate::TcpStream::recv_multi)) takes a buffer only when there is data, and hands it to the callback as a
-/// [`Lease`]. When all buffers are on lease, receives wait until one comes back.
+/// [`recv_multi`](crate::TcpStream::recv_multi)) takes a buffer only when there is data, and hands it to the
+/// callback as a [`Lease`]. When all buffers are on lease, receives wait until one comes back.
 ///
 /// The handle is cheap to clone; keep one in the state that the operation borrows.
 ///
@@ -187,8 +189,8 @@ pub(crate) fn belongs_to(op: &RawOp, loop_id: u32) -> bool {
     buffers_of(op).loop_id == loop_id
 }
 
-/// Received bytes in a buffer of a [`BufPool`], which gets the buffer back when the lease is dropped. An empty lease
-/// is the end of the stream.
+/// Received bytes in a buffer of a [`BufPool`], which gets the buffer back when the lease is dropped. An
+/// empty lease is the end of the stream.
 pub struct Lease {
     buffers: Rc<Buffers>,
     /// `None` if no buffer was needed.
@@ -235,7 +237,8 @@ impl Drop for Lease {
     }
 }
 
-// SAFETY: S7: a buffer that was used is wrapped in a lease before anything else, also if the result is an error.
+// SAFETY: S7: a buffer that was used is wrapped in a lease before anything else, also if the result is an
+// error.
 unsafe impl Output for Lease {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<Lease> {
         if op.kind != OpKind::RecvPooled {
@@ -256,7 +259,8 @@ unsafe impl Output for Lease {
     }
 }
 
-/// The ring through which buffers are given to the kernel: an array of entries, the tail in the first one's spare bits.
+/// The ring through which buffers are given to the kernel: an array of entries, the tail in the first one's
+/// spare bits.
 pub(crate) struct Ring {
     entries: Mapping,
     mask: u16,
@@ -284,7 +288,8 @@ impl Ring {
         let offset = usize::from(self.tail.get() & self.mask) * RING_ENTRY_BYTES;
         let entry: *mut RingEntry = base.wrapping_add(offset).cast();
         let address = buffers.place(index).expose_provenance() as u64;
-        // SAFETY: S13: an entry behind the tail is ours; its last two bytes, which may be the ring's tail, are left alone.
+        // SAFETY: S13: an entry behind the tail is ours; its last two bytes, which may be the ring's tail,
+        // are left alone.
         unsafe { entry.write(RingEntry { address, len: buffers.size, index }) };
         self.tail.set(self.tail.get().wrapping_add(1));
         let tail: *mut u16 = base.wrapping_add(size_of::<RingEntry>()).cast();
@@ -294,7 +299,8 @@ impl Ring {
     }
 }
 
-/// `struct io_uring_buf` without its last two bytes: in the first entry of the array they are the ring's tail.
+/// `struct io_uring_buf` without its last two bytes: in the first entry of the array they are the ring's
+/// tail.
 #[repr(C, packed(2))]
 struct RingEntry {
     address: u64,

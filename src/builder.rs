@@ -29,16 +29,17 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// How many operations can be in flight at once: 65,536 by default, of 40 bytes each; memory that is never needed is never
-    /// touched. Further ones end with `ENOBUFS`.
+    /// How many operations can be in flight at once: 65,536 by default, of 40 bytes each; memory that is
+    /// never needed is never touched. Further ones end with `ENOBUFS`.
     #[must_use]
     pub fn capacity(mut self, operations: usize) -> Builder {
         self.capacity = operations;
         self
     }
 
-    /// How many submissions one system call can carry: the size of the submission queue, 4096 by default, rounded up to a power
-    /// of two. The completion queue is four times as large. More submissions than that take more system calls; none is lost.
+    /// How many submissions one system call can carry: the size of the submission queue, 4096 by default,
+    /// rounded up to a power of two. The completion queue is four times as large. More submissions than that
+    /// take more system calls; none is lost.
     #[must_use]
     pub fn entries(mut self, entries: u32) -> Builder {
         self.backend.entries = entries;
@@ -52,8 +53,8 @@ impl Builder {
         self
     }
 
-    /// Makes a loop that lives in a simulated world, on the host of this handle, and on its thread: elsewhere [`Builder::build`] says
-    /// `EINVAL`. See [`sim`](crate::sim).
+    /// Makes a loop that lives in a simulated world, on the host of this handle, and on its thread: elsewhere
+    /// [`Builder::build`] says `EINVAL`. See [`sim`](crate::sim).
     #[cfg(feature = "sim")]
     #[must_use]
     pub fn simulation(mut self, simulation: &crate::sim::Simulation) -> Builder {
@@ -62,24 +63,27 @@ impl Builder {
         self
     }
 
-    /// Where a backend has done what would block and what the kernel cannot wait for: on epoll, the work of files on disks. By default
-    /// there is one pool for all loops of the process, made when it is needed first. A pool that was shut down takes no
-    /// work, and the loop does it itself. A loop that runs inside a task of its own pool may wait for ever for a thread of it.
+    /// Where a backend has done what would block and what the kernel cannot wait for: on epoll, the work of
+    /// files on disks. By default there is one pool for all loops of the process, made when it is needed
+    /// first. A pool that was shut down takes no work, and the loop does it itself. A loop that runs inside a
+    /// task of its own pool may wait for ever for a thread of it.
     #[must_use]
     pub fn thread_pool(mut self, pool: &ThreadPool) -> Builder {
         self.backend.pool = Some(pool.clone());
         self
     }
 
-    /// Uses nothing of a backend that is newer than the oldest kernel it supports (io_uring: Linux 5.15; epoll: 4.5), as if the
-    /// program ran there: to test for such kernels, or to steer clear of a kernel's bug.
+    /// Uses nothing of a backend that is newer than the oldest kernel it supports (io_uring: Linux 5.15;
+    /// epoll: 4.5), as if the program ran there: to test for such kernels, or to steer clear of a kernel's
+    /// bug.
     #[must_use]
     pub fn baseline(mut self, baseline: bool) -> Builder {
         self.backend.baseline = baseline;
         self
     }
 
-    /// How long dropping the loop waits for the kernel to let go of memory before it leaks the owners: 5 s by default.
+    /// How long dropping the loop waits for the kernel to let go of memory before it leaks the owners: 5 s by
+    /// default.
     #[must_use]
     pub fn drain_timeout(mut self, limit: Duration) -> Builder {
         self.drain_timeout = limit;
@@ -89,8 +93,8 @@ impl Builder {
     /// Builds the loop. This is where everything is allocated.
     ///
     /// # Errors
-    /// `EINVAL` for sizes of zero or out of range; `ENOSYS` or `EPERM` if no backend, or not the chosen one, works here; what the
-    /// operating system says otherwise.
+    /// `EINVAL` for sizes of zero or out of range; `ENOSYS` or `EPERM` if no backend, or not the chosen one,
+    /// works here; what the operating system says otherwise.
     pub fn build(self) -> io::Result<Loop> {
         if self.capacity == 0 || self.capacity > Token::ENTRIES_MAX || self.backend.entries == 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));

@@ -1,5 +1,5 @@
-//! The way from an owner to the loop and back to its callback: the monomorphised functions that a header carries, which alone know
-//! the types.
+//! The way from an owner to the loop and back to its callback: the monomorphised functions that a header
+//! carries, which alone know the types.
 
 #![allow(unsafe_code)]
 
@@ -106,8 +106,8 @@ where
     let Some(lp) = lp else { return Action::Disarm };
     // SAFETY: S4: the completion is the loop's, and lives until `on_end` has it.
     let place = unsafe { Completion::<Multi<S, U>>::state_place(header.cast()) };
-    // SAFETY: S10: the operation borrows the source alone; the state is reached from here only, and while this callback
-    // runs the completion is not given back, even if the loop is dropped.
+    // SAFETY: S10: the operation borrows the source alone; the state is reached from here only, and while
+    // this callback runs the completion is not given back, even if the loop is dropped.
     let state = unsafe { &mut (*place).state };
     // SAFETY: S9: `submit_multi` had an `I`.
     let on_item = unsafe { conjure::<I>() };

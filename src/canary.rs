@@ -1,5 +1,5 @@
-//! Planted defects, to see whether the fuzzer finds them: a proof that cannot fail proves nothing. Only with `--cfg oxev_canary`; the
-//! environment variable `OXEV_CANARY` says which. `.ci/canary.sh` runs them all.
+//! Planted defects, to see whether the fuzzer finds them: a proof that cannot fail proves nothing. Only with
+//! `--cfg oxev_canary`; the environment variable `OXEV_CANARY` says which. `.ci/canary.sh` runs them all.
 
 #![allow(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! Caller-owned memory: [`Completion`], the [`Owner`]s that can lend it to a loop, and the header that the loop
-//! keeps in it.
+//! Caller-owned memory: [`Completion`], the [`Owner`]s that can lend it to a loop, and the header that the
+//! loop keeps in it.
 
 #![allow(unsafe_code)]
 
@@ -63,15 +63,17 @@ impl Header {
     }
 }
 
-// SAFETY: S5: a header that can be reached in safe code is not in flight, and then none of its pointers is used.
+// SAFETY: S5: a header that can be reached in safe code is not in flight, and then none of its pointers is
+// used.
 unsafe impl Send for Header {}
 // SAFETY: S5: as above; nothing of it can be reached through a shared reference.
 unsafe impl Sync for Header {}
 
 /// Memory for one operation at a time: a small header for the loop, and your state `T`.
 ///
-/// You own it: in a `Box`, in a slot of a [`Pool`](crate::Pool), or in a static. [`Loop::submit`] moves the owner into
-/// the loop for as long as an operation is in flight and gives it back to the callback. It derefs to `T`.
+/// You own it: in a `Box`, in a slot of a [`Pool`](crate::Pool), or in a static. [`Loop::submit`] moves the
+/// owner into the loop for as long as an operation is in flight and gives it back to the callback. It derefs
+/// to `T`.
 ///
 /// ```
 /// use oxev::Completion;
@@ -131,8 +133,8 @@ impl<T: fmt::Debug> fmt::Debug for Completion<T> {
     }
 }
 
-/// The state of a completion for [`Loop::submit_multi`]: `source` is lent to the kernel for the whole submission,
-/// `state` stays reachable: the item callback gets it by `&mut`.
+/// The state of a completion for [`Loop::submit_multi`]: `source` is lent to the kernel for the whole
+/// submission, `state` stays reachable: the item callback gets it by `&mut`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Multi<S, U> {
     /// What the operation borrows: the socket, the buffer pool.
@@ -153,8 +155,8 @@ impl<S, U> Multi<S, U> {
 /// It is implemented for `Box<Completion<T>>`, [`Pooled<T>`](crate::Pooled) and `&'static mut Completion<T>`.
 ///
 /// # Safety
-/// `into_raw` must give a pointer, valid for reads and writes of the whole completion, that nothing else uses until
-/// `from_raw` takes it back; and it must stay valid forever if that never happens.
+/// `into_raw` must give a pointer, valid for reads and writes of the whole completion, that nothing else uses
+/// until `from_raw` takes it back; and it must stay valid forever if that never happens.
 pub unsafe trait Owner: Sized + 'static {
     /// The state in the completion.
     type State: 'static;

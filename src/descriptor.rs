@@ -13,7 +13,8 @@ pub type RawDescriptor = RawFd;
 /// Numbers from here on have no generation; hardly a process has so many descriptors.
 pub(crate) const DESCRIPTORS_MAX: usize = 1 << 20;
 
-/// How often each number has come to name a descriptor of ours. Zero, so pages of numbers that are never used are never touched.
+/// How often each number has come to name a descriptor of ours. Zero, so pages of numbers that are never used
+/// are never touched.
 static GENERATIONS: [AtomicU32; DESCRIPTORS_MAX] = [const { AtomicU32::new(0) }; DESCRIPTORS_MAX];
 
 /// Tells files with the same number apart: it changes whenever the number comes to name a descriptor of ours.
@@ -33,8 +34,8 @@ fn generation_place(fd: RawDescriptor) -> Option<&'static AtomicU32> {
     usize::try_from(fd).ok().and_then(|index| GENERATIONS.get(index))
 }
 
-/// An owned descriptor that can be closed in place: afterwards its number is -1, which every operation answers
-/// with `EBADF`.
+/// An owned descriptor that can be closed in place: afterwards its number is -1, which every operation
+/// answers with `EBADF`.
 #[derive(Debug)]
 pub(crate) struct Descriptor(RawDescriptor);
 

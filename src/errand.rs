@@ -1,14 +1,16 @@
-//! The way of a header to a thread pool and back: what [`Loop::offload`](crate::Loop::offload) and the jobs of readiness backends share.
+//! The way of a header to a thread pool and back: what [`Loop::offload`](crate::Loop::offload) and the jobs
+//! of readiness backends share.
 //!
-//! While an operation is with a pool its four words hold the pool's task, its name, and the queue that brings it back; so nothing is
-//! allocated. `backend_state` says who may have it:
+//! While an operation is with a pool its four words hold the pool's task, its name, and the queue that brings
+//! it back; so nothing is allocated. `backend_state` says who may have it:
 //!
 //! | who | from | to | and then |
 //! |---|---|---|---|
 //! | a worker | `QUEUED` | `RUNNING` | does the work |
 //! | the loop, that cancels | `QUEUED` | `WITHDRAWN` | the worker that comes to it does nothing |
 //!
-//! Either way the worker puts the result into the header's outcome and the header into the queue of its loop, which has it from there.
+//! Either way the worker puts the result into the header's outcome and the header into the queue of its loop,
+//! which has it from there.
 
 #![allow(unsafe_code)]
 
@@ -53,11 +55,13 @@ unsafe fn state_of<'a>(op: *mut RawOp) -> &'a AtomicU16 {
     unsafe { AtomicU16::from_ptr(state) }
 }
 
-/// Sends a header to a pool, where `run` is called with its task; it comes back through the queue of `remote`, unless there is an error.
-/// Without a pool the work is done here and now, and comes back all the same.
+/// Sends a header to a pool, where `run` is called with its task; it comes back through the queue of
+/// `remote`, unless there is an error. Without a pool the work is done here and now, and comes back all the
+/// same.
 ///
 /// # Safety
-/// `header` is on no list, and it and what `run` works on are the pool's until it comes back (S14). `run` calls [`run`], once.
+/// `header` is on no list, and it and what `run` works on are the pool's until it comes back (S14). `run`
+/// calls [`run`], once.
 pub(crate) unsafe fn send(
     header: NonNull<Header>,
     token: Token,
@@ -89,7 +93,8 @@ pub(crate) unsafe fn send(
     scheduled
 }
 
-/// Keeps a pool from beginning the work. `false`: it has begun, or is done. The header comes back in either case.
+/// Keeps a pool from beginning the work. `false`: it has begun, or is done. The header comes back in either
+/// case.
 ///
 /// # Safety
 /// `op` is an operation that was sent.
@@ -100,8 +105,8 @@ pub(crate) unsafe fn withdraw(op: *mut RawOp) -> bool {
     state.compare_exchange(QUEUED, WITHDRAWN, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
-/// On a worker: does the work, unless it is not wanted any more, and sends the header back with the result. `Err` gives the header to the
-/// caller, for its loop is gone.
+/// On a worker: does the work, unless it is not wanted any more, and sends the header back with the result.
+/// `Err` gives the header to the caller, for its loop is gone.
 ///
 /// # Safety
 /// `task` was sent by [`send`], and `work` is sound to be called on this thread.
@@ -125,7 +130,8 @@ pub(crate) unsafe fn run(
     unsafe { (*header.as_ptr()).outcome = Outcome { result, flags: 0 } };
     // SAFETY: S14: as above.
     let remote = unsafe { (*errand_of(header)).remote };
-    // SAFETY: S14: the count that `send` put there; it is taken once. It outlives the push, which may end in waking the loop.
+    // SAFETY: S14: the count that `send` put there; it is taken once. It outlives the push, which may end in
+    // waking the loop.
     let remote = unsafe { Arc::from_raw(remote) };
     // SAFETY: S14: the header is on no list, and from here on the loop's.
     unsafe { remote.push(header) }

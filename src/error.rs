@@ -1,5 +1,5 @@
-//! The one place where an errno becomes an [`io::Error`], and where errors are told apart. No error of this crate
-//! allocates.
+//! The one place where an errno becomes an [`io::Error`], and where errors are told apart. No error of this
+//! crate allocates.
 
 use std::io;
 
@@ -14,7 +14,8 @@ pub(crate) fn from_result(result: i32) -> io::Error {
     }
 }
 
-/// The crate's own code for "the stream ended before the buffer was full"; beyond every errno of every system.
+/// The crate's own code for "the stream ended before the buffer was full"; beyond every errno of every
+/// system.
 pub(crate) const UNEXPECTED_EOF: i32 = 0x4000;
 
 /// The crate's own code for "the file takes no more bytes".
@@ -23,8 +24,8 @@ pub(crate) const WRITE_ZERO: i32 = 0x4001;
 /// The crate's own code for "the work panicked".
 pub(crate) const PANICKED: i32 = 0x4002;
 
-/// Whether `error` says that the operation was cancelled (`ECANCELED`): by [`Loop::cancel`](crate::Loop::cancel)
-/// or with its loop.
+/// Whether `error` says that the operation was cancelled (`ECANCELED`): by
+/// [`Loop::cancel`](crate::Loop::cancel) or with its loop.
 ///
 /// ```
 /// assert!(!oxev::is_canceled(&std::io::Error::other("something else")));

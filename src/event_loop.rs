@@ -46,17 +46,18 @@ pub enum RunMode {
 /// The loop allocates nothing after it was built: operations live in memory that you own ([`Completion`]).
 /// It stays on the thread that made it; other threads reach it through a [`LoopHandle`].
 ///
-/// **Dropping** a loop cancels everything in flight, waits until the kernel has let go of all memory, and drops the owners
-/// without running their callbacks. Should the kernel not let go within [`Builder::drain_timeout`], the owners of what
-/// is left are leaked, with a message on standard error: the memory is never freed under the kernel.
+/// **Dropping** a loop cancels everything in flight, waits until the kernel has let go of all memory, and
+/// drops the owners without running their callbacks. Should the kernel not let go within
+/// [`Builder::drain_timeout`], the owners of what is left are leaked, with a message on standard error: the
+/// memory is never freed under the kernel.
 ///
 /// # A step
 /// 1. Take what other threads posted.
 /// 2. Give new submissions and cancels to the kernel and wait, in one system call.
 /// 3. Collect completions into the ready list.
 /// 4. Expire timers and deadlines.
-/// 5. Run the callbacks that were ready when this part of the step began. What they submit waits for the next step,
-///    so nothing starves.
+/// 5. Run the callbacks that were ready when this part of the step began. What they submit waits for the next
+///    step, so nothing starves.
 pub struct Loop {
     ops: InFlight,
     backend: Backend,
@@ -124,12 +125,12 @@ impl Loop {
 
     // ---- submitting
 
-    /// Submits one operation: moves `owner` into the loop, lets `prepare` make the operation out of the owner's state,
-    /// and hands the owner back to `callback` with the result.
+    /// Submits one operation: moves `owner` into the loop, lets `prepare` make the operation out of the
+    /// owner's state, and hands the owner back to `callback` with the result.
     ///
     /// `callback` runs exactly once, never inside `submit`. Whatever goes wrong comes to it as an error, also
-    /// if the table is full (`ENOBUFS`); only dropping the loop drops the owner instead. The callback must capture nothing
-    /// (it is a function, or a closure of size zero): state lives in the owner.
+    /// if the table is full (`ENOBUFS`); only dropping the loop drops the owner instead. The callback must
+    /// capture nothing (it is a function, or a closure of size zero): state lives in the owner.
     ///
     /// ```
     /// use oxev::{Completion, Loop, RunMode, TcpListener};
@@ -163,12 +164,14 @@ impl Loop {
         unsafe { self.launch(lent.into_header(), op, timeout_ns, complete_one::<P, R, C>) }
     }
 
-    /// Submits one operation that gives several results: accepted connections, received buffers, ticks of a timer.
+    /// Submits one operation that gives several results: accepted connections, received buffers, ticks of a
+    /// timer.
     ///
-    /// `prepare` borrows from the `source` of a [`Multi`]; the `state` beside it stays reachable: `on_item` gets it with
-    /// each result and says whether it wants more. `on_end` runs once, afterwards, with the owner: `Ok` after
-    /// [`Action::Disarm`] or at the end of a stream, the error otherwise. Results that come between
-    /// [`Action::Disarm`] and the end are dropped; results that come after [`Loop::cancel`] are delivered.
+    /// `prepare` borrows from the `source` of a [`Multi`]; the `state` beside it stays reachable: `on_item`
+    /// gets it with each result and says whether it wants more. `on_end` runs once, afterwards, with the
+    /// owner: `Ok` after [`Action::Disarm`] or at the end of a stream, the error otherwise. Results that come
+    /// between [`Action::Disarm`] and the end are dropped; results that come after [`Loop::cancel`] are
+    /// delivered.
     ///
     /// Native on io_uring where the kernel can; elsewhere the backend or the loop repeats the operation.
     ///
@@ -209,7 +212,8 @@ impl Loop {
         let lent = Lent::<P>::new(owner);
         // SAFETY: S4: the completion is ours until the owner is given back.
         let place = unsafe { Completion::state_place(lent.0) };
-        // SAFETY: S6: only the source is borrowed for as long as the operation is in flight; nothing else reaches it.
+        // SAFETY: S6: only the source is borrowed for as long as the operation is in flight; nothing else
+        // reaches it.
         let (op, timeout_ns) = prepare(unsafe { &mut (*place).source }).0.into_parts();
         // SAFETY: S4: as above; the completion was made for `P`, and the callbacks for both.
         unsafe { self.launch(lent.into_header(), op, timeout_ns, complete_multi::<P, S, U, R, I, E>) }
@@ -218,7 +222,8 @@ impl Loop {
     /// Starts the operation `op` in `header`.
     ///
     /// # Safety
-    /// `header` is valid and the loop's from here on (S2); `op` is valid for it until `complete` has run (S6).
+    /// `header` is valid and the loop's from here on (S2); `op` is valid for it until `complete` has run
+    /// (S6).
     #[inline]
     pub(crate) unsafe fn launch(
         &mut self,
@@ -390,11 +395,11 @@ impl Loop {
 
     // ---- steering
 
-    /// Cancels an operation: its callback runs, once, with `ECANCELED` ([`is_canceled`](crate::is_canceled)), or with its result
-    /// if it was already done or is done before the kernel can stop it.
+    /// Cancels an operation: its callback runs, once, with `ECANCELED` ([`is_canceled`](crate::is_canceled)),
+    /// or with its result if it was already done or is done before the kernel can stop it.
     ///
-    /// `true` if the operation was in flight and this call cancels it. Idempotent; ids of other loops or of operations
-    /// that are over name nothing.
+    /// `true` if the operation was in flight and this call cancels it. Idempotent; ids of other loops or of
+    /// operations that are over name nothing.
     ///
     /// ```
     /// use oxev::{Completion, Loop, RunMode, Timer};
@@ -438,8 +443,8 @@ impl Loop {
         }
     }
 
-    /// Cancels every operation in flight on a descriptor, as [`Loop::cancel`] does one, and says how many. Looks through the
-    /// whole table.
+    /// Cancels every operation in flight on a descriptor, as [`Loop::cancel`] does one, and says how many.
+    /// Looks through the whole table.
     pub fn cancel_all(&mut self, descriptor: impl AsFd) -> usize {
         let fd = descriptor.as_fd().as_raw_fd();
         let (mut cursor, mut count) = (0, 0);
@@ -449,17 +454,18 @@ impl Loop {
         count
     }
 
-    /// Moves the time of a timer or the deadline of an operation to `delay` from now, in place; an operation without
-    /// a deadline gets one. `false` if the operation is over, or is being cancelled.
+    /// Moves the time of a timer or the deadline of an operation to `delay` from now, in place; an operation
+    /// without a deadline gets one. `false` if the operation is over, or is being cancelled.
     ///
-    /// A timer with a deadline has its new time alone afterwards. Of a repeating timer the next tick moves; its
-    /// deadline stays.
+    /// A timer with a deadline has its new time alone afterwards. Of a repeating timer the next tick moves;
+    /// its deadline stays.
     pub fn reset(&mut self, id: OpId, delay: Duration) -> bool {
         let Some(token) = self.ops.token(id) else { return false };
         self.ops.reset(token, duration_to_ns(delay))
     }
 
-    /// The time of this step: the clock is read when it is asked for the first time after the loop has waited.
+    /// The time of this step: the clock is read when it is asked for the first time after the loop has
+    /// waited.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.ops.clock.now()
@@ -507,8 +513,8 @@ impl Loop {
 
     /// Makes a pool of `count` buffers (1 to 32,768) of `size` bytes for pooled receives on this loop.
     ///
-    /// This allocates. The kernel keeps the memory until the last handle and lease are gone and the next pool is made,
-    /// or the loop is dropped.
+    /// This allocates. The kernel keeps the memory until the last handle and lease are gone and the next pool
+    /// is made, or the loop is dropped.
     ///
     /// # Errors
     /// `EINVAL` for sizes out of range; what the kernel says otherwise.
@@ -534,8 +540,8 @@ impl Loop {
         Ok(BufPool(buffers))
     }
 
-    /// Makes `run` return as soon as the callback that is running, if any, has returned; if the loop is not running, the next `run`
-    /// returns at once. Callbacks that were ready keep for the `run` after that.
+    /// Makes `run` return as soon as the callback that is running, if any, has returned; if the loop is not
+    /// running, the next `run` returns at once. Callbacks that were ready keep for the `run` after that.
     pub fn stop(&mut self) {
         self.ops.remote.request_stop();
     }
@@ -545,11 +551,12 @@ impl Loop {
     /// Runs the loop.
     ///
     /// # Errors
-    /// `EDEADLK` inside a callback: a loop cannot run in itself. What the kernel says if waiting fails altogether.
+    /// `EDEADLK` inside a callback: a loop cannot run in itself. What the kernel says if waiting fails
+    /// altogether.
     ///
     /// # Panics
-    /// A panic of a callback comes through. The loop can be run again afterwards; the owner that the callback had is dropped
-    /// by unwinding.
+    /// A panic of a callback comes through. The loop can be run again afterwards; the owner that the callback
+    /// had is dropped by unwinding.
     pub fn run(&mut self, mode: RunMode) -> io::Result<()> {
         let mut lp = Running::enter(self)?;
         loop {
@@ -619,8 +626,9 @@ impl Loop {
         Ok(Turn { busy, stopped })
     }
 
-    /// Gives new submissions to the kernel without waiting and without running callbacks. `run` does that by itself; a program
-    /// that polls the loop's descriptor does it after it has submitted something outside a callback.
+    /// Gives new submissions to the kernel without waiting and without running callbacks. `run` does that by
+    /// itself; a program that polls the loop's descriptor does it after it has submitted something outside a
+    /// callback.
     ///
     /// # Errors
     /// What the kernel says; nothing is lost, the next step tries again.
@@ -726,8 +734,8 @@ impl Loop {
         }
     }
 
-    /// Runs the callbacks of what is ready now, and says how many. Every callback may do anything with `self`, even put another
-    /// loop in its place, so nothing is remembered across one but counts.
+    /// Runs the callbacks of what is ready now, and says how many. Every callback may do anything with
+    /// `self`, even put another loop in its place, so nothing is remembered across one but counts.
     fn run_ready(&mut self) -> usize {
         let (items, ready) = (self.ops.items_len(), self.ops.ready_len());
         let mut callbacks = 0;
@@ -881,8 +889,8 @@ impl Drop for Loop {
 }
 
 impl AsFd for Loop {
-    /// A descriptor that is readable when there is work for [`RunMode::NoWait`], so that the loop embeds in another
-    /// one. Timers do not show in it: poll with [`Loop::next_timeout`].
+    /// A descriptor that is readable when there is work for [`RunMode::NoWait`], so that the loop embeds in
+    /// another one. Timers do not show in it: poll with [`Loop::next_timeout`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.embedded.set(true);
         self.ops.remote.prepare_poll();

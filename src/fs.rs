@@ -18,11 +18,12 @@ use crate::virtual_world;
 
 /// An open file; closed when it is dropped.
 ///
-/// `read` and `write` use the file's own position, as a program that reads from front to back wants it; the forms ending in `_at`
-/// take an offset in bytes and may be in flight together. Pipes, terminals and the like have no positions: there the offset is not
-/// looked at. On io_uring everything but the closing by drop is asynchronous; on epoll what is not in the page cache is done by a
-/// [thread pool](crate::Builder::thread_pool).
-/// Zero bytes read is the end of the file. An empty buffer is done at once, with `Ok(0)`.
+/// `read` and `write` use the file's own position, as a program that reads from front to back wants it; the
+/// forms ending in `_at` take an offset in bytes and may be in flight together. Pipes, terminals and the like
+/// have no positions: there the offset is not looked at. On io_uring everything but the closing by drop is
+/// asynchronous; on epoll what is not in the page cache is done by a [thread
+/// pool](crate::Builder::thread_pool). Zero bytes read is the end of the file. An empty buffer is done at
+/// once, with `Ok(0)`.
 ///
 /// ```
 /// use oxev::{Completion, File, Loop, OpenOptions, RunMode};
@@ -51,10 +52,11 @@ pub struct File {
 descriptor_conversions!(File);
 
 impl File {
-    /// Opens a file (`openat(2)`). The path is borrowed from the owner's state, or is a literal: `c"/etc/hosts"`.
+    /// Opens a file (`openat(2)`). The path is borrowed from the owner's state, or is a literal:
+    /// `c"/etc/hosts"`.
     ///
-    /// On epoll a thread does it, and cannot be interrupted: what waits for somebody else to open the other end (a FIFO) keeps its
-    /// thread, deadline or not. `O_NONBLOCK` avoids that.
+    /// On epoll a thread does it, and cannot be interrupted: what waits for somebody else to open the other
+    /// end (a FIFO) keeps its thread, deadline or not. `O_NONBLOCK` avoids that.
     pub fn open<'a>(path: &'a CStr, options: &OpenOptions) -> Op<'a, File> {
         let Some(flags) = options.flags() else { return Op::failed(libc::EINVAL) };
         let mut raw = RawOp::new(OpKind::Open, -1);
@@ -96,7 +98,8 @@ impl File {
         self.writing(buffer, offset, 0)
     }
 
-    /// Reads at `offset` until the buffer is full. If the file ends before, the error is [`io::ErrorKind::UnexpectedEof`].
+    /// Reads at `offset` until the buffer is full. If the file ends before, the error is
+    /// [`io::ErrorKind::UnexpectedEof`].
     pub fn read_exact_at<'a>(&'a self, buffer: &'a mut [u8], offset: u64) -> Op<'a, usize> {
         self.reading(buffer, offset, RawOp::EXACT)
     }
@@ -144,8 +147,8 @@ impl File {
         unsafe { Op::from_raw(RawOp::with_buffer(OpKind::Metadata, self.descriptor.number(), place, 0)) }
     }
 
-    /// Closes the file as an operation, so that its errors are seen; dropping it closes it, too, at once. Further operations on it end
-    /// with `EBADF`.
+    /// Closes the file as an operation, so that its errors are seen; dropping it closes it, too, at once.
+    /// Further operations on it end with `EBADF`.
     pub fn close(&mut self) -> Op<'_, ()> {
         // SAFETY: S6: the operation owns the descriptor that it closes.
         unsafe { Op::from_raw(RawOp::new(OpKind::Close, self.descriptor.take())) }
@@ -197,7 +200,8 @@ impl From<std::fs::File> for File {
 unsafe impl Output for File {
     unsafe fn decode(_: &RawOp, outcome: Outcome) -> io::Result<File> {
         let fd = outcome.count()? as i32;
-        // SAFETY: S7: the kernel made the descriptor for this operation, and this is the one time that it is wrapped.
+        // SAFETY: S7: the kernel made the descriptor for this operation, and this is the one time that it is
+        // wrapped.
         Ok(File { descriptor: unsafe { Descriptor::from_raw(fd) } })
     }
 }

@@ -1,7 +1,7 @@
 //! Reaching a loop from other threads: [`LoopHandle`] and [`Notifier`], over one intrusive lock-free queue.
 //!
-//! The queue is one atomic word. It is `AWAKE`, `SLEEPING`, `NOTIFIED` or `CLOSED`, or the newest of a list of
-//! headers (a Treiber stack; the loop takes all of it at once and turns it round):
+//! The queue is one atomic word. It is `AWAKE`, `SLEEPING`, `NOTIFIED` or `CLOSED`, or the newest of a list
+//! of headers (a Treiber stack; the loop takes all of it at once and turns it round):
 //!
 //! | who | from | to | and then |
 //! |---|---|---|---|
@@ -12,10 +12,11 @@
 //! | the loop, in each step | anything | `AWAKE` | runs what was in the list |
 //! | the loop, dropped | anything | `CLOSED` | drops what was in the list |
 //!
-//! No wake-up is lost: every change is a read-modify-write of the same word, so a post comes either before the loop
-//! went to sleep, and the loop sees it and does not block, or after, and the poster sees `SLEEPING` and wakes it.
-//! No wake-up is superfluous: while the loop is awake, or somebody has woken it already, a post or a notification
-//! costs one atomic operation and no system call. The models in `src/model/loom_tests.rs` try both claims in every order.
+//! No wake-up is lost: every change is a read-modify-write of the same word, so a post comes either before
+//! the loop went to sleep, and the loop sees it and does not block, or after, and the poster sees `SLEEPING`
+//! and wakes it. No wake-up is superfluous: while the loop is awake, or somebody has woken it already, a post
+//! or a notification costs one atomic operation and no system call. The models in `src/model/loom_tests.rs`
+//! try both claims in every order.
 
 #![allow(unsafe_code)]
 
@@ -74,7 +75,8 @@ impl Remote {
             }
             // SAFETY: S2: the header is ours until it is published by the exchange.
             unsafe { (*header.as_ptr()).next = list_of(word) };
-            // Release: the loop sees the header's content. The stack's earlier headers are in the release sequence.
+            // Release: the loop sees the header's content. The stack's earlier headers are in the release
+            // sequence.
             match self.queue.compare_exchange_weak(
                 word,
                 header.as_ptr(),
@@ -94,8 +96,8 @@ impl Remote {
     fn wake(&self) {
         let mut word = self.queue.load(Ordering::Relaxed);
         while word != CLOSED {
-            // If there is something in the queue already, it is written all the same: the loop, which has yet to take it, then
-            // sees what this thread did before, a request to stop for instance.
+            // If there is something in the queue already, it is written all the same: the loop, which has yet
+            // to take it, then sees what this thread did before, a request to stop for instance.
             let next = if word == AWAKE || word == SLEEPING { NOTIFIED } else { word };
             match self.queue.compare_exchange_weak(word, next, Ordering::Release, Ordering::Relaxed) {
                 Ok(SLEEPING) => return self.waker.wake(),
@@ -108,15 +110,16 @@ impl Remote {
     /// The loop is about to block. `false`: it must not, there is something in the queue.
     pub(crate) fn prepare_sleep(this: &Arc<Remote>) -> bool {
         if Arc::strong_count(this) == 1 {
-            // No other thread can reach the loop. What the last one did before it let go of its handle is seen:
-            // the count went down with Release.
+            // No other thread can reach the loop. What the last one did before it let go of its handle is
+            // seen: the count went down with Release.
             fence(Ordering::Acquire);
             return this.queue.load(Ordering::Relaxed) == AWAKE;
         }
         this.queue.compare_exchange(AWAKE, SLEEPING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Somebody else is about to block on the backend's descriptor: it must show what comes into the queue, or is there already.
+    /// Somebody else is about to block on the backend's descriptor: it must show what comes into the queue,
+    /// or is there already.
     pub(crate) fn prepare_poll(&self) {
         let asleep = self.queue.compare_exchange(AWAKE, SLEEPING, Ordering::Relaxed, Ordering::Relaxed);
         if asleep.is_err_and(|word| word != SLEEPING) {
@@ -203,27 +206,28 @@ impl LoopHandle {
         LoopHandle { remote: Arc::clone(remote) }
     }
 
-    /// Makes the loop return from its wait, or not block the next time. `run(Once)` returns; the other modes look
-    /// round and go on. Wake-ups that the loop has not noticed yet are one.
+    /// Makes the loop return from its wait, or not block the next time. `run(Once)` returns; the other modes
+    /// look round and go on. Wake-ups that the loop has not noticed yet are one.
     pub fn wake(&self) {
         self.remote.wake();
     }
 
-    /// Makes `run` return as soon as the callback that is running, if any, has returned; if the loop is not running,
-    /// the next `run` returns at once. See [`Loop::stop`].
+    /// Makes `run` return as soon as the callback that is running, if any, has returned; if the loop is not
+    /// running, the next `run` returns at once. See [`Loop::stop`].
     pub fn stop(&self) {
         self.remote.request_stop();
         self.remote.wake();
     }
 
-    /// Moves a completion to the loop's thread and runs `callback` there with it. Posts of one thread arrive in their
-    /// order. Nothing is allocated, and a loop that is awake costs no system call.
+    /// Moves a completion to the loop's thread and runs `callback` there with it. Posts of one thread arrive
+    /// in their order. Nothing is allocated, and a loop that is awake costs no system call.
     ///
     /// A post is not an operation in flight until the loop has seen it: it does not keep
     /// [`RunMode::UntilDone`](crate::RunMode::UntilDone) running.
     ///
     /// # Errors
-    /// The owner comes back if the loop is gone. A loop that is dropped later drops the owner with what else it holds.
+    /// The owner comes back if the loop is gone. A loop that is dropped later drops the owner with what else
+    /// it holds.
     pub fn post<P, C>(&self, owner: P, callback: C) -> Result<(), P>
     where
         P: Owner + Send,
@@ -265,8 +269,8 @@ where
     Action::Disarm
 }
 
-/// Wakes a wait on a loop from any thread: notifications that come before the wait are kept, and those that come
-/// while one is pending are one (libxev's `Async`, libuv's `uv_async_t`).
+/// Wakes a wait on a loop from any thread: notifications that come before the wait are kept, and those that
+/// come while one is pending are one (libxev's `Async`, libuv's `uv_async_t`).
 ///
 /// Clones notify the same wait. One operation at a time can wait; a second one ends with `EBUSY`.
 ///
@@ -324,9 +328,9 @@ impl Notifier {
         Notifier { shared: Arc::new(shared) }
     }
 
-    /// Completes the wait: the one that is pending, or the next, also if the loop of the one that is pending is dropped before it has
-    /// seen the notification. What this thread wrote before is seen by the callback. One atomic operation if a notification is
-    /// pending already.
+    /// Completes the wait: the one that is pending, or the next, also if the loop of the one that is pending
+    /// is dropped before it has seen the notification. What this thread wrote before is seen by the callback.
+    /// One atomic operation if a notification is pending already.
     pub fn notify(&self) {
         // Acquire: if a wait is registered, its `waiter` is seen. Release: for the callback.
         if self.shared.state.fetch_or(PENDING, Ordering::AcqRel) == WAITING {
@@ -391,7 +395,8 @@ fn shared_of(op: &RawOp) -> ManuallyDrop<Arc<Shared>> {
     ManuallyDrop::new(unsafe { Arc::from_raw(op.buf.cast_const().cast::<Shared>()) })
 }
 
-/// Registers the wait `op`, which has the name `token` on the loop of `remote`. `false`: another operation waits on it.
+/// Registers the wait `op`, which has the name `token` on the loop of `remote`. `false`: another operation
+/// waits on it.
 pub(crate) fn wait(op: &RawOp, token: Token, remote: &Arc<Remote>) -> bool {
     let shared = shared_of(op);
     let mut state = shared.state.load(Ordering::Relaxed);
@@ -432,8 +437,8 @@ pub(crate) fn withdraw(op: &RawOp) -> bool {
     true
 }
 
-/// The header of a notifier has come out of the queue: which wait is over? A wait that is not in flight any more went with its loop, and
-/// the notification is kept for the next one.
+/// The header of a notifier has come out of the queue: which wait is over? A wait that is not in flight any
+/// more went with its loop, and the notification is kept for the next one.
 ///
 /// # Safety
 /// `header` was pushed by [`Notifier::notify`] and is off every list.

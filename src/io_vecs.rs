@@ -7,7 +7,8 @@ use std::ptr;
 
 use crate::op::{OpKind, RawOp};
 
-/// Room for a scatter/gather list of up to `N` buffers (`readv(2)`, `sendmsg(2)`), for the vectored operations.
+/// Room for a scatter/gather list of up to `N` buffers (`readv(2)`, `sendmsg(2)`), for the vectored
+/// operations.
 ///
 /// It lives in your state beside the buffers, so the list is where the kernel looks for it for as long as the
 /// operation is in flight, and nothing is allocated. Linux takes at most 1024 buffers.
@@ -72,13 +73,14 @@ impl<const N: usize> IoVecs<N> {
         IoVecs { message, vecs: [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; N] }
     }
 
-    /// Lists buffers to be sent or written, in order. With more than `N` of them the operation fails with `EMSGSIZE`.
+    /// Lists buffers to be sent or written, in order. With more than `N` of them the operation fails with
+    /// `EMSGSIZE`.
     pub fn gather<'a>(&'a mut self, buffers: impl IntoIterator<Item = &'a [u8]>) -> Gather<'a> {
         Gather { list: self.fill(buffers.into_iter().map(|b| (b.as_ptr().cast_mut(), b.len()))) }
     }
 
-    /// Lists buffers to be received or read into, in order. With more than `N` of them the operation fails with
-    /// `EMSGSIZE`.
+    /// Lists buffers to be received or read into, in order. With more than `N` of them the operation fails
+    /// with `EMSGSIZE`.
     pub fn scatter<'a>(&'a mut self, buffers: impl IntoIterator<Item = &'a mut [u8]>) -> Scatter<'a> {
         Scatter { list: self.fill(buffers.into_iter().map(|b| (b.as_mut_ptr(), b.len()))) }
     }

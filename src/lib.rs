@@ -2,9 +2,11 @@
 //!
 //! # A tour of the source, in reading order
 //!
-//! `op` (what an operation is) and `completion` (the caller's memory) · `event_loop` (submit, cancel, the step) and `callback` (back to the owner's types) · `in_flight`
-//! (the table and the states) · `timer` (the wheel) · `handle` (other threads) · `backend` (the contract) and `backends/` ·
-//! `pool`, `buf_pool`, `io_vecs` (memory) · `net`, `fs` (descriptors in, operations out) · `thread_pool` (work that blocks or computes) · `raw` (the unsafe layer) · `sim` (the simulator).
+//! `op` (what an operation is) and `completion` (the caller's memory) · `event_loop` (submit, cancel, the
+//! step) and `callback` (back to the owner's types) · `in_flight` (the table and the states) · `timer` (the
+//! wheel) · `handle` (other threads) · `backend` (the contract) and `backends/` · `pool`, `buf_pool`,
+//! `io_vecs` (memory) · `net`, `fs` (descriptors in, operations out) · `thread_pool` (work that blocks or
+//! computes) · `raw` (the unsafe layer) · `sim` (the simulator).
 #![doc = include_str!("safety.md")]
 #![cfg_attr(
     any(loom, not(all(feature = "io_uring", feature = "epoll"))),

@@ -15,19 +15,22 @@ use crate::in_flight::OpId;
 use crate::thread_pool::{Disposition, RawTask, ThreadPool};
 
 impl Loop {
-    /// Has `work` done on a thread pool with the owner's state, and hands the owner back to `callback` on this loop.
+    /// Has `work` done on a thread pool with the owner's state, and hands the owner back to `callback` on
+    /// this loop.
     ///
     /// Results are left in the state. Nothing is allocated: the pool's task lies in the completion. As with
-    /// [`Loop::submit`], `callback` runs exactly once, never inside `offload`, and both functions must capture nothing.
+    /// [`Loop::submit`], `callback` runs exactly once, never inside `offload`, and both functions must
+    /// capture nothing.
     ///
-    /// [`Loop::cancel`] works while the work is queued: the callback runs, with `ECANCELED`, when a worker has come to it. Work that
-    /// has begun is not interrupted. [`Loop::reset`] sets a deadline to the same effect. Dropping the loop waits for
-    /// work that has begun, as it does for the kernel.
+    /// [`Loop::cancel`] works while the work is queued: the callback runs, with `ECANCELED`, when a worker
+    /// has come to it. Work that has begun is not interrupted. [`Loop::reset`] sets a deadline to the same
+    /// effect. Dropping the loop waits for work that has begun, as it does for the kernel.
     ///
     /// # Errors
-    /// They come to the callback: `ECANCELED`; `ENOBUFS` if the table is full; `ESHUTDOWN` if the pool takes no more tasks, or what the
-    /// system said when its first thread was made. If the work panics, the error is of the kind [`Other`](io::ErrorKind::Other), the
-    /// state is as the panic left it, and pool and loop go on.
+    /// They come to the callback: `ECANCELED`; `ENOBUFS` if the table is full; `ESHUTDOWN` if the pool takes
+    /// no more tasks, or what the system said when its first thread was made. If the work panics, the error
+    /// is of the kind [`Other`](io::ErrorKind::Other), the state is as the panic left it, and pool and loop
+    /// go on.
     ///
     /// ```
     /// use oxev::{Completion, Loop, RunMode, ThreadPool};
@@ -66,7 +69,8 @@ impl Loop {
         const { assert!(size_of::<C>() == 0, "a callback must capture nothing: keep state in the completion") };
         let _ = (work, callback);
         let header: NonNull<Header> = owner.into_raw().cast();
-        // SAFETY: S4: the owner gave the completion to us. S14: its state is `Send`, and unreachable until the callback.
+        // SAFETY: S4: the owner gave the completion to us. S14: its state is `Send`, and unreachable until
+        // the callback.
         unsafe { self.launch_errand::<P, C>(header, do_work::<P::State, W>, pool) }
     }
 }

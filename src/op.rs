@@ -1,5 +1,5 @@
-//! What an operation is: [`Op`], which user code makes, [`RawOp`], which a backend reads, and [`Output`], which
-//! turns the kernel's answer into a Rust value.
+//! What an operation is: [`Op`], which user code makes, [`RawOp`], which a backend reads, and [`Output`],
+//! which turns the kernel's answer into a Rust value.
 
 #![allow(unsafe_code)]
 
@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::descriptor::RawDescriptor;
 use crate::error;
 
-/// The most bytes that one kernel read or write moves (`MAX_RW_COUNT` on Linux); longer buffers are moved in parts.
+/// The most bytes that one kernel read or write moves (`MAX_RW_COUNT` on Linux); longer buffers are moved in
+/// parts.
 pub const TRANSFER_BYTES_MAX: usize = 0x7fff_f000;
 
 /// What an operation does; each backend maps it to its own kernel interface.
@@ -31,7 +32,8 @@ pub enum OpKind {
     Poll,
     /// Takes a connection from the listening socket `fd`; may fill the address overlay.
     Accept,
-    /// Makes a socket and connects it to the address overlay. `fd` is the new socket once the backend has made it.
+    /// Makes a socket and connects it to the address overlay. `fd` is the new socket once the backend has
+    /// made it.
     Connect,
     /// Receives into `buf`, `len`.
     Recv,
@@ -75,8 +77,8 @@ pub enum OpKind {
 /// [`Completion`](crate::Completion) while the operation is in flight.
 ///
 /// The four words `buf`, `len`, `offset` and `done` mean what [`OpKind`] says. For [`OpKind::Accept`] and
-/// [`OpKind::Connect`] they are the *address overlay*: 28 bytes of `sockaddr` (`sockaddr_in6` is the largest) and
-/// four of its length, which the kernel reads or writes in place.
+/// [`OpKind::Connect`] they are the *address overlay*: 28 bytes of `sockaddr` (`sockaddr_in6` is the largest)
+/// and four of its length, which the kernel reads or writes in place.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct RawOp {
@@ -115,8 +117,8 @@ impl RawOp {
     pub const ABSOLUTE: u8 = 1 << 5;
     /// [`OpKind::Timer`]: the period counts from the end of the callback (fixed delay), not from the last deadline.
     pub const FIXED_DELAY: u8 = 1 << 6;
-    /// `fd` is not a descriptor of this crate, so nobody says when its number comes to name another file: backends remember
-    /// nothing of it beyond the operation.
+    /// `fd` is not a descriptor of this crate, so nobody says when its number comes to name another file:
+    /// backends remember nothing of it beyond the operation.
     pub const UNTRACKED: u8 = 1 << 7;
 
     /// An operation of this kind on this descriptor, with every word zero.
@@ -206,8 +208,8 @@ pub unsafe trait Output: Sized + 'static {
     /// The operation's error.
     ///
     /// # Safety
-    /// Called once for each outcome of an operation that was made for this output type, after the backend is done
-    /// with that outcome.
+    /// Called once for each outcome of an operation that was made for this output type, after the backend is
+    /// done with that outcome.
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<Self>;
 }
 
@@ -231,8 +233,8 @@ unsafe impl Output for () {
 
 /// One operation, ready to be submitted: what `prepare` returns to [`Loop::submit`](crate::Loop::submit).
 ///
-/// It borrows sockets and buffers from the owner's state for `'a` and ends in an `R`. It is plain data; nothing
-/// happens until it is submitted.
+/// It borrows sockets and buffers from the owner's state for `'a` and ends in an `R`. It is plain data;
+/// nothing happens until it is submitted.
 #[must_use = "an operation does nothing until it is returned to `Loop::submit`"]
 #[derive(Debug)]
 pub struct Op<'a, R> {
@@ -249,8 +251,8 @@ impl<'a, R: Output> Op<'a, R> {
     /// Wraps a raw operation.
     ///
     /// # Safety
-    /// For all of `'a` the memory that `raw` points to must be valid and not otherwise used (shared use is fine if
-    /// the operation only reads), `raw.fd` must stay open, and `R` must be made for `raw.kind`.
+    /// For all of `'a` the memory that `raw` points to must be valid and not otherwise used (shared use is
+    /// fine if the operation only reads), `raw.fd` must stay open, and `R` must be made for `raw.kind`.
     pub unsafe fn from_raw(raw: RawOp) -> Op<'a, R> {
         Op { raw, timeout_ns: NO_DEADLINE, borrows: PhantomData, ends_in: PhantomData }
     }
@@ -265,8 +267,8 @@ impl<'a, R: Output> Op<'a, R> {
         }
     }
 
-    /// Sets a deadline: if the operation has not completed when `limit` has passed, it is cancelled and ends with
-    /// [`io::ErrorKind::TimedOut`]. If it completes while it is being cancelled, its result stands.
+    /// Sets a deadline: if the operation has not completed when `limit` has passed, it is cancelled and ends
+    /// with [`io::ErrorKind::TimedOut`]. If it completes while it is being cancelled, its result stands.
     ///
     /// The deadline is served by the loop's own timers, on every backend. It is never early.
     pub fn timeout(mut self, limit: Duration) -> Op<'a, R> {
@@ -274,8 +276,8 @@ impl<'a, R: Output> Op<'a, R> {
         self
     }
 
-    /// Marks the operation as one that does not keep [`RunMode::UntilDone`](crate::RunMode::UntilDone) running
-    /// (libuv's `unref`).
+    /// Marks the operation as one that does not keep [`RunMode::UntilDone`](crate::RunMode::UntilDone)
+    /// running (libuv's `unref`).
     pub fn background(mut self) -> Op<'a, R> {
         self.raw.flags |= RawOp::BACKGROUND;
         self
@@ -302,14 +304,15 @@ impl<R> Drop for Op<'_, R> {
 pub struct MultiOp<'a, R>(pub(crate) Op<'a, R>);
 
 impl<'a, R: Output> MultiOp<'a, R> {
-    /// Makes a multi-result operation of a single one: on a backend that cannot repeat it, the loop re-arms it.
+    /// Makes a multi-result operation of a single one: on a backend that cannot repeat it, the loop re-arms
+    /// it.
     pub(crate) fn repeat(mut op: Op<'a, R>) -> MultiOp<'a, R> {
         op.raw.flags |= RawOp::MULTI;
         MultiOp(op)
     }
 
-    /// Sets a deadline for the whole submission, as [`Op::timeout`]. With [`Loop::reset`](crate::Loop::reset) at
-    /// each result it becomes an idle timeout.
+    /// Sets a deadline for the whole submission, as [`Op::timeout`]. With [`Loop::reset`](crate::Loop::reset)
+    /// at each result it becomes an idle timeout.
     pub fn timeout(self, limit: Duration) -> MultiOp<'a, R> {
         MultiOp(self.0.timeout(limit))
     }
@@ -320,8 +323,8 @@ impl<'a, R: Output> MultiOp<'a, R> {
     }
 }
 
-/// An operation that completes at once. On io_uring it goes through the kernel (`IORING_OP_NOP`), so it measures
-/// what one operation costs.
+/// An operation that completes at once. On io_uring it goes through the kernel (`IORING_OP_NOP`), so it
+/// measures what one operation costs.
 ///
 /// ```
 /// use oxev::{Completion, Loop, RunMode};

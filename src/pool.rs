@@ -11,11 +11,11 @@ use std::ptr::NonNull;
 
 use crate::completion::{Completion, Owner};
 
-/// A fixed number of slots for [`Completion<T>`], allocated once, so that a program needs no heap after start-up,
-/// new connections included.
+/// A fixed number of slots for [`Completion<T>`], allocated once, so that a program needs no heap after
+/// start-up, new connections included.
 ///
-/// The handle is cheap to clone; the memory lives until the last handle and the last slot are gone. A pool belongs to
-/// one thread.
+/// The handle is cheap to clone; the memory lives until the last handle and the last slot are gone. A pool
+/// belongs to one thread.
 ///
 /// ```
 /// use oxev::{Loop, Pool, RunMode};
@@ -140,8 +140,8 @@ impl<T> Pool<T> {
         Ok(Pooled { slot, owns: PhantomData })
     }
 
-    /// Puts `state` into a free slot, as a reference-counted value: for what several owners use together, as the
-    /// socket of a connection that receives and sends at once.
+    /// Puts `state` into a free slot, as a reference-counted value: for what several owners use together, as
+    /// the socket of a connection that receives and sends at once.
     ///
     /// ```
     /// let pool = oxev::Pool::new(1);
@@ -266,7 +266,8 @@ impl<T: fmt::Debug> fmt::Debug for Pooled<T> {
     }
 }
 
-// SAFETY: S4: a slot does not move, and is ours alone until it is dropped; its pool lives as long as the slot is in use.
+// SAFETY: S4: a slot does not move, and is ours alone until it is dropped; its pool lives as long as the slot
+// is in use.
 unsafe impl<T: 'static> Owner for Pooled<T> {
     type State = T;
 

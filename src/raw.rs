@@ -1,8 +1,9 @@
-//! The unsafe core, for C and for programs that want what libxev gives: a caller-owned header, a function pointer, and user
-//! data. The safe API is built on exactly this.
+//! The unsafe core, for C and for programs that want what libxev gives: a caller-owned header, a function
+//! pointer, and user data. The safe API is built on exactly this.
 //!
-//! A [`RawCompletion`] goes through the same states as any operation, with the same guarantees (one callback for each submission,
-//! cancel never lost, drained teardown); what the type system no longer does is yours, and is the contract of [`submit`].
+//! A [`RawCompletion`] goes through the same states as any operation, with the same guarantees (one callback
+//! for each submission, cancel never lost, drained teardown); what the type system no longer does is yours,
+//! and is the contract of [`submit`].
 //!
 //! ```
 //! use oxev::raw::{self, RawCompletion};
@@ -43,9 +44,11 @@ use crate::event_loop::Loop;
 use crate::in_flight::OpId;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp, duration_to_ns};
 
-/// Called when an operation is done. Without a loop, the loop is being dropped: the memory is the caller's again, and that is all.
+/// Called when an operation is done. Without a loop, the loop is being dropped: the memory is the caller's
+/// again, and that is all.
 ///
-/// An operation with [`RawOp::MULTI`] calls it once for each result; [`RawCompletion::has_more`] tells whether it goes on.
+/// An operation with [`RawOp::MULTI`] calls it once for each result; [`RawCompletion::has_more`] tells
+/// whether it goes on.
 ///
 /// # Safety
 /// The pointer is the one that was submitted. It may be submitted again, or freed, unless more results come.
@@ -76,7 +79,8 @@ impl RawCompletion {
         self.header.outcome
     }
 
-    /// The operation as the loop left it: for [`OpKind::Connect`] its `fd` is the socket, which is yours to close if the operation failed.
+    /// The operation as the loop left it: for [`OpKind::Connect`] its `fd` is the socket, which is yours to
+    /// close if the operation failed.
     #[must_use]
     pub const fn op(&self) -> &RawOp {
         &self.header.op
@@ -91,12 +95,14 @@ impl RawCompletion {
 
 /// Submits a raw operation. The id serves [`Loop::cancel`] and [`Loop::reset`].
 ///
-/// Resources that an outcome stands for are the callback's: an accepted or opened descriptor, also when there is no loop any more.
+/// Resources that an outcome stands for are the callback's: an accepted or opened descriptor, also when there
+/// is no loop any more.
 ///
 /// # Safety
-/// `completion` must be valid and not in flight, and must stay valid, unmoved and untouched until its callback; so must everything that
-/// `op` points to, and its descriptor must stay open. `op` must be a valid description as [`OpKind`] tells it.
-/// [`OpKind::Notify`] and [`OpKind::RecvPooled`] cannot be submitted raw, nor can repeating timers with a zero period.
+/// `completion` must be valid and not in flight, and must stay valid, unmoved and untouched until its
+/// callback; so must everything that `op` points to, and its descriptor must stay open. `op` must be a valid
+/// description as [`OpKind`] tells it. [`OpKind::Notify`] and [`OpKind::RecvPooled`] cannot be submitted raw,
+/// nor can repeating timers with a zero period.
 pub unsafe fn submit(
     lp: &mut Loop,
     completion: *mut RawCompletion,

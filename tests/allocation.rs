@@ -1,6 +1,7 @@
-//! Nothing is allocated or freed once a loop, its pools and its descriptors are set up: not at the first use of an
-//! operation, not by its hundred thousandth, not by a cancel, a passed deadline or a refusal. A counting allocator is the
-//! witness, for every operation, on the loop as it is here and on one that is held to Linux 5.15.
+//! Nothing is allocated or freed once a loop, its pools and its descriptors are set up: not at the first use
+//! of an operation, not by its hundred thousandth, not by a cancel, a passed deadline or a refusal. A
+//! counting allocator is the witness, for every operation, on the loop as it is here and on one that is held
+//! to Linux 5.15.
 
 #![allow(unsafe_code)]
 
@@ -480,7 +481,8 @@ fn pooled_receives_allocate_nothing() {
     });
 }
 
-/// Two buffers, of which the callback keeps one until the next comes: now and then the receive has to wait for one.
+/// Two buffers, of which the callback keeps one until the next comes: now and then the receive has to wait
+/// for one.
 #[test]
 fn multishot_receives_allocate_nothing_even_if_they_wait_for_buffers() {
     #[derive(Default)]
@@ -539,7 +541,8 @@ fn deadlines_and_cancels_allocate_nothing() {
             let moved = lp.submit(pair.near(), |c| c.stream.recv_pooled(&c.bufs), done);
             assert!(lp.reset(moved, Duration::ZERO));
             lp.run(RunMode::UntilDone).unwrap();
-            // Cancelled by itself, before and after the kernel has it, and with all that is on the descriptor.
+            // Cancelled by itself, before and after the kernel has it, and with all that is on the
+            // descriptor.
             let early = lp.submit(pair.near(), |c| c.stream.recv_exact(&mut c.buf), done);
             assert!(lp.cancel(early));
             lp.run(RunMode::UntilDone).unwrap();

@@ -1,7 +1,9 @@
-//! What the type system forbids: each file of `compile_fail/` is a program that would be unsound if it compiled.
+//! What the type system forbids: each file of `compile_fail/` is a program that would be unsound if it
+//! compiled.
 //!
-//! The messages are compared with those of the compiler version below; on others the test says so and does nothing. To write them
-//! anew: `TRYBUILD=overwrite cargo test --test compile_fail`. (What is not `Send` is shown in another way: that message lists the loop's insides.)
+//! The messages are compared with those of the compiler version below; on others the test says so and does
+//! nothing. To write them anew: `TRYBUILD=overwrite cargo test --test compile_fail`. (What is not `Send` is
+//! shown in another way: that message lists the loop's insides.)
 
 use std::process::Command;
 use std::rc::Rc;
@@ -18,7 +20,8 @@ fn unsound_programs_do_not_compile() {
         return eprintln!("skipped: the messages are those of {WRITTEN_WITH}*");
     }
     let programs = trybuild::TestCases::new();
-    // With a program that compiles, all are built and not only checked, which finds what generic code asserts.
+    // With a program that compiles, all are built and not only checked, which finds what generic code
+    // asserts.
     programs.pass("tests/compile_fail/pass/*.rs");
     programs.compile_fail("tests/compile_fail/*.rs");
 }

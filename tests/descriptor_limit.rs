@@ -1,5 +1,6 @@
-//! A descriptor may have a number beyond the limit that holds when a loop is made: the limit was lowered since, or is raised later. It works
-//! all the same, on every backend. This has a binary to itself, as the limit is the process's.
+//! A descriptor may have a number beyond the limit that holds when a loop is made: the limit was lowered
+//! since, or is raised later. It works all the same, on every backend. This has a binary to itself, as the
+//! limit is the process's.
 
 #![allow(unsafe_code)]
 

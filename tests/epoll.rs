@@ -1,5 +1,6 @@
-//! What could go wrong on epoll alone: recycled descriptors, edges that are missed, stale or of somebody else, descriptors that block,
-//! files that no selector takes. What holds on every backend is in `tests/conformance`.
+//! What could go wrong on epoll alone: recycled descriptors, edges that are missed, stale or of somebody
+//! else, descriptors that block, files that no selector takes. What holds on every backend is in
+//! `tests/conformance`.
 
 #![allow(unsafe_code)]
 
@@ -474,8 +475,8 @@ fn foreign_descriptors_are_watched_whatever_their_number_named_before() {
     }
 }
 
-/// Somebody redirects a descriptor that the loop watches, as a daemon does with its own: its number then names a file that epoll
-/// does not know.
+/// Somebody redirects a descriptor that the loop watches, as a daemon does with its own: its number then
+/// names a file that epoll does not know.
 #[test]
 fn a_number_that_was_redirected_is_watched_again() {
     let mut lp = new_loop();

@@ -1,6 +1,7 @@
-//! Whatever a program does, every submission has exactly one end: its callback, or, if the loop is dropped first, the drop of
-//! its owner. Random programs of submits, cancels, resets, deadlines, posts, stops, panics, hang-ups and steps are run on every
-//! backend, with large and with tiny tables and rings, and a ledger is kept of each submission.
+//! Whatever a program does, every submission has exactly one end: its callback, or, if the loop is dropped
+//! first, the drop of its owner. Random programs of submits, cancels, resets, deadlines, posts, stops,
+//! panics, hang-ups and steps are run on every backend, with large and with tiny tables and rings, and a
+//! ledger is kept of each submission.
 //!
 //! A failing program is shrunk and printed.
 
@@ -347,7 +348,8 @@ struct World {
     address: SocketAddr,
     streams: [Rc<TcpStream>; PAIRS],
     peers: [Option<StdStream>; PAIRS],
-    /// Never full: the kernel keeps the buffer of a zero-copy send until the peer takes it, and nothing can make it let go before.
+    /// Never full: the kernel keeps the buffer of a zero-copy send until the peer takes it, and nothing can
+    /// make it let go before.
     roomy_pair: (Rc<TcpStream>, StdStream),
     notifiers: [Notifier; PAIRS],
     visitors: Vec<StdStream>,
@@ -551,8 +553,8 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// Whether no more descriptors than `count` are open, as soon as the threads that worked for a loop have let go of it: the
-/// last of them closes the descriptor that it is woken by.
+/// Whether no more descriptors than `count` are open, as soon as the threads that worked for a loop have let
+/// go of it: the last of them closes the descriptor that it is woken by.
 fn settles_at(count: usize) -> bool {
     let patience = Instant::now() + Duration::from_secs(5);
     while descriptors() > count {

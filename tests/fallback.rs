@@ -1,4 +1,5 @@
-//! Which backend a loop takes where the kernel refuses io_uring: asked under seccomp filters, as in a container.
+//! Which backend a loop takes where the kernel refuses io_uring: asked under seccomp filters, as in a
+//! container.
 
 #![cfg(all(target_os = "linux", feature = "io_uring", feature = "epoll"))]
 #![allow(unsafe_code)]
@@ -54,7 +55,8 @@ fn refuse(Refusal { call, argument, errno }: Refusal) {
     assert_eq!(status, 0, "{}", io::Error::last_os_error());
 }
 
-/// Runs a body on a thread of its own, where a call is refused. Not where io_uring is refused already: that decides.
+/// Runs a body on a thread of its own, where a call is refused. Not where io_uring is refused already: that
+/// decides.
 fn with(refusal: Refusal, body: fn(i32)) {
     if let Err(error) = Loop::builder().backend(Kind::IoUring).build() {
         return eprintln!("not run: there is no io_uring here: {error}");

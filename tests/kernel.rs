@@ -1,4 +1,5 @@
-//! What a kernel, and its administrator, promise about io_uring. Only who knows the kernel can tell which of it must hold: `.ci/kernels` does.
+//! What a kernel, and its administrator, promise about io_uring. Only who knows the kernel can tell which of
+//! it must hold: `.ci/kernels` does.
 
 /// Linux 5.15 or later, and io_uring may be used.
 mod granted {

@@ -1,6 +1,7 @@
-//! The same program on io_uring and on epoll ends the same way: every operation, on every kind of descriptor that safe code can wrap, as the
-//! right thing or as a mistake. Each case is done once on each backend, with a deadline for those that have nothing to wait for, and
-//! the two lists of ends are compared. The kernel's io_uring is the reference; where it is refused, there is nothing to compare.
+//! The same program on io_uring and on epoll ends the same way: every operation, on every kind of descriptor
+//! that safe code can wrap, as the right thing or as a mistake. Each case is done once on each backend, with
+//! a deadline for those that have nothing to wait for, and the two lists of ends are compared. The kernel's
+//! io_uring is the reference; where it is refused, there is nothing to compare.
 
 #![allow(unsafe_code)]
 
@@ -525,8 +526,8 @@ fn ends(kind: Kind, fill: Fill, only: Option<&HashSet<String>>) -> BTreeMap<Stri
     ends
 }
 
-/// Does all that `fill` submits on both backends and compares. What is different is tried again by itself: on a machine that is busy,
-/// the deadline of a case passes that has nothing to wait for.
+/// Does all that `fill` submits on both backends and compares. What is different is tried again by itself: on
+/// a machine that is busy, the deadline of a case passes that has nothing to wait for.
 fn compare(fill: Fill) {
     const TRIES: usize = 4;
     if Loop::builder().backend(Kind::IoUring).build().is_err() {
@@ -621,7 +622,8 @@ fn more_buffers_than_the_kernel_takes() {
     }
     type S<D> = State<(D, Box<Many>)>;
     compare(|run| {
-        // Not those on which the operation is a mistake anyhow: of two mistakes, either may be the one that is told.
+        // Not those on which the operation is a mistake anyhow: of two mistakes, either may be the one that
+        // is told.
         for (name, make) in [("a file", (|| file(libc::O_RDWR)) as Make), ("a pipe", pipe_with_data)] {
             let n = |what: &str| format!("{what}: {name}");
             let (file, stream) = (|| many(as_file(make())), || many(stream(tcp_with_data())));
@@ -792,7 +794,8 @@ mod programs {
                     p.start("send", &stream, 64 << 20, |half| half.stream.send_all(&half.buffer));
                     p.settle();
                     Socket::from(peer).set_linger(Some(Duration::ZERO)).unwrap();
-                    // ECONNRESET goes to whoever asks first, and that may be inside of the kernel; then it is EPIPE.
+                    // ECONNRESET goes to whoever asks first, and that may be inside of the kernel; then it is
+                    // EPIPE.
                     p.finish().into_iter().map(|line| line.replace(": 32", ": 104")).collect()
                 }
             };

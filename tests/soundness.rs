@@ -1,6 +1,6 @@
-//! Safe programs that try to break the loop from inside its callbacks: loops that are dropped, replaced or swapped there,
-//! cancels and resets at moments when an operation is between two states, notifications that race with the end of their loop.
-//! Each test is named by what must hold.
+//! Safe programs that try to break the loop from inside its callbacks: loops that are dropped, replaced or
+//! swapped there, cancels and resets at moments when an operation is between two states, notifications that
+//! race with the end of their loop. Each test is named by what must hold.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
@@ -203,8 +203,8 @@ struct Received {
     result: End,
 }
 
-/// Submits a receive into one small buffer, of more than the buffer holds: the first result and the want of a second buffer come
-/// together. The state knows the operation's id.
+/// Submits a receive into one small buffer, of more than the buffer holds: the first result and the want of a
+/// second buffer come together. The state knows the operation's id.
 fn receive_more_than_the_pool_holds(
     lp: &mut Loop,
     on_item: impl Fn(&mut Loop, &mut Received, Lease) -> Action + Copy + 'static,
@@ -261,7 +261,8 @@ fn no_buffer_is_lost_when_a_receive_is_cancelled_between_its_result_and_the_call
     for baseline in [false, true] {
         let mut lp = Loop::builder().baseline(baseline).build().unwrap();
         let victim = Rc::new(Cell::new(None));
-        // A notification's item comes before the receive's in the same step, and cancels the receive, or only stops the loop.
+        // A notification's item comes before the receive's in the same step, and cancels the receive, or only
+        // stops the loop.
         for stop in [false, true] {
             let (first, canceler) = (Notifier::new(), Rc::clone(&victim));
             first.notify();
@@ -419,8 +420,8 @@ fn cpu_time() -> Duration {
         .sum()
 }
 
-/// A connection whose peer has a small window and does not read: what is sent stays in the sender's queue, so of a zero-copy send
-/// the kernel keeps the buffer.
+/// A connection whose peer has a small window and does not read: what is sent stays in the sender's queue, so
+/// of a zero-copy send the kernel keeps the buffer.
 fn slow_connection() -> (TcpStream, socket2::Socket) {
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     listener.set_recv_buffer_size(4096).unwrap();
@@ -532,7 +533,8 @@ fn a_wake_up_that_comes_before_the_wait_ends_it() {
     lp.run(RunMode::Once).unwrap();
 }
 
-/// A thread may be late, or the whole machine may stand still, so the limit is one that nobody reaches but by sleeping for ever.
+/// A thread may be late, or the whole machine may stand still, so the limit is one that nobody reaches but by
+/// sleeping for ever.
 #[test]
 fn a_stop_is_not_lost_among_wake_ups_and_posts_of_other_threads() {
     const LIMIT: Duration = Duration::from_secs(300);

@@ -1,9 +1,9 @@
-//! A loop that is dropped with reads in flight gives no memory back that the kernel still writes to. (Closing an io_uring
-//! descriptor does not wait for the kernel: a loop that relied on it would be seen here.)
+//! A loop that is dropped with reads in flight gives no memory back that the kernel still writes to. (Closing
+//! an io_uring descriptor does not wait for the kernel: a loop that relied on it would be seen here.)
 //!
-//! The owners' `Drop` overwrites their buffers with a pattern, the moment they are free to use, and leaves them to the test,
-//! which then makes the data come that the reads were waiting for: the pattern has to stay as it is, and the data has to be
-//! where it was.
+//! The owners' `Drop` overwrites their buffers with a pattern, the moment they are free to use, and leaves
+//! them to the test, which then makes the data come that the reads were waiting for: the pattern has to stay
+//! as it is, and the data has to be where it was.
 
 #![allow(unsafe_code)]
 
@@ -69,7 +69,8 @@ fn assert_untouched(count: usize) {
     while start.elapsed() < Duration::from_millis(5) {
         for (number, block) in freed.iter().enumerate() {
             for (offset, byte) in block.0.iter().enumerate().step_by(8) {
-                // SAFETY: a reference. Volatile: whether it changes behind the compiler's back is the question.
+                // SAFETY: a reference. Volatile: whether it changes behind the compiler's back is the
+                // question.
                 let byte = unsafe { std::ptr::from_ref(byte).read_volatile() };
                 assert_eq!(byte, PATTERN, "buffer {number} was written to at {offset} after it was freed");
             }

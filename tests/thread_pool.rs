@@ -1,4 +1,5 @@
-//! What the pool promises. Nothing here sleeps or measures time: every order of events is made by channels and gates.
+//! What the pool promises. Nothing here sleeps or measures time: every order of events is made by channels
+//! and gates.
 #![allow(
     clippy::boxed_local,
     clippy::type_complexity,

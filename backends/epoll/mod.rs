@@ -12,8 +12,9 @@ use super::readiness::{Edge, Event, Interest, Selector};
 use super::{Wait, Waker};
 use crate::descriptor::RawDescriptor;
 
-/// Events that one wait takes; the rest is for the next. So few that what the kernel and the loop touch for their receives is still in the
-/// cache for the callbacks, and for the sends that those submit; and enough to make the wait cost next to nothing for each.
+/// Events that one wait takes; the rest is for the next. So few that what the kernel and the loop touch for
+/// their receives is still in the cache for the callbacks, and for the sends that those submit; and enough to
+/// make the wait cost next to nothing for each.
 const EVENTS_MAX: usize = 64;
 
 /// The data of the waker's events. No descriptor has the number -1.
@@ -103,8 +104,9 @@ impl Selector for Epoll {
         let mut event = EpollEvent::new(events, u64::from(generation) << 32 | u64::from(fd as u32));
         // SAFETY: S6: an operation borrows the descriptor, so it is open.
         let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
-        // Either may be wrong: the file may have been registered when the number was somebody else's, or the number may have been made to
-        // name another file (dup2). A change, too, reports what it is ready for now.
+        // Either may be wrong: the file may have been registered when the number was somebody else's, or the
+        // number may have been made to name another file (dup2). A change, too, reports what it is ready for
+        // now.
         let registered = match is_known {
             false => self.descriptor.add(descriptor, event),
             true => self.descriptor.modify(descriptor, &mut event),

@@ -12,11 +12,12 @@ use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{OpKind, RawOp, TRANSFER_BYTES_MAX};
 
-/// Makes the entry of an operation that programs do often; `None` for the others. These differ in a few fields, which stay in registers;
-/// with all operations in one match every field goes through memory twice.
+/// Makes the entry of an operation that programs do often; `None` for the others. These differ in a few
+/// fields, which stay in registers; with all operations in one match every field goes through memory twice.
 ///
-/// Exact sends ask the kernel to go on by itself (`MSG_WAITALL`); what it leaves is the loop's to continue. Exact receives do not: a reset in the
-/// middle would be swallowed with the count that there was, and look like the end of the stream.
+/// Exact sends ask the kernel to go on by itself (`MSG_WAITALL`); what it leaves is the loop's to continue.
+/// Exact receives do not: a reset in the middle would be swallowed with the count that there was, and look
+/// like the end of the stream.
 ///
 /// # Safety
 /// `op` is an operation of the backend.

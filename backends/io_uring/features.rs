@@ -20,7 +20,8 @@ pub(super) struct Features {
 }
 
 impl Features {
-    /// Without these the backend does not work: Linux 5.11 has them all; older kernels than 5.15 are not tested.
+    /// Without these the backend does not work: Linux 5.11 has them all; older kernels than 5.15 are not
+    /// tested.
     const NEEDED: [u8; 18] = [
         opcode::Nop::CODE,
         opcode::PollAdd::CODE,

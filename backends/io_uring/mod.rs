@@ -1,12 +1,12 @@
-//! `io_uring(7)`: submissions go into a ring that is shared with the kernel, completions come out of another, and one system
-//! call a step does all the rest.
+//! `io_uring(7)`: submissions go into a ring that is shared with the kernel, completions come out of another,
+//! and one system call a step does all the rest.
 //!
 //! * [`features`]: what this kernel can do.
 //! * [`ring`]: the rings and the system call.
 //! * [`entry`]: an operation as a submission queue entry.
 //!
-//! What does not fit into the submission queue even after it was flushed waits in a backlog, in order, with room for every
-//! operation of the loop and a cancel for each: nothing is ever lost for want of room.
+//! What does not fit into the submission queue even after it was flushed waits in a backlog, in order, with
+//! room for every operation of the loop and a cancel for each: nothing is ever lost for want of room.
 
 #![allow(unsafe_code)]
 
@@ -43,7 +43,8 @@ const NOTIFICATION: u32 = 1 << 3;
 /// [`RawOp::backend_state`] of a zero-copy send whose result is known, and whose buffer the kernel still has.
 const SENT: u16 = 1;
 
-/// [`RawOp::backend_state`] of a zero-copy send that is done as an ordinary one: this kind of socket knows no other (Unix).
+/// [`RawOp::backend_state`] of a zero-copy send that is done as an ordinary one: this kind of socket knows no
+/// other (Unix).
 const COPIED: u16 = 3;
 
 /// [`RawOp::backend_state`] of a vectored transfer that is done buffer by buffer.
@@ -59,8 +60,8 @@ pub(crate) struct IoUring {
     event: Option<Event>,
 }
 
-/// An eventfd that the ring writes to. With deferred task work the ring's own descriptor is readable to those who look, but does not
-/// wake those who wait in `poll(2)` (seen on Linux 6.18).
+/// An eventfd that the ring writes to. With deferred task work the ring's own descriptor is readable to those
+/// who look, but does not wake those who wait in `poll(2)` (seen on Linux 6.18).
 struct Event {
     fd: EventFd,
     registered: Cell<bool>,
@@ -232,7 +233,8 @@ impl IoUring {
         }
     }
 
-    /// Lets the eventfd of the waker end waits: one multishot poll (Linux 5.13). It is never read: every write is an event.
+    /// Lets the eventfd of the waker end waits: one multishot poll (Linux 5.13). It is never read: every
+    /// write is an event.
     fn arm_waker(&mut self) {
         let fd = types::Fd(self.waker.as_fd().as_raw_fd());
         let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build().user_data(WAKE_UP);
@@ -298,9 +300,10 @@ fn report_part(
     }
 }
 
-/// The kernel gave up waiting for readiness, since it was woken for nothing too often (`APOLL_MAX_RETRY`, 128 times) or would be for
-/// ever (a peer that has shut down shows as `POLLRDHUP`). Then it has a thread wait in the call, but what `sendmsg(2)`, `recvmsg(2)` and `accept(2)`
-/// share with io_uring heeds `O_NONBLOCK`, and says `EAGAIN` at once. `SEND` and `RECV` do wait there.
+/// The kernel gave up waiting for readiness, since it was woken for nothing too often (`APOLL_MAX_RETRY`, 128
+/// times) or would be for ever (a peer that has shut down shows as `POLLRDHUP`). Then it has a thread wait in
+/// the call, but what `sendmsg(2)`, `recvmsg(2)` and `accept(2)` share with io_uring heeds `O_NONBLOCK`, and
+/// says `EAGAIN` at once. `SEND` and `RECV` do wait there.
 fn try_again(token: Token, backlog: &mut VecDeque<u64>, ops: &mut InFlight) -> Option<Outcome> {
     let op = ops.op(token)?;
     // SAFETY: S3: the kernel is done with this try, so the description is ours.
@@ -343,8 +346,9 @@ fn receive_after_poll(
     Some(Outcome { result, flags: 0 })
 }
 
-/// The kernel has answered a request to cancel. If it did not find an operation that is still in flight, that was between two
-/// states: again. A zero-copy send that only waits for its buffer cannot be found any more, nor stopped.
+/// The kernel has answered a request to cancel. If it did not find an operation that is still in flight, that
+/// was between two states: again. A zero-copy send that only waits for its buffer cannot be found any more,
+/// nor stopped.
 #[cold]
 fn again_if_not_found(user_data: u64, outcome: Outcome, backlog: &mut VecDeque<u64>, ops: &mut InFlight) {
     if outcome.result != -libc::ENOENT {

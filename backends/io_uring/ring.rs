@@ -10,12 +10,14 @@ use ::io_uring::{Builder, EnterFlags, IoUring, cqueue, squeue, types};
 use super::features::{Features, too_old};
 use super::{Options, Wait};
 
-/// Completion queue entries for each submission queue entry: multishot operations complete more often than they are submitted.
+/// Completion queue entries for each submission queue entry: multishot operations complete more often than
+/// they are submitted.
 const COMPLETIONS_PER_SUBMISSION: u32 = 4;
 
 pub(super) struct Ring {
     ring: IoUring,
-    /// What `io_uring_enter` is called with: the ring's descriptor, or its index in the thread's registered rings.
+    /// What `io_uring_enter` is called with: the ring's descriptor, or its index in the thread's registered
+    /// rings.
     enter_fd: RawFd,
     enter_flags: EnterFlags,
     deferred: bool,
@@ -65,8 +67,9 @@ impl Ring {
         Err(refusal)
     }
 
-    /// Registers the ring with the thread, so that the kernel need not look its descriptor up in each call (5.18). The index goes
-    /// when the ring is closed and the thread needs the place, at the latest with the thread.
+    /// Registers the ring with the thread, so that the kernel need not look its descriptor up in each call
+    /// (5.18). The index goes when the ring is closed and the thread needs the place, at the latest with the
+    /// thread.
     fn register(&mut self) {
         /// `IORING_REGISTER_RING_FDS` and its inverse.
         const REGISTER_RING_FDS: libc::c_uint = 20;
@@ -104,7 +107,8 @@ impl Ring {
         self.ring.params().cq_entries() as usize
     }
 
-    /// Puts an entry into the submission queue; if it is full, the kernel is made to take what is in it. `false`: it did not.
+    /// Puts an entry into the submission queue; if it is full, the kernel is made to take what is in it.
+    /// `false`: it did not.
     ///
     /// # Safety
     /// What the entry points to is valid until its completion (S1).
@@ -160,7 +164,8 @@ impl Ring {
         }
     }
 
-    /// Submits, waits and lets the kernel post completions. What was not taken stays in the queue for the next call.
+    /// Submits, waits and lets the kernel post completions. What was not taken stays in the queue for the
+    /// next call.
     #[inline]
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         let to_submit = self.unsubmitted();
@@ -183,8 +188,8 @@ impl Ring {
             }
         };
         match entered {
-            // Time is up; a signal came; no memory for requests, or too many completions to take more submissions: what there is of
-            // completions can be collected, and the rest stays in the queue.
+            // Time is up; a signal came; no memory for requests, or too many completions to take more
+            // submissions: what there is of completions can be collected, and the rest stays in the queue.
             Ok(()) | Err(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
             Err(errno) => Err(io::Error::from_raw_os_error(errno)),
         }
@@ -199,7 +204,8 @@ impl Ring {
         argument: *const libc::c_void,
         argument_len: usize,
     ) -> Result<(), i32> {
-        // SAFETY: S1: everything that the submission queue points to is valid; S8: the argument is, for the length of the call.
+        // SAFETY: S1: everything that the submission queue points to is valid; S8: the argument is, for the
+        // length of the call.
         let entered = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,

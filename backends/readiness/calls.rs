@@ -1,4 +1,5 @@
-//! The system calls: each is done once, never blocks unless it says so, and gives a count or a negative errno.
+//! The system calls: each is done once, never blocks unless it says so, and gives a count or a negative
+//! errno.
 
 #![allow(unsafe_code)]
 
@@ -203,7 +204,8 @@ pub(super) fn read_cached(op: &RawOp) -> i32 {
     result_of(unsafe { libc::preadv2(op.fd, vecs, count, offset(op), libc::RWF_NOWAIT) })
 }
 
-/// Calls with the offset of an operation. Where there are no positions it is not looked at, as on io_uring; but sockets want none.
+/// Calls with the offset of an operation. Where there are no positions it is not looked at, as on io_uring;
+/// but sockets want none.
 fn at_offset(op: &RawOp, call: impl Fn(i64) -> i32) -> i32 {
     let offset = offset(op);
     match call(offset) {
@@ -240,10 +242,11 @@ fn stream_at(op: &RawOp, kind: FileKind, offset: i64) -> i32 {
     }
 }
 
-/// A transfer on a descriptor that blocks, where the kernel cannot be asked not to: done only when it is ready, and writes only as much as
-/// a descriptor that is ready is sure to take.
+/// A transfer on a descriptor that blocks, where the kernel cannot be asked not to: done only when it is
+/// ready, and writes only as much as a descriptor that is ready is sure to take.
 fn ready_stream(op: &RawOp, kind: FileKind, vecs: *const libc::iovec, count: i32, offset: i64) -> i32 {
-    /// What a terminal has room for that says that it has some, with every character replaced by eight: a tab may be.
+    /// What a terminal has room for that says that it has some, with every character replaced by eight: a tab
+    /// may be.
     const TERMINAL_BYTES: usize = 32;
     let events = if is_read(op) { libc::POLLIN } else { libc::POLLOUT };
     match poll(op.fd, events) {

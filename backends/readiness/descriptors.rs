@@ -1,9 +1,10 @@
-//! What the backend knows of each descriptor: whether the selector watches it, in which directions it is worth trying, what it is, and
-//! who waits for it.
+//! What the backend knows of each descriptor: whether the selector watches it, in which directions it is
+//! worth trying, what it is, and who waits for it.
 //!
-//! A record is found by the descriptor's number, and numbers are recycled. So a record is only believed while its generation is that
-//! of the number ([`generation_of`]); otherwise the number names a new file, of which nothing is known. Descriptors that are not ours,
-//! and those with huge numbers, have no generation: their records are believed while an operation is in flight, because then they are open.
+//! A record is found by the descriptor's number, and numbers are recycled. So a record is only believed while
+//! its generation is that of the number ([`generation_of`]); otherwise the number names a new file, of which
+//! nothing is known. Descriptors that are not ours, and those with huge numbers, have no generation: their
+//! records are believed while an operation is in flight, because then they are open.
 
 #![allow(unsafe_code)]
 
@@ -51,7 +52,8 @@ impl Lane {
     }
 }
 
-/// The edges that the selector is asked for. It is never asked for less again: a registration is changed at most once.
+/// The edges that the selector is asked for. It is never asked for less again: a registration is changed at
+/// most once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Interest {
     pub(crate) read: bool,
@@ -59,8 +61,8 @@ pub(crate) struct Interest {
 }
 
 impl Interest {
-    /// What has to be watched for an operation: often a connection is never watched for writing, and so is not reported
-    /// just because it could be written to.
+    /// What has to be watched for an operation: often a connection is never watched for writing, and so is
+    /// not reported just because it could be written to.
     pub(super) fn of(op: &RawOp) -> Interest {
         match Lane::of(op.kind) {
             Lane::Read => Interest { read: true, write: false },
@@ -201,8 +203,9 @@ impl Record {
         }
     }
 
-    /// A transfer moved less than it was asked to: on a TCP connection there is no more to be had (`epoll(7)`, questions and answers),
-    /// so the call that would say so is spared. Not if the end of the stream may be behind what was read: it makes no edge of its own.
+    /// A transfer moved less than it was asked to: on a TCP connection there is no more to be had
+    /// (`epoll(7)`, questions and answers), so the call that would say so is spared. Not if the end of the
+    /// stream may be behind what was read: it makes no edge of its own.
     #[inline]
     pub(super) fn note_short_transfer(&mut self, lane: Lane, fd: RawDescriptor) {
         if !self.is_watched(lane) || self.flags & flag::SPECIAL != 0 {
@@ -260,8 +263,8 @@ impl Descriptors {
         &mut self.records[fd as usize]
     }
 
-    /// Whether the record of a descriptor that an operation names has to be forgotten, for the number names another file now. The error
-    /// is an errno.
+    /// Whether the record of a descriptor that an operation names has to be forgotten, for the number names
+    /// another file now. The error is an errno.
     #[inline(always)]
     pub(super) fn is_stale(&mut self, op: &RawOp) -> Result<bool, i32> {
         let index = usize::try_from(op.fd).map_err(|_| libc::EBADF)?;

@@ -1,5 +1,5 @@
-//! What no selector can wait for is done by a thread pool. A job is a place for one operation on its way there and back; operations that
-//! find none free wait in order.
+//! What no selector can wait for is done by a thread pool. A job is a place for one operation on its way
+//! there and back; operations that find none free wait in order.
 
 #![allow(unsafe_code)]
 

@@ -1,17 +1,20 @@
-//! A proactor over readiness: what epoll now, and other selectors later, share. Only the [`Selector`] differs.
+//! A proactor over readiness: what epoll now, and other selectors later, share. Only the [`Selector`]
+//! differs.
 //!
 //! * [`descriptors`]: what is known of each descriptor, and who waits for it.
 //! * [`queue`]: the lists of waiting operations.
 //! * [`attempt`]: one try at an operation, by the system calls in [`calls`].
 //! * [`jobs`]: what no selector can wait for: files on disks.
 //!
-//! An operation is tried when it is submitted, and when it would block it waits, in order, in a queue of its descriptor. A descriptor is
-//! registered once, for the edges of both directions, and stays so for its life; it is never duplicated.
+//! An operation is tried when it is submitted, and when it would block it waits, in order, in a queue of its
+//! descriptor. A descriptor is registered once, for the edges of both directions, and stays so for its life;
+//! it is never duplicated.
 //!
-//! **No edge is missed.** A queue that is not empty is in one of two states: either its descriptor is registered and the last try found
-//! it not ready, so that whatever changes that makes an edge after the try; or its first operation is on the list of those to go on with
-//! in the next poll. An edge, too, does no more than say that trying is worth it, so one that comes late, twice, or for
-//! somebody else costs a call and nothing else.
+//! **No edge is missed.** A queue that is not empty is in one of two states: either its descriptor is
+//! registered and the last try found it not ready, so that whatever changes that makes an edge after the try;
+//! or its first operation is on the list of those to go on with in the next poll. An edge, too, does no more
+//! than say that trying is worth it, so one that comes late, twice, or for somebody else costs a call and
+//! nothing else.
 
 #![allow(unsafe_code)]
 
@@ -40,8 +43,9 @@ use queue::{Nodes, Place};
 
 /// What an operating system has for waiting on many descriptors, edge-triggered.
 pub(crate) trait Selector: AsFd {
-    /// Reports these edges of an open descriptor from now on, and at once what it is ready for now. `is_known`: it was registered for
-    /// less, or before; if that is not so, it works all the same. The error is an errno; `EPERM` says that such a descriptor is always ready.
+    /// Reports these edges of an open descriptor from now on, and at once what it is ready for now.
+    /// `is_known`: it was registered for less, or before; if that is not so, it works all the same. The error
+    /// is an errno; `EPERM` says that such a descriptor is always ready.
     fn register(
         &mut self,
         fd: RawDescriptor,
@@ -68,18 +72,20 @@ pub(crate) struct Event {
 /// The calls that one poll makes for one direction of one descriptor: then it is the others' turn.
 const ROUNDS_MAX: usize = 16;
 
-/// The bytes that it moves there before it is the others' turn, if an operation goes on and on: a call alone can move megabytes.
+/// The bytes that it moves there before it is the others' turn, if an operation goes on and on: a call alone
+/// can move megabytes.
 const ROUND_BYTES_MAX: usize = 1 << 20;
 
-/// Accepted connections that may wait for their callbacks. Multi-result accepts stay in their queue, and take what there is: so many
-/// connections that come at once are not one for each step of the loop.
+/// Accepted connections that may wait for their callbacks. Multi-result accepts stay in their queue, and take
+/// what there is: so many connections that come at once are not one for each step of the loop.
 const GUESTS_MAX: usize = 256;
 
-/// How often in a row the selector may go unasked while the loop has something to do: it saves most of the calls, and what is new on
-/// other descriptors still comes in.
+/// How often in a row the selector may go unasked while the loop has something to do: it saves most of the
+/// calls, and what is new on other descriptors still comes in.
 const SKIPS_MAX: u32 = 4;
 
-/// Errors that say no more than that a read is for a thread: what there is has to be fetched, or cannot be read so.
+/// Errors that say no more than that a read is for a thread: what there is has to be fetched, or cannot be
+/// read so.
 const NOT_FROM_CACHE: [i32; 4] = [libc::EAGAIN, libc::EOPNOTSUPP, libc::ENOSYS, libc::ESPIPE];
 
 pub(crate) struct Readiness<S> {
@@ -109,7 +115,8 @@ impl<S: Selector> Readiness<S> {
         Capabilities::default()
     }
 
-    /// Every multi-result operation gives one result, and goes on when the loop has delivered it; but a listener gives more.
+    /// Every multi-result operation gives one result, and goes on when the loop has delivered it; but a
+    /// listener gives more.
     pub(crate) fn completions_max(&self) -> usize {
         self.capacity + GUESTS_MAX
     }
@@ -192,7 +199,8 @@ impl<S: Selector> Readiness<S> {
         }
     }
 
-    /// Makes sure that the record of the operation's descriptor is of the file that it names now. `false`: the operation is over.
+    /// Makes sure that the record of the operation's descriptor is of the file that it names now. `false`:
+    /// the operation is over.
     #[inline(always)]
     fn enter(&mut self, token: Token, op: &RawOp, ops: &mut InFlight) -> bool {
         match self.descriptors.is_stale(op) {
@@ -305,8 +313,8 @@ impl<S: Selector> Readiness<S> {
         }
     }
 
-    /// Reads what is in the page cache at once; a thread is only for what has to come from the disk. A read is short at the end of the
-    /// file alone, as one that blocks is.
+    /// Reads what is in the page cache at once; a thread is only for what has to come from the disk. A read
+    /// is short at the end of the file alone, as one that blocks is.
     ///
     /// # Safety
     /// As [`Readiness::submit`].
@@ -589,7 +597,8 @@ impl<S: Selector> Readiness<S> {
         }
     }
 
-    /// Everything was begun when it was submitted. A program that polls the descriptor is told of what is left.
+    /// Everything was begun when it was submitted. A program that polls the descriptor is told of what is
+    /// left.
     pub(crate) fn flush(&mut self, _ops: &mut InFlight) -> io::Result<()> {
         if self.nodes.runnable_len() > 0 {
             self.waker.wake();
@@ -621,7 +630,8 @@ fn report(token: Token, result: i32, ops: &mut InFlight) {
     debug_assert_eq!(verdict, Verdict::Done);
 }
 
-/// The result of a file operation of which the backend has done a part already: that part stands, whatever came after it.
+/// The result of a file operation of which the backend has done a part already: that part stands, whatever
+/// came after it.
 fn after_part(op: &RawOp, result: i32) -> i32 {
     if op.done > 0 && op.flags & RawOp::EXACT == 0 { result.max(0) } else { result }
 }

@@ -1,4 +1,5 @@
-//! Lists of operations without memory of their own: every operation of the loop has one node, found by the index of its token.
+//! Lists of operations without memory of their own: every operation of the loop has one node, found by the
+//! index of its token.
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Tables that are large and mostly unused: zeroed by the allocator, so that a page that is never needed is never touched.
+//! Tables that are large and mostly unused: zeroed by the allocator, so that a page that is never needed is
+//! never touched.
 
 #![allow(unsafe_code)]
 

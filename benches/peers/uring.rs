@@ -35,7 +35,8 @@ impl RawRing {
         }
     }
 
-    /// Submits what was pushed, waits for a completion, and passes all that there are to `each`, which may push.
+    /// Submits what was pushed, waits for a completion, and passes all that there are to `each`, which may
+    /// push.
     #[inline]
     pub(crate) fn wait(&mut self, mut each: impl FnMut(&mut RawRing, &cqueue::Entry)) -> usize {
         self.ring.submit_and_wait(1).expect("io_uring_enter");

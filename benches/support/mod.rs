@@ -1,7 +1,7 @@
 //! What the benches share: pinning, clocks, and rounds that alternate between contenders.
 //!
-//! A machine is never quiet, so contenders take turns in short rounds and what counts is the median of the rounds, and the median of
-//! the differences (or ratios) of contenders that ran side by side.
+//! A machine is never quiet, so contenders take turns in short rounds and what counts is the median of the
+//! rounds, and the median of the differences (or ratios) of contenders that ran side by side.
 
 #![allow(dead_code)]
 
@@ -11,7 +11,8 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-/// Whether only to see that everything runs: without the `--bench` that `cargo bench` passes, as under `cargo test --benches`.
+/// Whether only to see that everything runs: without the `--bench` that `cargo bench` passes, as under
+/// `cargo test --benches`.
 pub(crate) fn is_smoke_test() -> bool {
     !std::env::args().any(|argument| argument == "--bench")
 }

@@ -9,13 +9,13 @@ use crate::handle;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::timer::wheel::{Expiry, Place};
 
-/// A timer that is submitted outside a step is resolved against the clock at once, so that its delay counts from
-/// there and not from the next `run`; but after this many in a row the rest is resolved in batches, because a clock
-/// reading (30 ns) costs more than everything else about a timer.
+/// A timer that is submitted outside a step is resolved against the clock at once, so that its delay counts
+/// from there and not from the next `run`; but after this many in a row the rest is resolved in batches,
+/// because a clock reading (30 ns) costs more than everything else about a timer.
 const EXACT_ARMS_MAX: u32 = 64;
 
-/// Timers and deadlines that one step expires. So few that what expiring brings into the cache is still there for the callback, and that
-/// the kernel is asked in between.
+/// Timers and deadlines that one step expires. So few that what expiring brings into the cache is still there
+/// for the callback, and that the kernel is asked in between.
 const EXPIRIES_MAX: u32 = 1024;
 
 impl InFlight {
@@ -93,8 +93,8 @@ impl InFlight {
         if self.wheel.is_empty() { None } else { self.wheel.next_event_ns() }
     }
 
-    /// Expires what is due. Operations that the backend has to cancel for it are put into `cancel`, as far as there
-    /// is room: then `true` says that there may be more.
+    /// Expires what is due. Operations that the backend has to cancel for it are put into `cancel`, as far as
+    /// there is room: then `true` says that there may be more.
     pub(crate) fn expire(&mut self, cancel: &mut Vec<Token>) -> bool {
         if self.wheel.is_empty() {
             return false;
@@ -153,7 +153,8 @@ impl InFlight {
                     return Expiry::Taken;
                 }
                 State::Pending => {
-                    // The time of a repeating timer that was reset meanwhile is no deadline: it fires again at once.
+                    // The time of a repeating timer that was reset meanwhile is no deadline: it fires again
+                    // at once.
                     if entry.flags & flag::ENDING == 0 && entry.op_kind() != OpKind::Timer {
                         entry.flags |= flag::TIMED_OUT;
                     }

@@ -47,7 +47,8 @@ pub(super) mod flag {
     pub(in crate::in_flight) const ANY_RESULT: u8 = ENDING | COMPOUND | EXACT;
 }
 
-/// The flags that an entry begins with. They follow from the operation; worked out where it is submitted they mostly cost nothing.
+/// The flags that an entry begins with. They follow from the operation; worked out where it is submitted they
+/// mostly cost nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EntryFlags(pub(super) u8);
 

@@ -12,8 +12,9 @@
 //!             └── refused ──────────────────► ready list
 //! ```
 //!
-//! The table is a slab that never grows after the loop was built. The kernel and the user know an operation by its
-//! [`Token`] (index and sequence number), never by its address: a completion that comes late or twice finds nothing.
+//! The table is a slab that never grows after the loop was built. The kernel and the user know an operation
+//! by its [`Token`] (index and sequence number), never by its address: a completion that comes late or twice
+//! finds nothing.
 
 #![allow(unsafe_code)]
 
@@ -549,13 +550,14 @@ impl InFlight {
         self.items.push_back(Item { token, outcome: Outcome { result: 0, flags: 0 }, last: true });
     }
 
-    /// How many operations wait for a buffer and may find one. Nobody need look at them before a buffer has come back.
+    /// How many operations wait for a buffer and may find one. Nobody need look at them before a buffer has
+    /// come back.
     pub(crate) fn starved_to_look_at(&self) -> usize {
         if self.buffer_returned.replace(false) { self.starved.len() } else { 0 }
     }
 
-    /// Gives operations that waited for a buffer back to the backend, as long as their pools have any: the next of the first
-    /// `to_look_at` ones.
+    /// Gives operations that waited for a buffer back to the backend, as long as their pools have any: the
+    /// next of the first `to_look_at` ones.
     pub(crate) fn next_fed(&mut self, to_look_at: &mut usize) -> Option<Token> {
         while *to_look_at > 0 {
             *to_look_at -= 1;
@@ -589,8 +591,8 @@ impl InFlight {
 
     // ---- the end
 
-    /// Ends what the loop itself can end, when the loop is dropped, and gives the tokens of what the backend has to
-    /// cancel, one by one.
+    /// Ends what the loop itself can end, when the loop is dropped, and gives the tokens of what the backend
+    /// has to cancel, one by one.
     pub(crate) fn abandon_next(&mut self, cursor: &mut usize) -> Option<Token> {
         while *cursor < self.high_water {
             let index = std::mem::replace(cursor, *cursor + 1);
@@ -610,7 +612,8 @@ impl InFlight {
                     self.settle(token, -libc::ECANCELED);
                 }
                 State::Starved => self.settle(token, -libc::ECANCELED),
-                // Its last item is in the queue or, if the loop is dropped by that very callback, never comes back.
+                // Its last item is in the queue or, if the loop is dropped by that very callback, never comes
+                // back.
                 State::Pending => {}
             }
         }

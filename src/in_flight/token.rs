@@ -1,7 +1,7 @@
 //! The names of operations: [`Token`], which the kernel carries, and [`OpId`], which users keep.
 
-/// Names one operation: an index into the table and the sequence number that the entry had. The kernel carries it
-/// as user data. The top bit of the index is the backend's own.
+/// Names one operation: an index into the table and the sequence number that the entry had. The kernel
+/// carries it as user data. The top bit of the index is the backend's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Token(u64);
 

@@ -1,5 +1,5 @@
-//! Sockets and names: [`TcpListener`] and [`TcpStream`] make operations of descriptors, [`resolve`] has a [`Lookup`] done by
-//! a thread pool, as the system's resolver blocks.
+//! Sockets and names: [`TcpListener`] and [`TcpStream`] make operations of descriptors, [`resolve`] has a
+//! [`Lookup`] done by a thread pool, as the system's resolver blocks.
 
 mod resolve;
 pub(crate) mod socket;

@@ -10,7 +10,8 @@ use crate::event_loop::Loop;
 use crate::in_flight::OpId;
 use crate::thread_pool::ThreadPool;
 
-/// A question to the system's resolver and the answer to it: the state, or a part of the state, of a [`resolve`].
+/// A question to the system's resolver and the answer to it: the state, or a part of the state, of a
+/// [`resolve`].
 ///
 /// To keep it beside other state, implement `AsMut<Lookup>` for the whole.
 #[derive(Debug)]
@@ -23,7 +24,8 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Asks for the addresses of `host`: a name or a numeric address (of IPv6 without brackets). `port` is put into each.
+    /// Asks for the addresses of `host`: a name or a numeric address (of IPv6 without brackets). `port` is
+    /// put into each.
     pub fn new(host: impl Into<String>, port: u16) -> Lookup {
         Lookup { host: host.into(), port, addresses: Vec::new(), error: None }
     }
@@ -53,16 +55,17 @@ impl AsMut<Lookup> for Lookup {
     }
 }
 
-/// Looks a host name up (`getaddrinfo(3)`), which blocks, on a thread pool, and hands the owner back to `callback` on this loop. The
-/// addresses are left in the [`Lookup`] of its state.
+/// Looks a host name up (`getaddrinfo(3)`), which blocks, on a thread pool, and hands the owner back to
+/// `callback` on this loop. The addresses are left in the [`Lookup`] of its state.
 ///
-/// It is an operation as [`Loop::offload`] makes them, and what is said there holds: the callback runs exactly once, captures nothing,
-/// and [`Loop::cancel`] works while the look-up is queued. The resolver has its own patience (by default seconds for each
-/// server) and cannot be interrupted, so a pool that is also to compute needs threads to spare.
+/// It is an operation as [`Loop::offload`] makes them, and what is said there holds: the callback runs
+/// exactly once, captures nothing, and [`Loop::cancel`] works while the look-up is queued. The resolver has
+/// its own patience (by default seconds for each server) and cannot be interrupted, so a pool that is also to
+/// compute needs threads to spare.
 ///
 /// # Errors
-/// They come to the callback: the resolver's, for a name that is not found one without an errno; and those of [`Loop::offload`].
-/// If the look-up was cancelled while it was queued, the addresses are those from before.
+/// They come to the callback: the resolver's, for a name that is not found one without an errno; and those of
+/// [`Loop::offload`]. If the look-up was cancelled while it was queued, the addresses are those from before.
 ///
 /// ```
 /// use oxev::net::{self, Lookup, TcpStream};

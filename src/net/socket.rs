@@ -1,5 +1,5 @@
-//! What sockets of every kind share: addresses as the kernel sees them, and the few system calls that backends make
-//! themselves.
+//! What sockets of every kind share: addresses as the kernel sees them, and the few system calls that
+//! backends make themselves.
 
 #![allow(unsafe_code)]
 
@@ -13,8 +13,8 @@ use crate::descriptor::begin_generation;
 use crate::op::{Op, OpKind, Output, RawOp};
 use crate::virtual_world;
 
-/// Accepted sockets are like those that this crate makes: not inherited, and not blocking, so that every backend can use
-/// them.
+/// Accepted sockets are like those that this crate makes: not inherited, and not blocking, so that every
+/// backend can use them.
 pub(crate) const ACCEPT_FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 
 const V4_BYTES: usize = size_of::<libc::sockaddr_in>();

@@ -22,8 +22,9 @@ pub struct TcpListener {
 descriptor_conversions!(TcpListener);
 
 impl TcpListener {
-    /// Binds and listens, with the defaults of [`ListenOptions`]. If the address resolves to several, the first that works is
-    /// taken. Port 0 asks for a free port. Names are looked up by the system, which blocks.
+    /// Binds and listens, with the defaults of [`ListenOptions`]. If the address resolves to several, the
+    /// first that works is taken. Port 0 asks for a free port. Names are looked up by the system, which
+    /// blocks.
     ///
     /// # Errors
     /// `EADDRINUSE`, `EACCES`, … : those of `bind(2)` and `listen(2)`.
@@ -70,8 +71,8 @@ impl TcpListener {
         SockRef::from(self).set_tcp_nodelay(nodelay)
     }
 
-    /// Accepts one connection (`accept4(2)`). The peer's address is at hand with [`TcpStream::peer_addr`], or with the result of
-    /// [`TcpListener::accept_with_addr`].
+    /// Accepts one connection (`accept4(2)`). The peer's address is at hand with [`TcpStream::peer_addr`], or
+    /// with the result of [`TcpListener::accept_with_addr`].
     pub fn accept(&self) -> Op<'_, TcpStream> {
         // SAFETY: S6: the operation points to nothing, and the socket is borrowed.
         unsafe { Op::from_raw(RawOp::new(OpKind::Accept, self.descriptor.number())) }
@@ -90,7 +91,8 @@ impl TcpListener {
         MultiOp::repeat(self.accept())
     }
 
-    /// Closes the socket as an operation; dropping it closes it, too, at once. Further operations on it end with `EBADF`.
+    /// Closes the socket as an operation; dropping it closes it, too, at once. Further operations on it end
+    /// with `EBADF`.
     pub fn close(&mut self) -> Op<'_, ()> {
         // SAFETY: S6: the operation owns the descriptor that it closes.
         unsafe { Op::from_raw(RawOp::new(OpKind::Close, self.descriptor.take())) }
@@ -120,7 +122,8 @@ impl Default for ListenOptions {
 }
 
 impl ListenOptions {
-    /// How many connections may wait to be accepted: 4096 by default; the system has a limit of its own (`net.core.somaxconn`).
+    /// How many connections may wait to be accepted: 4096 by default; the system has a limit of its own
+    /// (`net.core.somaxconn`).
     pub fn backlog(mut self, connections: i32) -> ListenOptions {
         self.backlog = connections;
         self
@@ -132,7 +135,8 @@ impl ListenOptions {
         self
     }
 
-    /// `SO_REUSEPORT`: several sockets on one address share the connections, one for each loop. Off by default.
+    /// `SO_REUSEPORT`: several sockets on one address share the connections, one for each loop. Off by
+    /// default.
     pub fn reuse_port(mut self, reuse: bool) -> ListenOptions {
         self.reuse_port = reuse;
         self

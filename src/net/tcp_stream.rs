@@ -17,8 +17,9 @@ use crate::op::{MultiOp, Op, OpKind, Outcome, Output, RawOp};
 /// A TCP connection; closed when it is dropped.
 ///
 /// Operations borrow it, by `&self`: to receive and send at once, share it between two owners by `Rc` or by
-/// [`Pool::share`](crate::Pool::share). One operation in each direction at a time: of two receives at once either may get what comes
-/// first, and two `send_all` may mix their parts (epoll keeps the order, io_uring does not).
+/// [`Pool::share`](crate::Pool::share). One operation in each direction at a time: of two receives at once
+/// either may get what comes first, and two `send_all` may mix their parts (epoll keeps the order, io_uring
+/// does not).
 ///
 /// Zero bytes received is the end of the stream. An empty buffer is done at once, with `Ok(0)`.
 #[derive(Debug)]
@@ -29,8 +30,9 @@ pub struct TcpStream {
 descriptor_conversions!(TcpStream);
 
 impl TcpStream {
-    /// Connects (`connect(2)`). If the address resolves to several, the first is tried. Names are looked up by the system, which
-    /// blocks: give an address to avoid that, if need be from [`resolve`](super::resolve).
+    /// Connects (`connect(2)`). If the address resolves to several, the first is tried. Names are looked up
+    /// by the system, which blocks: give an address to avoid that, if need be from
+    /// [`resolve`](super::resolve).
     ///
     /// ```
     /// use oxev::{Completion, Loop, RunMode, TcpStream};
@@ -83,7 +85,8 @@ impl TcpStream {
         unsafe { socket::transfer(OpKind::Recv, self.descriptor.number(), buf, len, 0) }
     }
 
-    /// Receives until the buffer is full. If the stream ends before, the error is [`io::ErrorKind::UnexpectedEof`].
+    /// Receives until the buffer is full. If the stream ends before, the error is
+    /// [`io::ErrorKind::UnexpectedEof`].
     pub fn recv_exact<'a>(&'a self, buffer: &'a mut [u8]) -> Op<'a, usize> {
         let (buf, len) = (buffer.as_mut_ptr(), buffer.len());
         // SAFETY: S6: as in `recv`.
@@ -95,26 +98,29 @@ impl TcpStream {
         self.vectored(buffers.list.into_op(OpKind::RecvVectored, self.descriptor.number()), 0)
     }
 
-    /// Receives until several buffers are full. If the stream ends before, the error is [`io::ErrorKind::UnexpectedEof`].
+    /// Receives until several buffers are full. If the stream ends before, the error is
+    /// [`io::ErrorKind::UnexpectedEof`].
     pub fn recv_exact_vectored<'a>(&'a self, buffers: Scatter<'a>) -> Op<'a, usize> {
         self.vectored(buffers.list.into_op(OpKind::RecvVectored, self.descriptor.number()), RawOp::EXACT)
     }
 
-    /// Receives into a buffer that the pool hands out when there is data: a connection that waits holds none. An empty lease is the
-    /// end of the stream. If all buffers are on lease, this waits. A pool of another loop is `EINVAL`.
+    /// Receives into a buffer that the pool hands out when there is data: a connection that waits holds none.
+    /// An empty lease is the end of the stream. If all buffers are on lease, this waits. A pool of another
+    /// loop is `EINVAL`.
     pub fn recv_pooled<'a>(&'a self, pool: &'a BufPool) -> Op<'a, Lease> {
         let buffers = std::rc::Rc::as_ptr(&pool.0).cast_mut().cast();
         // SAFETY: S6: socket and pool are borrowed.
         unsafe { Op::from_raw(RawOp::with_buffer(OpKind::RecvPooled, self.descriptor.number(), buffers, 0)) }
     }
 
-    /// Receives buffer after buffer, for [`Loop::submit_multi`](crate::Loop::submit_multi). The end of the stream is the end of the
-    /// submission, with `Ok`.
+    /// Receives buffer after buffer, for [`Loop::submit_multi`](crate::Loop::submit_multi). The end of the
+    /// stream is the end of the submission, with `Ok`.
     pub fn recv_multi<'a>(&'a self, pool: &'a BufPool) -> MultiOp<'a, Lease> {
         MultiOp::repeat(self.recv_pooled(pool))
     }
 
-    /// Sends what the socket takes, at least one byte (`send(2)`). The peer's reset is an error, never a signal.
+    /// Sends what the socket takes, at least one byte (`send(2)`). The peer's reset is an error, never a
+    /// signal.
     pub fn send<'a>(&'a self, buffer: &'a [u8]) -> Op<'a, usize> {
         self.sending(OpKind::Send, buffer, 0)
     }
@@ -125,11 +131,12 @@ impl TcpStream {
     }
 
     /// Sends the whole buffer without copying it, where the backend can
-    /// ([`Capabilities::zero_copy_send`](crate::Capabilities::zero_copy_send)); otherwise as [`TcpStream::send_all`]. Worth it from
-    /// some ten KiB on, and not over loopback.
+    /// ([`Capabilities::zero_copy_send`](crate::Capabilities::zero_copy_send)); otherwise as
+    /// [`TcpStream::send_all`]. Worth it from some ten KiB on, and not over loopback.
     ///
-    /// It completes when the kernel has let go of the buffer, which can be as late as when the peer has taken the data. What is sent cannot be
-    /// called back: a cancel or a deadline that comes then waits for that, too, and so does dropping the loop.
+    /// It completes when the kernel has let go of the buffer, which can be as late as when the peer has taken
+    /// the data. What is sent cannot be called back: a cancel or a deadline that comes then waits for that,
+    /// too, and so does dropping the loop.
     pub fn send_all_zero_copy<'a>(&'a self, buffer: &'a [u8]) -> Op<'a, usize> {
         self.sending(OpKind::SendZeroCopy, buffer, RawOp::EXACT)
     }
@@ -156,10 +163,11 @@ impl TcpStream {
         unsafe { Op::from_raw(raw) }
     }
 
-    /// Closes the connection as an operation; dropping it closes it, too, at once. Further operations on it end with `EBADF`.
+    /// Closes the connection as an operation; dropping it closes it, too, at once. Further operations on it
+    /// end with `EBADF`.
     ///
-    /// Nothing can be in flight on it: operations borrow the stream, and this takes it mutably. For a shared stream see
-    /// [`Loop::cancel_all`](crate::Loop::cancel_all).
+    /// Nothing can be in flight on it: operations borrow the stream, and this takes it mutably. For a shared
+    /// stream see [`Loop::cancel_all`](crate::Loop::cancel_all).
     pub fn close(&mut self) -> Op<'_, ()> {
         // SAFETY: S6: the operation owns the descriptor that it closes.
         unsafe { Op::from_raw(RawOp::new(OpKind::Close, self.descriptor.take())) }
@@ -214,7 +222,8 @@ impl TcpStream {
         SockRef::from(self).set_tcp_nodelay(nodelay)
     }
 
-    /// Sets for how long an idle connection is left alone before it is probed (`SO_KEEPALIVE`, `TCP_KEEPIDLE`), `None` for ever.
+    /// Sets for how long an idle connection is left alone before it is probed (`SO_KEEPALIVE`,
+    /// `TCP_KEEPIDLE`), `None` for ever.
     ///
     /// # Errors
     /// Those of `setsockopt(2)`.
@@ -291,12 +300,14 @@ unsafe fn stream_of(op: &RawOp, outcome: Outcome) -> io::Result<TcpStream> {
         }
         (_, accepted) => accepted? as i32,
     };
-    // SAFETY: S7: the kernel, or the backend, made the descriptor for this operation, and this is the one time that it is wrapped.
+    // SAFETY: S7: the kernel, or the backend, made the descriptor for this operation, and this is the one
+    // time that it is wrapped.
     let descriptor = unsafe { Descriptor::from_raw(fd) };
     Ok(TcpStream { descriptor })
 }
 
-// SAFETY: S7: the descriptor of a successful accept or connect is owned by the stream; that of a failed connect is closed.
+// SAFETY: S7: the descriptor of a successful accept or connect is owned by the stream; that of a failed
+// connect is closed.
 unsafe impl Output for TcpStream {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<TcpStream> {
         // SAFETY: S7: the caller's promise.

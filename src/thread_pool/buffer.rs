@@ -1,7 +1,7 @@
 //! A worker's ring of tasks: one owner pushes at the tail and pops at the head, thieves take from the head.
 //!
-//! The scheme is that of the run queues of Go and tokio, without their slot for the newest task: the head is moved by
-//! compare-and-swap, by the owner as well, and a slot's value counts only if that succeeds.
+//! The scheme is that of the run queues of Go and tokio, without their slot for the newest task: the head is
+//! moved by compare-and-swap, by the owner as well, and a slot's value counts only if that succeeds.
 #![allow(unsafe_code)]
 
 use std::{
@@ -22,12 +22,14 @@ const _: () = assert!(CAPACITY.is_power_of_two());
 
 /// See the module's text.
 pub(super) struct Ring {
-    /// Position of the oldest task. Positions count up for ever and wrap; only their distances mean something. They are
-    /// a whole word so that a thief cannot sleep through one full turn of the counter and take it for no change.
+    /// Position of the oldest task. Positions count up for ever and wrap; only their distances mean
+    /// something. They are a whole word so that a thief cannot sleep through one full turn of the counter and
+    /// take it for no change.
     head: AtomicUsize,
     /// Position behind the newest task. Written by the owner only.
     tail: AtomicUsize,
-    /// Atomic because a thief may read a slot while the owner writes it; the thief then fails to move the head.
+    /// Atomic because a thief may read a slot while the owner writes it; the thief then fails to move the
+    /// head.
     slots: [AtomicPtr<RawTask>; CAPACITY],
 }
 
@@ -79,8 +81,8 @@ impl Ring {
         true
     }
 
-    /// Adds tasks of a chain, oldest first, while there is room and at most `count_max`. Returns the rest of the chain and
-    /// how many were added.
+    /// Adds tasks of a chain, oldest first, while there is room and at most `count_max`. Returns the rest of
+    /// the chain and how many were added.
     ///
     /// # Safety
     /// The caller is the ring's owner (P4) and holds the chain (P2), which ends in a null link.
@@ -106,8 +108,8 @@ impl Ring {
         (chain, count)
     }
 
-    /// SeqCst, and a read-modify-write where a store would do: the pusher reads the pool's state word next, and either it
-    /// sees there that somebody has begun to search, or the searcher sees this.
+    /// SeqCst, and a read-modify-write where a store would do: the pusher reads the pool's state word next,
+    /// and either it sees there that somebody has begun to search, or the searcher sees this.
     #[inline]
     fn publish(&self, tail: usize) {
         self.tail.swap(tail, SeqCst);
@@ -159,8 +161,8 @@ impl Ring {
                 // Behind our tail, so nobody takes it for a task before `publish`.
                 ring.slot(own_tail.wrapping_add(i - 1)).store(task, Relaxed);
             }
-            // Release: the owner overwrites these slots only when it sees that they have been read.
-            // Success means that no slot was overwritten meanwhile, because for that the head has to move first.
+            // Release: the owner overwrites these slots only when it sees that they have been read. Success
+            // means that no slot was overwritten meanwhile, because for that the head has to move first.
             let next = head.wrapping_add(count);
             if self.head.compare_exchange_weak(head, next, AcqRel, Relaxed).is_ok() {
                 if count > 1 {

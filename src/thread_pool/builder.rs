@@ -41,7 +41,8 @@ impl Builder {
     }
 
     /// The most threads that the pool makes, from 1 to 16,383. Default: as many as can run at once
-    /// ([`available_parallelism`](thread::available_parallelism)). For calls that block rather than compute, use more.
+    /// ([`available_parallelism`](thread::available_parallelism)). For calls that block rather than compute,
+    /// use more.
     pub fn max_threads(mut self, threads: usize) -> Builder {
         self.max_threads = threads;
         self
@@ -53,15 +54,15 @@ impl Builder {
         self
     }
 
-    /// The beginning of the threads' names, which end in `-0`, `-1` and so on. Linux shows the first 15 bytes. Default:
-    /// `oxev-pool`.
+    /// The beginning of the threads' names, which end in `-0`, `-1` and so on. Linux shows the first 15
+    /// bytes. Default: `oxev-pool`.
     pub fn thread_name(mut self, prefix: impl Into<String>) -> Builder {
         self.thread_name = prefix.into();
         self
     }
 
-    /// Binds the first thread to the first of these cores, and so on, beginning again when the cores run out. A
-    /// thread whose core the kernel refuses stays unbound. Default: all threads are unbound.
+    /// Binds the first thread to the first of these cores, and so on, beginning again when the cores run out.
+    /// A thread whose core the kernel refuses stays unbound. Default: all threads are unbound.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn core_affinity(mut self, cores: impl IntoIterator<Item = usize>) -> Builder {
         self.cores = cores.into_iter().collect();
@@ -71,10 +72,11 @@ impl Builder {
     /// Makes the pool. It has no threads yet.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput): a number of threads, stack size or core out of range, or a
-    /// name with a zero byte.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput): a number of threads, stack size or core out of range,
+    /// or a name with a zero byte.
     pub fn build(self) -> io::Result<ThreadPool> {
-        // The address space cannot hold a stack larger than that, and the arithmetic of `std` on it overflows.
+        // The address space cannot hold a stack larger than that, and the arithmetic of `std` on it
+        // overflows.
         let stack_size_max = isize::MAX as usize / 2;
         let problem = if !(1..=sync_state::THREADS_MAX).contains(&self.max_threads) {
             "max_threads is out of range"

@@ -1,7 +1,7 @@
 //! A place to sleep that keeps one wake-up.
 //!
-//! An auto-reset event: `notify` before `wait` is kept, two of them are one. It says only "look again": what there is
-//! to see stands in the word of `sync_state.rs`.
+//! An auto-reset event: `notify` before `wait` is kept, two of them are one. It says only "look again": what
+//! there is to see stands in the word of `sync_state.rs`.
 
 use super::{
     futex::Futex,
@@ -30,8 +30,8 @@ impl Event {
 
     /// Sleeps until a wake-up is there, and takes it; returns at once when the event is closed.
     pub(super) fn wait(&self) {
-        // What to leave behind when the wake-up is taken. A thread that slept cannot know whether it was the only
-        // one, so it leaves WAITING: at worst the next `notify` makes one system call too many.
+        // What to leave behind when the wake-up is taken. A thread that slept cannot know whether it was the
+        // only one, so it leaves WAITING: at worst the next `notify` makes one system call too many.
         let mut left_behind = EMPTY;
         let mut word = self.word.load(Ordering::Acquire);
         loop {
@@ -58,7 +58,8 @@ impl Event {
     pub(super) fn notify(&self) {
         let mut word = self.word.load(Ordering::Relaxed);
         while word != CLOSED {
-            // Written even when one is kept already: the thread that takes it must see what came before this call.
+            // Written even when one is kept already: the thread that takes it must see what came before this
+            // call.
             match self.word.compare_exchange_weak(word, NOTIFIED, Ordering::Release, Ordering::Relaxed) {
                 Ok(WAITING) => return self.futex.wake_one(&self.word),
                 Ok(_) => return,

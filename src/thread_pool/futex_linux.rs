@@ -19,7 +19,8 @@ impl Futex {
     pub(super) fn wait(&self, word: &AtomicU32, expected: u32) {
         // The result says nothing that the caller does not find out by reading the word again: EAGAIN (it had
         // changed) and EINTR (a signal) are both reasons to look, and a wake-up is one too.
-        // SAFETY: P12: the word is borrowed for the whole call, and FUTEX_WAIT with a null timeout reads nothing else.
+        // SAFETY: P12: the word is borrowed for the whole call, and FUTEX_WAIT with a null timeout reads
+        // nothing else.
         unsafe {
             libc::syscall(
                 libc::SYS_futex,

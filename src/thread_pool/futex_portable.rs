@@ -1,5 +1,5 @@
-//! Sleeping on a 32-bit word where there is no futex(2): a lock and a condition variable beside the word. The model
-//! checker uses this one as well, so what it checks in `event.rs` is the code that runs on Linux.
+//! Sleeping on a 32-bit word where there is no futex(2): a lock and a condition variable beside the word. The
+//! model checker uses this one as well, so what it checks in `event.rs` is the code that runs on Linux.
 
 use std::sync::PoisonError;
 
@@ -19,8 +19,8 @@ impl Futex {
     /// Sleeps while `word` holds `expected`. May also return for no reason.
     pub(super) fn wait(&self, word: &AtomicU32, expected: u32) {
         let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        // A waker changes the word first and takes the lock after that: either this read sees the change, or the
-        // waker finds this thread in the condition variable.
+        // A waker changes the word first and takes the lock after that: either this read sees the change, or
+        // the waker finds this thread in the condition variable.
         if word.load(Ordering::SeqCst) == expected {
             drop(self.changed.wait(guard));
         }

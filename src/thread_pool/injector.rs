@@ -1,12 +1,13 @@
 //! A queue that any thread may push to, in batches, and from which one thread at a time refills its ring.
 //!
-//! Two parts. The *inbox* is a lock-free stack of links (Treiber, 1986): pushing a batch of any length is one successful
-//! compare-and-swap, and taking everything is another, so the usual trouble of popping single nodes (ABA, reading a link
-//! that was freed) does not arise. The *backlog* is what was taken from the inbox, turned round so that it is first in,
-//! first out; it belongs to whoever holds the claim flag. The flag is tried and never waited for.
+//! Two parts. The *inbox* is a lock-free stack of links (Treiber, 1986): pushing a batch of any length is one
+//! successful compare-and-swap, and taking everything is another, so the usual trouble of popping single
+//! nodes (ABA, reading a link that was freed) does not arise. The *backlog* is what was taken from the inbox,
+//! turned round so that it is first in, first out; it belongs to whoever holds the claim flag. The flag is
+//! tried and never waited for.
 //!
-//! The pool has one for submissions from outside, which can be closed, and one for each worker that takes what does not
-//! fit into its ring.
+//! The pool has one for submissions from outside, which can be closed, and one for each worker that takes
+//! what does not fit into its ring.
 #![allow(unsafe_code)]
 
 use std::{
@@ -74,7 +75,8 @@ impl Injector {
             }
             // SAFETY: P2: the batch is the caller's until the exchange below succeeds.
             unsafe { (*batch.oldest()).next = top };
-            // SeqCst: the pusher reads the pool's state word next, and one of the two sides has to see the other.
+            // SeqCst: the pusher reads the pool's state word next, and one of the two sides has to see the
+            // other.
             match self.inbox.compare_exchange_weak(top, batch.newest(), SeqCst, Relaxed) {
                 Ok(_) => return true,
                 Err(seen) => top = seen,
@@ -94,8 +96,8 @@ impl Injector {
         }
     }
 
-    /// Whether anything can be seen in it. Sees every push that came earlier in the order of SeqCst operations, unless
-    /// somebody has taken it.
+    /// Whether anything can be seen in it. Sees every push that came earlier in the order of SeqCst
+    /// operations, unless somebody has taken it.
     #[inline]
     pub(super) fn has_tasks(&self) -> bool {
         !without_flag(read!(self.inbox)).is_null() || !read!(self.consumer.backlog).is_null()
@@ -103,8 +105,8 @@ impl Injector {
 
     /// Takes the oldest task, and moves up to `extra_max` more into `ring`.
     ///
-    /// Returns nothing if the queue is empty, or if somebody else holds the claim: that thread looks again after it has
-    /// let go, and calls for help if something is left.
+    /// Returns nothing if the queue is empty, or if somebody else holds the claim: that thread looks again
+    /// after it has let go, and calls for help if something is left.
     ///
     /// # Safety
     /// The caller is the owner of `ring` (P4).
@@ -126,8 +128,8 @@ impl Injector {
                 pushed = count;
                 self.consumer.backlog.store(rest, Relaxed);
             }
-            // Letting go comes before looking again, both SeqCst: whoever failed to get the claim before that relies
-            // on the look after it.
+            // Letting go comes before looking again, both SeqCst: whoever failed to get the claim before that
+            // relies on the look after it.
             self.consumer.claimed.swap(false, SeqCst);
             if let Some(task) = NonNull::new(oldest) {
                 let more = pushed > 0 || self.has_tasks();

@@ -1,6 +1,5 @@
-//! Models for loom: every order in which the threads of these small programs can run is tried (within a bound on
-//! preemptions), and every value that a load may return. Run them with
-//! `.ci/loom.sh thread_pool`.
+//! Models for loom: every order in which the threads of these small programs can run is tried (within a bound
+//! on preemptions), and every value that a load may return. Run them with `.ci/loom.sh thread_pool`.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -16,7 +15,8 @@ use super::{
     task::{Disposition, RawBatch, RawTask},
 };
 
-/// A task that finds out if it is taken twice, or without having been handed over properly: loom tracks the cell.
+/// A task that finds out if it is taken twice, or without having been handed over properly: loom tracks the
+/// cell.
 #[repr(C)]
 struct Probe {
     header: RawTask,
@@ -32,7 +32,8 @@ fn probe(number: usize) -> NonNull<RawTask> {
 
 /// Does what running a task does to its memory: uses it and frees it. Returns its number.
 fn consume(task: NonNull<RawTask>) -> usize {
-    // SAFETY: made by `probe`; a second time is what the models look for, and loom reports the use of the cell.
+    // SAFETY: made by `probe`; a second time is what the models look for, and loom reports the use of the
+    // cell.
     let probe = unsafe { Box::from_raw(task.cast::<Probe>().as_ptr()) };
     // SAFETY: as above.
     probe.number.with_mut(|number| unsafe { *number })
@@ -52,7 +53,8 @@ fn push(injector: &Injector, numbers: std::ops::Range<usize>) -> bool {
     unsafe { injector.push(&batch(numbers)) }
 }
 
-/// Takes everything that can be seen, through a ring. Returns the sum of 10^number, and how many had gone through.
+/// Takes everything that can be seen, through a ring. Returns the sum of 10^number, and how many had gone
+/// through.
 fn take_all(injector: &Injector, ring: &Ring) -> usize {
     let mut sum = 0;
     // SAFETY: P4: each thread of a model has a ring of its own.
@@ -124,8 +126,8 @@ fn push_or_keep(injector: &Injector, number: usize) -> usize {
     if unsafe { injector.push(&RawBatch::of(task)) } { 0 } else { digit(consume(task)) }
 }
 
-/// The thread that fails to get the claim goes away; the one that has it must not overlook what came meanwhile, also when
-/// it found nothing itself, because a third one was faster.
+/// The thread that fails to get the claim goes away; the one that has it must not overlook what came
+/// meanwhile, also when it found nothing itself, because a third one was faster.
 #[test]
 fn injector_leaves_nothing_behind_when_consumers_give_way_to_each_other() {
     check(3, || {
@@ -199,7 +201,8 @@ fn steal(victim: &Ring) -> usize {
     unsafe { victim.steal_into(&own) }.map_or(0, |found| digit(consume(found.task)) + drain(&own))
 }
 
-/// The pool without its threads' creation: two workers with a ring each, a common queue, the state word, the event.
+/// The pool without its threads' creation: two workers with a ring each, a common queue, the state word, the
+/// event.
 struct MiniPool {
     sync: SyncState,
     event: Event,
@@ -343,9 +346,9 @@ fn run_worker(tasks: usize, submit: impl Fn(&MiniPool)) -> usize {
     pool.run.load(Relaxed)
 }
 
-// A lost wake-up leaves a worker asleep for ever in these, which loom reports as a deadlock. Tasks that wait for others are
-// bad manners, but the pool keeps its workers busy nevertheless: so they show whether a task lies anywhere while a
-// worker sleeps.
+// A lost wake-up leaves a worker asleep for ever in these, which loom reports as a deadlock. Tasks that wait
+// for others are bad manners, but the pool keeps its workers busy nevertheless: so they show whether a task
+// lies anywhere while a worker sleeps.
 
 #[test]
 fn pool_of_one_worker_runs_everything_that_is_pushed_at_any_time() {
@@ -379,7 +382,8 @@ fn pool_wakes_another_worker_for_what_one_leaves_in_its_ring() {
     });
 }
 
-/// A worker takes a task while another one is refused the claim and goes to sleep, though more has come meanwhile.
+/// A worker takes a task while another one is refused the claim and goes to sleep, though more has come
+/// meanwhile.
 #[test]
 fn pool_wakes_another_worker_for_what_came_while_it_was_refused() {
     check(3, || {
@@ -399,7 +403,8 @@ fn pool_wakes_another_worker_for_the_rest_of_a_batch() {
     });
 }
 
-/// Two marks that merge: one is for the injector, the other for a ring, and who takes them finds one of the two tasks.
+/// Two marks that merge: one is for the injector, the other for a ring, and who takes them finds one of the
+/// two tasks.
 #[test]
 fn pool_wakes_a_third_worker_when_two_marks_were_one() {
     check(2, || {

@@ -1,9 +1,11 @@
 //! A work-stealing pool of threads for work that blocks or computes.
 //!
-//! * A **[`Task`]** is memory that you own: a header of two words and your state. [`ThreadPool::spawn`] takes its owner and
-//!   gives it to a callback on a worker. Nothing is allocated for it, neither by the pool nor on its way.
+//! * A **[`Task`]** is memory that you own: a header of two words and your state. [`ThreadPool::spawn`] takes
+//!   its owner and gives it to a callback on a worker. Nothing is allocated for it, neither by the pool nor
+//!   on its way.
 //! * A **[`Batch`]** sends any number of tasks by one atomic operation and at most one wake-up.
-//! * **[`ThreadPool::each`]** and [`ThreadPool::map`] work on borrowed slices in parallel, on the caller's thread as well.
+//! * **[`ThreadPool::each`]** and [`ThreadPool::map`] work on borrowed slices in parallel, on the caller's
+//!   thread as well.
 //! * **[`RawTask`]** is the layer below, for code that brings its own memory rules.
 //!
 //! ```
@@ -26,8 +28,8 @@
 //! assert_eq!(answers.recv(), Ok(6));
 //! ```
 //!
-//! Threads are made when there is work for them, up to [`Builder::max_threads`], and stay until the shutdown. Tasks are
-//! run in about the order in which they were scheduled, but no order is promised.
+//! Threads are made when there is work for them, up to [`Builder::max_threads`], and stay until the shutdown.
+//! Tasks are run in about the order in which they were scheduled, but no order is promised.
 #![doc = include_str!("README.md")]
 #![warn(missing_docs)]
 

@@ -21,26 +21,29 @@ use super::{
 pub enum Shutdown {
     /// They are run. What they try to schedule themselves is refused.
     Drain,
-    /// Their owners are dropped, on the pool's threads. [`RawTask`]s are called with [`Disposition::Discard`].
+    /// Their owners are dropped, on the pool's threads. [`RawTask`]s are called with
+    /// [`Disposition::Discard`].
     ///
     /// [`Disposition::Discard`]: super::Disposition::Discard
     Discard,
 }
 
-/// A handle to a pool of threads. Clones are handles to the same pool, so any number of event loops can share it.
+/// A handle to a pool of threads. Clones are handles to the same pool, so any number of event loops can share
+/// it.
 ///
-/// When the last handle is dropped, the pool is shut down with [`Shutdown::Drain`] and its threads are joined; if that
-/// happens on one of those threads, they end by themselves.
+/// When the last handle is dropped, the pool is shut down with [`Shutdown::Drain`] and its threads are
+/// joined; if that happens on one of those threads, they end by themselves.
 ///
 /// # Panics in tasks
-/// A panic in a task is caught, and [counted](ThreadPool::panic_count); the worker goes on. The owner is dropped by the
-/// unwinding, like everything that the callback owns.
+/// A panic in a task is caught, and [counted](ThreadPool::panic_count); the worker goes on. The owner is
+/// dropped by the unwinding, like everything that the callback owns.
 pub struct ThreadPool {
     shared: Arc<Shared>,
 }
 
 impl ThreadPool {
-    /// A pool with the default settings: as many threads as can run at once, made when there is work for them.
+    /// A pool with the default settings: as many threads as can run at once, made when there is work for
+    /// them.
     #[expect(
         clippy::new_without_default,
         reason = "a pool of threads is not to come out of a derive by accident"
@@ -60,9 +63,9 @@ impl ThreadPool {
 
     /// Has `callback` called on a worker with `owner`, once.
     ///
-    /// The callback is a function, or a closure that captures nothing (checked when it is compiled): what it needs
-    /// stands in the task. From a worker of this pool, the task goes to that worker's own queue, and others steal it
-    /// if they have nothing to do.
+    /// The callback is a function, or a closure that captures nothing (checked when it is compiled): what it
+    /// needs stands in the task. From a worker of this pool, the task goes to that worker's own queue, and
+    /// others steal it if they have nothing to do.
     ///
     /// ```
     /// # use oxev::thread_pool::{Task, ThreadPool};
@@ -84,8 +87,8 @@ impl ThreadPool {
     /// ```
     ///
     /// # Errors
-    /// The owner comes back if the pool has been shut down, or has no thread and cannot make one. A task that was taken
-    /// is never lost: it is run, or dropped by [`Shutdown::Discard`].
+    /// The owner comes back if the pool has been shut down, or has no thread and cannot make one. A task that
+    /// was taken is never lost: it is run, or dropped by [`Shutdown::Discard`].
     #[inline]
     pub fn spawn<P, C>(&self, owner: P, callback: C) -> Result<(), Rejected<P>>
     where
@@ -101,8 +104,8 @@ impl ThreadPool {
         }
     }
 
-    /// Has all tasks of a batch run, as by [`spawn`](ThreadPool::spawn), by one atomic operation and at most one wake-up
-    /// here; the workers wake each other.
+    /// Has all tasks of a batch run, as by [`spawn`](ThreadPool::spawn), by one atomic operation and at most
+    /// one wake-up here; the workers wake each other.
     ///
     /// # Errors
     /// As for `spawn`; the whole batch comes back.
@@ -122,8 +125,8 @@ impl ThreadPool {
     /// As for [`spawn`](ThreadPool::spawn); the task is the caller's again, and its function is not called.
     ///
     /// # Safety
-    /// `task` points to a [`RawTask`] that is valid for reads and writes and that nobody else uses, or has scheduled,
-    /// until its function is called. Its function may be called on any thread, with either
+    /// `task` points to a [`RawTask`] that is valid for reads and writes and that nobody else uses, or has
+    /// scheduled, until its function is called. Its function may be called on any thread, with either
     /// [`Disposition`](super::Disposition), and is sound to be called so once.
     #[inline]
     pub unsafe fn schedule_raw(&self, task: NonNull<RawTask>) -> Result<(), ScheduleError> {
@@ -131,7 +134,8 @@ impl ThreadPool {
         unsafe { self.shared.schedule(task) }
     }
 
-    /// Has the functions of all tasks of a raw batch called, as by [`schedule_raw`](ThreadPool::schedule_raw).
+    /// Has the functions of all tasks of a raw batch called, as by
+    /// [`schedule_raw`](ThreadPool::schedule_raw).
     ///
     /// # Errors
     /// As for `schedule_raw`; the whole batch comes back.
@@ -146,11 +150,12 @@ impl ThreadPool {
         }
     }
 
-    /// Calls `f` for each item, in parallel on this thread and on workers, and returns when all calls have returned.
+    /// Calls `f` for each item, in parallel on this thread and on workers, and returns when all calls have
+    /// returned.
     ///
-    /// It may be called from tasks and from `f` itself. It does not run other tasks while it waits, and it waits only for
-    /// calls of `f` that have begun; so it comes to its end even if every worker is busy or blocked, or if the pool has been
-    /// shut down: then this thread does all the work.
+    /// It may be called from tasks and from `f` itself. It does not run other tasks while it waits, and it
+    /// waits only for calls of `f` that have begun; so it comes to its end even if every worker is busy or
+    /// blocked, or if the pool has been shut down: then this thread does all the work.
     ///
     /// ```
     /// # use oxev::thread_pool::ThreadPool;
@@ -162,8 +167,8 @@ impl ThreadPool {
     /// ```
     ///
     /// # Panics
-    /// If `f` panics, items that nobody has begun are left out, and when all calls that have begun are over, the panic goes
-    /// on here. Of several panics, it is the first; the others are dropped.
+    /// If `f` panics, items that nobody has begun are left out, and when all calls that have begun are over,
+    /// the panic goes on here. Of several panics, it is the first; the others are dropped.
     pub fn each<T, F>(&self, items: &mut [T], f: F)
     where
         T: Send,
@@ -194,19 +199,22 @@ impl ThreadPool {
         scope::map(&self.shared, inputs, outputs, f);
     }
 
-    /// Takes no more tasks; those that were taken are dealt with as `how` says, on the pool's threads, which then end. Does
-    /// not wait for that: see [`join`](ThreadPool::join). Tasks that have begun are not interrupted.
+    /// Takes no more tasks; those that were taken are dealt with as `how` says, on the pool's threads, which
+    /// then end. Does not wait for that: see [`join`](ThreadPool::join). Tasks that have begun are not
+    /// interrupted.
     ///
-    /// A second call can turn [`Drain`](Shutdown::Drain) into [`Discard`](Shutdown::Discard), not the other way.
+    /// A second call can turn [`Drain`](Shutdown::Drain) into [`Discard`](Shutdown::Discard), not the other
+    /// way.
     pub fn shutdown(&self, how: Shutdown) {
         self.shared.shut_down(how);
     }
 
-    /// Shuts the pool down with [`Shutdown::Drain`] unless that was done, and waits until all its threads have ended.
+    /// Shuts the pool down with [`Shutdown::Drain`] unless that was done, and waits until all its threads
+    /// have ended.
     ///
     /// # Errors
-    /// [`Deadlock`](io::ErrorKind::Deadlock), on a thread of this pool: it cannot wait for itself. The pool is shut down
-    /// nevertheless.
+    /// [`Deadlock`](io::ErrorKind::Deadlock), on a thread of this pool: it cannot wait for itself. The pool
+    /// is shut down nevertheless.
     pub fn join(&self) -> io::Result<()> {
         self.shared.shut_down(Shutdown::Drain);
         if worker::is_of(&self.shared) {

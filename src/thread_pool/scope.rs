@@ -1,10 +1,11 @@
 //! Parallel work on borrowed data: the caller works and waits, so what it lends may be on its stack.
 //!
-//! A caller never waits for something that has not begun, and never runs tasks of others while it waits. Therefore it
-//! can be called from anywhere, from tasks and from itself as well, and the closure may hold locks. What it sends to the
-//! queues are *helpers*: a fixed number of tasks that the pool owns, each with a state of its own. A helper that is
-//! still queued when the work is done is abandoned there; one that runs is waited for. If no helper is free, all
-//! workers have enough to do already, and the caller does the work alone.
+//! A caller never waits for something that has not begun, and never runs tasks of others while it waits.
+//! Therefore it can be called from anywhere, from tasks and from itself as well, and the closure may hold
+//! locks. What it sends to the queues are *helpers*: a fixed number of tasks that the pool owns, each with a
+//! state of its own. A helper that is still queued when the work is done is abandoned there; one that runs is
+//! waited for. If no helper is free, all workers have enough to do already, and the caller does the work
+//! alone.
 #![allow(unsafe_code)]
 
 use std::{
@@ -29,7 +30,8 @@ use super::{
 
 /// How many helpers there are for each thread of the pool: enough for a few callers at once.
 const HELPERS_PER_THREAD: usize = 4;
-/// Into how many pieces the work is cut for each thread that takes part: the larger, the better they end together.
+/// Into how many pieces the work is cut for each thread that takes part: the larger, the better they end
+/// together.
 const CHUNKS_PER_THREAD: usize = 8;
 
 /// Nobody uses the helper.
@@ -104,7 +106,8 @@ impl Helpers {
             // SAFETY: in bounds of the slice.
             let helper = unsafe { self.helpers.as_ptr().add(index) };
             if let Some(task) = NonNull::new(helper.cast_mut().cast::<RawTask>()) {
-                // SAFETY: P9: the state was FREE, so no queue holds the header, and it is ours until the helper runs.
+                // SAFETY: P9: the state was FREE, so no queue holds the header, and it is ours until the
+                // helper runs.
                 unsafe { batch.push(task) };
             }
         }
@@ -192,8 +195,8 @@ impl Drop for Lent<'_> {
     }
 }
 
-/// Calls `work` with ranges that together are `0..len`, on this thread and on workers, and returns when all calls have
-/// returned. A panic in one of them is resumed here; then some ranges may be missing.
+/// Calls `work` with ranges that together are `0..len`, on this thread and on workers, and returns when all
+/// calls have returned. A panic in one of them is resumed here; then some ranges may be missing.
 fn run(shared: &Arc<Shared>, len: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
     let is_worker = worker::current(shared).is_some();
     let others = shared.settings().max_threads - usize::from(is_worker);

@@ -133,8 +133,8 @@ impl SyncState {
         self.wake_another(word)
     }
 
-    /// As `notify`, by a worker that knows that there is more than it can run. It does not stop at a mark that stands:
-    /// after a failed spawn the mark may stand for long with nobody on the way.
+    /// As `notify`, by a worker that knows that there is more than it can run. It does not stop at a mark
+    /// that stands: after a failed spawn the mark may stand for long with nobody on the way.
     pub(super) fn notify_more(&self) -> Wake {
         self.wake_another(self.load())
     }
@@ -170,8 +170,8 @@ impl SyncState {
         }
     }
 
-    /// The waking worker has found work and gives up its part: to another one if there is `more` or the mark was set
-    /// meanwhile. `None`: it went to nobody, and the caller has to look through the queues once more.
+    /// The waking worker has found work and gives up its part: to another one if there is `more` or the mark
+    /// was set meanwhile. `None`: it went to nobody, and the caller has to look through the queues once more.
     pub(super) fn hand_over(&self, more: bool) -> Option<Wake> {
         let mut word = self.load();
         loop {
@@ -191,8 +191,8 @@ impl SyncState {
         }
     }
 
-    /// A worker that has found nothing waits for a mark and takes it. Returns whether it is the waking worker now (which it
-    /// may be already: `waking`), or nothing when the pool has been shut down.
+    /// A worker that has found nothing waits for a mark and takes it. Returns whether it is the waking worker
+    /// now (which it may be already: `waking`), or nothing when the pool has been shut down.
     pub(super) fn wait(&self, event: &Event, mut waking: bool) -> Option<bool> {
         let mut idle = false;
         let mut word = self.load();
@@ -226,14 +226,16 @@ impl SyncState {
         }
     }
 
-    /// Counts the first thread before it is made, and sets the mark for it, so that the pushes that it is made for do not
-    /// call another one. False: the pool has been shut down. Only under the pool's lock for threads.
+    /// Counts the first thread before it is made, and sets the mark for it, so that the pushes that it is
+    /// made for do not call another one. False: the pool has been shut down. Only under the pool's lock for
+    /// threads.
     pub(super) fn first_spawn_begins(&self) -> bool {
         let first = Word(ONE_SPAWNED).with_notified().with_phase(Phase::Signaled);
         self.word.compare_exchange(0, first.0, SeqCst, SeqCst).is_ok()
     }
 
-    /// The first thread has been made, or not. In that case nothing was pushed either, so that the mark can go.
+    /// The first thread has been made, or not. In that case nothing was pushed either, so that the mark can
+    /// go.
     pub(super) fn first_spawn_ends(&self, made: bool) {
         if made {
             self.word.fetch_or(STARTED, SeqCst);
@@ -259,8 +261,8 @@ impl SyncState {
         self.word.store(word.with_phase(Phase::Signaled).0, SeqCst);
     }
 
-    /// The thread that was counted by [`Wake::NewThread`] could not be made. The mark stays, so that no worker goes to
-    /// sleep without a search; the phase goes back, so that others can be called.
+    /// The thread that was counted by [`Wake::NewThread`] could not be made. The mark stays, so that no
+    /// worker goes to sleep without a search; the phase goes back, so that others can be called.
     pub(super) fn spawn_failed(&self) {
         let mut word = self.load();
         loop {

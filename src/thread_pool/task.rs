@@ -15,8 +15,8 @@ use std::{
 pub enum Disposition {
     /// Do the work.
     Run,
-    /// Give up: the pool is being shut down with [`Shutdown::Discard`](super::Shutdown::Discard), or an unsent
-    /// [`Batch`] was dropped. Release what the task owns and do nothing else.
+    /// Give up: the pool is being shut down with [`Shutdown::Discard`](super::Shutdown::Discard), or an
+    /// unsent [`Batch`] was dropped. Release what the task owns and do nothing else.
     Discard,
 }
 
@@ -26,10 +26,10 @@ pub type RunFn = unsafe fn(NonNull<RawTask>, Disposition);
 /// The header by which the pool holds a task: two words, to be embedded in memory that the user owns.
 ///
 /// This is the layer without types, for an event loop or a C interface; [`Task`] is the safe one. A scheduled
-/// `RawTask` belongs to the pool until its function is called, exactly once and on any thread; **from that call on the
-/// pool does not touch it again**, so the function may free it, reuse it, or schedule it anew. There is no way to take a
-/// task out of the pool's queues: a user that wants to cancel keeps an atomic state beside the header, and the
-/// function asks it whether the work is still wanted.
+/// `RawTask` belongs to the pool until its function is called, exactly once and on any thread; **from that
+/// call on the pool does not touch it again**, so the function may free it, reuse it, or schedule it anew.
+/// There is no way to take a task out of the pool's queues: a user that wants to cancel keeps an atomic state
+/// beside the header, and the function asks it whether the work is still wanted.
 #[derive(Debug)]
 #[repr(C)]
 pub struct RawTask {
@@ -37,7 +37,8 @@ pub struct RawTask {
     run: RunFn,
 }
 
-// SAFETY: P1: a reference to a header gives access to nothing; the link is used by whoever holds the whole task.
+// SAFETY: P1: a reference to a header gives access to nothing; the link is used by whoever holds the whole
+// task.
 unsafe impl Send for RawTask {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for RawTask {}
@@ -69,10 +70,11 @@ impl RawTask {
 
 /// A list of raw tasks that is put together without atomics and scheduled by one operation.
 ///
-/// Dropping it forgets the tasks: their owners are told nothing. [`Batch`] is the safe form, which does tell them.
+/// Dropping it forgets the tasks: their owners are told nothing. [`Batch`] is the safe form, which does tell
+/// them.
 pub struct RawBatch {
-    /// Newest first: the links run from what was pushed last to what was pushed first, as in the injector, so that
-    /// scheduling a batch writes one link.
+    /// Newest first: the links run from what was pushed last to what was pushed first, as in the injector, so
+    /// that scheduling a batch writes one link.
     newest: *mut RawTask,
     oldest: *mut RawTask,
     len: usize,
@@ -94,8 +96,8 @@ impl RawBatch {
     /// Adds a task at the end, in constant time.
     ///
     /// # Safety
-    /// `task` points to a [`RawTask`] that is valid for reads and writes and that nobody else uses, or is scheduled,
-    /// until it is popped or its function is called. Its function may be called on any thread.
+    /// `task` points to a [`RawTask`] that is valid for reads and writes and that nobody else uses, or is
+    /// scheduled, until it is popped or its function is called. Its function may be called on any thread.
     #[inline]
     pub unsafe fn push(&mut self, task: NonNull<RawTask>) {
         // SAFETY: P1: by this function's contract the list alone uses the header.
@@ -231,11 +233,12 @@ impl<T: fmt::Debug> fmt::Debug for Task<T> {
     }
 }
 
-/// Something that owns a [`Task`] at an address that does not change, and can be turned into that address and back.
+/// Something that owns a [`Task`] at an address that does not change, and can be turned into that address and
+/// back.
 ///
 /// # Safety
-/// * `into_raw` returns a pointer to a valid task that it may write through, and that nothing else reads, writes, moves
-///   or frees until `from_raw`.
+/// * `into_raw` returns a pointer to a valid task that it may write through, and that nothing else reads,
+///   writes, moves or frees until `from_raw`.
 /// * `from_raw` is sound for every pointer that `into_raw` gave, called once, on any thread.
 pub unsafe trait TaskOwner: Send + Sized + 'static {
     /// The state of the task.
@@ -322,8 +325,8 @@ where
     let owner: P = unsafe { restore(task) };
     match disposition {
         Disposition::Run => {
-            // SAFETY: P6: `erase` was given a value of this type, which is zero-sized (checked there), `Copy`, `Send`
-            // and `'static`; reading one from any aligned address is a copy of it.
+            // SAFETY: P6: `erase` was given a value of this type, which is zero-sized (checked there),
+            // `Copy`, `Send` and `'static`; reading one from any aligned address is a copy of it.
             let callback: C = unsafe { NonNull::dangling().read() };
             callback(owner);
         }
@@ -331,8 +334,8 @@ where
     }
 }
 
-/// A list of tasks with their callbacks, to be scheduled at once: one atomic operation and at most one wake-up,
-/// however long it is.
+/// A list of tasks with their callbacks, to be scheduled at once: one atomic operation and at most one
+/// wake-up, however long it is.
 ///
 /// The tasks may be of different types. Dropping a batch drops their owners.
 ///

@@ -18,8 +18,9 @@ use super::{
     task::{Disposition, RawTask},
 };
 
-/// A worker looks at the common queue first at every so many tasks, so that tasks which keep making tasks cannot hold
-/// back the others for ever. Prime, to keep out of step with patterns in the tasks (the number is Go's).
+/// A worker looks at the common queue first at every so many tasks, so that tasks which keep making tasks
+/// cannot hold back the others for ever. Prime, to keep out of step with patterns in the tasks (the number is
+/// Go's).
 const FAIRNESS_PERIOD: usize = 61;
 
 /// The tasks that wait at one worker.
@@ -90,8 +91,8 @@ pub(super) fn run(shared: &Arc<Shared>, index: usize) {
         running.run_all();
         waking = running.duty.get() == Duty::HandOver;
     }
-    // Shut down. What can be seen is dealt with here; what cannot is in the hands of another worker, which comes to
-    // this point after it.
+    // Shut down. What can be seen is dealt with here; what cannot is in the hands of another worker, which
+    // comes to this point after it.
     running.duty.set(Duty::None);
     running.run_all();
     CURRENT.set((ptr::null(), 0));

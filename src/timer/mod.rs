@@ -1,4 +1,5 @@
-//! Timers: the operations that users submit. The [`wheel`] that serves them, and every deadline, is the loop's own.
+//! Timers: the operations that users submit. The [`wheel`] that serves them, and every deadline, is the
+//! loop's own.
 
 #![allow(unsafe_code)]
 
@@ -10,10 +11,12 @@ use std::time::{Duration, Instant};
 use crate::op::{MultiOp, Op, OpKind, RawOp, duration_to_ns};
 
 /// Makes timer operations. A timer is never early; it is late by no more than the step that it waits for, and
-/// the wheel's resolution of 1.024 µs. Timers with equal deadlines fire in the order in which they were submitted.
+/// the wheel's resolution of 1.024 µs. Timers with equal deadlines fire in the order in which they were
+/// submitted.
 ///
-/// A delay counts from the moment of the submission or, for a timer that a callback submits, from a moment between that and the end
-/// of the step in which the callback ran. Delays of more than 36 years are cut to that.
+/// A delay counts from the moment of the submission or, for a timer that a callback submits, from a moment
+/// between that and the end of the step in which the callback ran. Delays of more than 36 years are cut to
+/// that.
 ///
 /// ```
 /// use oxev::{Completion, Loop, RunMode, Timer};
@@ -42,9 +45,9 @@ impl Timer {
         Timer::op(clock::instant_to_ns(deadline), RawOp::ABSOLUTE)
     }
 
-    /// Fires every `period` at a **fixed rate**: deadlines are whole periods after the first, however long the
-    /// callbacks take. Periods that were missed altogether are not made up for: the item is the number of periods
-    /// since the last one, 1 unless some were missed (as with Linux's timerfd).
+    /// Fires every `period` at a **fixed rate**: deadlines are whole periods after the first, however long
+    /// the callbacks take. Periods that were missed altogether are not made up for: the item is the number of
+    /// periods since the last one, 1 unless some were missed (as with Linux's timerfd).
     ///
     /// A zero period ends the submission with `EINVAL`.
     ///
@@ -72,8 +75,8 @@ impl Timer {
         Timer::repeating(period, 0)
     }
 
-    /// Fires with a **fixed delay** of `delay` between the end of the step in which one callback ran and the next
-    /// firing. The item is always 1.
+    /// Fires with a **fixed delay** of `delay` between the end of the step in which one callback ran and the
+    /// next firing. The item is always 1.
     ///
     /// A zero delay ends the submission with `EINVAL`.
     pub fn every_after(delay: Duration) -> MultiOp<'static, u64> {

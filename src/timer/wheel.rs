@@ -1,12 +1,13 @@
 //! The hierarchical timing wheel (Varghese and Lauck, 1987, scheme 7) under every timer and deadline.
 //!
-//! Five levels of 1024 slots; a slot of level *n* is 1024ⁿ ticks of 1.024 µs wide. An entry stands in the level of
-//! the highest digit in which its deadline differs from the present, so insert, cancel and reset are O(1), and an
-//! entry is moved to a lower level at most four times. The lists run through the in-flight table by index: nothing
-//! is allocated. Each level has a bitmap of its occupied slots, so time jumps from event to event.
+//! Five levels of 1024 slots; a slot of level *n* is 1024ⁿ ticks of 1.024 µs wide. An entry stands in the
+//! level of the highest digit in which its deadline differs from the present, so insert, cancel and reset are
+//! O(1), and an entry is moved to a lower level at most four times. The lists run through the in-flight table
+//! by index: nothing is allocated. Each level has a bitmap of its occupied slots, so time jumps from event to
+//! event.
 //!
-//! Order: a slot is a queue. A slot is spread over the level below when time enters it, before anything can be
-//! put in that level directly, so entries of one deadline stay in the order in which they came.
+//! Order: a slot is a queue. A slot is spread over the level below when time enters it, before anything can
+//! be put in that level directly, so entries of one deadline stay in the order in which they came.
 
 use slab::Slab;
 
@@ -32,8 +33,8 @@ const LEVEL_OF_BIT: [u8; 64] = {
     levels
 };
 
-/// Delays that wait for the reading of the clock that resolves them. It costs 30 ns, more than everything else about a timer, so it is
-/// shared; but by so few that their entries are still in the cache.
+/// Delays that wait for the reading of the clock that resolves them. It costs 30 ns, more than everything
+/// else about a timer, so it is shared; but by so few that their entries are still in the cache.
 const UNRESOLVED_MAX: usize = 64;
 
 /// No entry.
@@ -120,7 +121,8 @@ pub(crate) struct Wheel {
     now_tick: u64,
     /// Entries linked, unresolved ones included.
     len: usize,
-    /// Entries whose delays have not been resolved against the clock, in the order in which they came; [`NIL`] where one was removed.
+    /// Entries whose delays have not been resolved against the clock, in the order in which they came;
+    /// [`NIL`] where one was removed.
     unresolved: [u32; UNRESOLVED_MAX],
     unresolved_len: usize,
 }
@@ -145,8 +147,8 @@ impl Wheel {
         self.unresolved_len > 0
     }
 
-    /// Takes an entry whose `deadline_ns` holds a delay, to be resolved against a later reading of the clock. `true`: there is no room for
-    /// another one before that.
+    /// Takes an entry whose `deadline_ns` holds a delay, to be resolved against a later reading of the clock.
+    /// `true`: there is no room for another one before that.
     #[inline]
     pub(crate) fn insert_delay(&mut self, table: &mut Slab<Entry>, index: u32) -> bool {
         table[index as usize].place = Place::UNRESOLVED;
@@ -211,14 +213,15 @@ impl Wheel {
         }
     }
 
-    /// When the wheel has to be looked at next: a deadline, or the moment at which a slot has to be spread. `None`
-    /// if nothing is due, ever.
+    /// When the wheel has to be looked at next: a deadline, or the moment at which a slot has to be spread.
+    /// `None` if nothing is due, ever.
     pub(crate) fn next_event_ns(&self) -> Option<u64> {
         debug_assert!(!self.has_unresolved());
         self.next_slot().map(|(_, _, tick)| tick << TICK_BITS)
     }
 
-    /// Moves time to `now_ns` and hands over every entry whose deadline has come, in the order of their ticks.
+    /// Moves time to `now_ns` and hands over every entry whose deadline has come, in the order of their
+    /// ticks.
     pub(crate) fn advance(
         &mut self,
         table: &mut Slab<Entry>,
