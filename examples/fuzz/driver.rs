@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::sync::atomic::Ordering;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use oxev::{Completion, InFlightOp, Loop, OpKind, RunMode, ThreadPool};
 
 use super::courier::Courier;
-use super::descriptors::Descriptors;
+use super::descriptors::{Descriptors, is_readable};
 use super::guests::{self, AsTold, Ask, AskSeries, Guest, address_of, arrived, parcel};
 use super::model::{Clock, Model, Violation, complain, model};
 use super::program::{Backend, Ending, Mode, Program, Step, Then, Work};
@@ -506,12 +507,18 @@ impl Run<'_> {
         const ROUNDS_MAX: usize = 100;
         let patience = Instant::now() + Duration::from_secs(10);
         self.quiet();
+        let polls = self.backend != Backend::Sim && world(|w| w.setting.embedded);
         for round in 0.. {
-            for on in 0..self.loops.len() {
+            if polls {
+                (0..self.loops.len()).for_each(|on| self.run_if_readable(on));
+            }
+            for on in (0..self.loops.len()).filter(|_| !polls) {
                 // Virtual time does not pass for background operations alone, but if one waits for them.
                 self.run(on, if self.backend == Backend::Sim { Mode::Once } else { Mode::NoWait });
             }
-            self.run_all(if round < 10 { 300 } else { 3000 });
+            if !polls {
+                self.run_all(if round < 10 { 300 } else { 3000 });
+            }
             if model(|m| !m.violations.is_empty()) {
                 return;
             }
@@ -526,6 +533,21 @@ impl Run<'_> {
         }
         model(|m| m.stats.count("programs that", "settled"));
         self.audit();
+    }
+
+    /// As a program that has the loop in another one: nothing is run but what the descriptor or the clock tells of.
+    fn run_if_readable(&mut self, on: usize) {
+        let lp = &mut self.loops[on];
+        if let Err(error) = lp.flush() {
+            return complain("a loop can be flushed", error.to_string());
+        }
+        let timeout = lp.next_timeout();
+        let timeout_ms = timeout.map_or(1, |timeout| i32::from(!timeout.is_zero()));
+        let is_due = is_readable(lp.as_fd(), timeout_ms) || lp.next_timeout().is_some_and(|t| t.is_zero());
+        if is_due {
+            model(|m| m.stats.count("run", "when polled"));
+            self.run(on, Mode::NoWait);
+        }
     }
 
     /// Nothing more comes from elsewhere, nothing is cut off, and all buffers are there.

@@ -43,6 +43,8 @@ pub(crate) struct Setting {
     pub(crate) polite: bool,
     /// No faults.
     pub(crate) calm: bool,
+    /// The program polls the loops' descriptors.
+    pub(crate) embedded: bool,
 }
 
 /// What a receive is called.
@@ -337,6 +339,7 @@ impl Setting {
             pooled_sockets: random.one_in(3),
             polite: random.one_in(2),
             calm: random.one_in(6),
+            embedded: random.one_in(4),
         }
     }
 }

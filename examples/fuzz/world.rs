@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -221,6 +222,10 @@ impl World {
         let mut lp = self.places.new_loop(self.backend, &self.setting, on)?;
         let (count, size) = self.setting.buffers;
         let bufs = lp.buf_pool(count, size)?;
+        if self.setting.embedded {
+            // From here on it shows there what it has to do.
+            let _ = lp.as_fd();
+        }
         Ok((lp, bufs))
     }
 
