@@ -3,12 +3,16 @@
 #[path = "../examples/fuzz/mod.rs"]
 mod fuzz;
 
+use std::cell::Cell;
+use std::hint;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener as StdListener, TcpStream as StdStream};
+use std::rc::Rc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fuzz::{Backend, Driver, Plan, Stats};
-use oxev::{Completion, IoVecs, Kind, Loop, RunMode, TcpStream, Timer};
+use oxev::{Completion, IoVecs, Kind, Loop, RunMode, TcpListener, TcpStream, Timer};
 
 /// A connection: our end, and the other's.
 fn pair() -> (TcpStream, StdStream) {
@@ -153,6 +157,54 @@ fn a_stop_by_a_handle_ends_one_run_and_no_other() {
         );
         lp.run(RunMode::Once).unwrap();
         assert!(lp.is_empty(), "{}: `Once` ran no callback", lp.backend());
+    }
+}
+
+// io_uring: a connection wakes one of those who accept on its listener, and if that one is just being cancelled, nobody takes it. It is a race,
+// so it takes many tries to see it.
+#[test]
+fn a_connection_that_comes_when_one_accept_ends_is_had_by_the_other() {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    type Accepting = (Rc<TcpListener>, Rc<Cell<bool>>);
+    for mut lp in loops() {
+        for round in 0..1000 {
+            let listener = Rc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+            let address = listener.local_addr().unwrap();
+            let accepted = Rc::new(Cell::new(false));
+            let accepting = || -> Box<Completion<Accepting>> {
+                Box::new(Completion::new((Rc::clone(&listener), Rc::clone(&accepted))))
+            };
+            let limits = [Duration::from_micros(60), PATIENCE];
+            let ids = limits.map(|limit| {
+                let id = lp.submit(
+                    accepting(),
+                    |(listener, _)| listener.accept().timeout(PATIENCE),
+                    |lp, owner, stream| {
+                        if stream.is_ok() {
+                            owner.1.set(true);
+                            lp.stop();
+                        }
+                    },
+                );
+                assert!(lp.reset(id, limit));
+                id
+            });
+            lp.run(RunMode::NoWait).unwrap();
+            let client = thread::spawn(move || {
+                let begin = Instant::now();
+                while begin.elapsed() < Duration::from_micros(round % 60) {
+                    hint::spin_loop();
+                }
+                StdStream::connect(address).unwrap()
+            });
+            lp.run(RunMode::UntilDone).unwrap();
+            assert!(accepted.get(), "{}: nobody took the connection", lp.backend());
+            for id in ids {
+                lp.cancel(id);
+            }
+            lp.run(RunMode::UntilDone).unwrap();
+            drop(client.join().unwrap());
+        }
     }
 }
 

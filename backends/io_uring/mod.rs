@@ -269,8 +269,8 @@ fn report(
     backlog: &mut VecDeque<u64>,
     ops: &mut InFlight,
 ) {
-    if outcome.flags & (MORE | NOTIFICATION) != 0 || !features.buffer_rings || outcome.result == -libc::EAGAIN
-    {
+    let may_be_a_part = outcome.flags & (MORE | NOTIFICATION) != 0 || !features.buffer_rings;
+    if may_be_a_part || matches!(-outcome.result, libc::EAGAIN | libc::ECANCELED) {
         match report_part(token, outcome, features, backlog, ops) {
             Some(whole) => outcome = whole,
             None => return,
@@ -296,6 +296,7 @@ fn report_part(
         OpKind::RecvVectored | OpKind::SendVectored | OpKind::Accept if outcome.result == -libc::EAGAIN => {
             try_again(token, backlog, ops)
         }
+        OpKind::Accept if outcome.result == -libc::ECANCELED => accept_at_last(token, outcome, ops),
         _ => Some(outcome),
     }
 }
@@ -315,6 +316,20 @@ fn try_again(token: Token, backlog: &mut VecDeque<u64>, ops: &mut InFlight) -> O
     }
     backlog.push_back(token.bits());
     None
+}
+
+/// An accept is cancelled, and a connection came at that moment: of all who accept on the listener the kernel
+/// has woken this one alone, so it has to take it, or nobody does before the next connection comes.
+fn accept_at_last(token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<Outcome> {
+    if ops.is_disarmed(token) {
+        return Some(outcome);
+    }
+    let op = ops.op(token)?;
+    // SAFETY: S3: the kernel is done with it, so the description is ours.
+    let op = unsafe { &mut *op };
+    // A foreign listener may block.
+    let accepted = if op.flags & RawOp::UNTRACKED == 0 { socket::accept_now(op) } else { -libc::EAGAIN };
+    Some(if accepted >= 0 { Outcome { result: accepted, flags: 0 } } else { outcome })
 }
 
 /// A pooled receive without buffer rings is a poll, and then a receive that does not block.

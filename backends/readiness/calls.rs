@@ -123,15 +123,7 @@ pub(super) fn accept(op: &mut RawOp) -> i32 {
             _ => {}
         }
     }
-    let (mut address, mut len) = (std::ptr::null_mut(), std::ptr::null_mut());
-    if op.flags & RawOp::ADDRESS != 0 {
-        (address, len) = (RawOp::address_place(op), RawOp::address_len_place(op));
-        // SAFETY: S3: the overlay's place for the length.
-        unsafe { len.write(RawOp::ADDRESS_BYTES as u32) };
-    }
-    // SAFETY: S3: the overlay is the operation's own; null asks for no address.
-    let fd = unsafe { libc::accept4(op.fd, address.cast(), len, socket::ACCEPT_FLAGS) };
-    result_of(fd as libc::ssize_t)
+    socket::accept_now(op)
 }
 
 /// Begins to connect: `EINPROGRESS` if that takes its time.

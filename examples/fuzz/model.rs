@@ -1235,8 +1235,9 @@ impl Model {
     pub(crate) fn leave_run(&mut self, on: usize, returned: bool) -> u64 {
         let lp = &mut self.loops[on];
         lp.running = false;
-        // Other runs may end before they look.
-        lp.woken &= !lp.single_step || lp.stop_pending || lp.perhaps_stop_pending;
+        // Who is stopped has looked at what came with it. Other runs than a single step may end before they look.
+        let has_stopped = returned && (lp.stopped || lp.stop_pending);
+        lp.woken &= !has_stopped && (!lp.single_step || lp.stop_pending || lp.perhaps_stop_pending);
         // Who leaves by an error or a panic has not looked.
         lp.stop_pending = !returned && lp.stopped;
         lp.stopped = false;
@@ -1397,11 +1398,7 @@ impl Model {
         if this.peer.is_none() {
             return;
         }
-        // io_uring takes a reset that comes in the middle of MSG_WAITALL for the end: io_recv() gives what there was and loses the error.
-        let perhaps_reset = self.backend == Backend::IoUring
-            && this.peer.is_some_and(|peer| self.sides[peer].gone || self.sides[peer].shut_read);
-        let sure =
-            !perhaps_reset && !self.faults.resets && !this.shut_read && !this.error_seen && !this.unsure;
+        let sure = !self.faults.resets && !this.shut_read && !this.error_seen && !this.unsure;
         let wire = &self.wires[this.wire_in];
         self.stats.add("bytes", "followed", wire.followed() as u64);
         self.stats.add("connections", if wire.is_ordered() { "in order" } else { "out of order" }, 1);

@@ -224,6 +224,11 @@ impl InFlight {
         self.get(token).is_some_and(|entry| entry.flags & flag::ENDING != 0)
     }
 
+    /// Whether its item callback wants no more.
+    pub(crate) fn is_disarmed(&mut self, token: Token) -> bool {
+        self.get(token).is_some_and(|entry| entry.flags & flag::DISARMED != 0)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = InFlightOp> + '_ {
         let now_ns = self.clock.now_ns();
         self.table.iter().map(move |(index, entry)| InFlightOp {

@@ -112,6 +112,21 @@ pub(crate) fn open_for_connect(op: &mut RawOp) -> Result<(), i32> {
     Ok(())
 }
 
+/// Takes a connection that is there, from a listener that does not block: a descriptor or a negative errno.
+pub(crate) fn accept_now(op: &mut RawOp) -> i32 {
+    let (mut address, mut len) = (std::ptr::null_mut(), std::ptr::null_mut());
+    if op.flags & RawOp::ADDRESS != 0 {
+        (address, len) = (RawOp::address_place(op), RawOp::address_len_place(op));
+        // SAFETY: S3: the overlay's place for the length.
+        unsafe { len.write(RawOp::ADDRESS_BYTES as u32) };
+    }
+    // SAFETY: S3: the overlay is the operation's own; null asks for no address.
+    match unsafe { libc::accept4(op.fd, address.cast(), len, ACCEPT_FLAGS) } {
+        fd @ 0.. => fd,
+        _ => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
+    }
+}
+
 /// Receives what there is, without blocking: a count or a negative errno.
 ///
 /// # Safety
