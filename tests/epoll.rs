@@ -4,12 +4,13 @@
 
 #![allow(unsafe_code)]
 
+mod common;
+
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use oxev::{
@@ -578,25 +579,9 @@ fn more_file_operations_than_there_are_jobs_are_all_done() {
     assert!(buffer.chunks(8).enumerate().all(|(i, chunk)| chunk == [i as u8; 8]));
 }
 
-/// A pool of one thread that is busy until the sender is dropped.
-fn busy_pool() -> (ThreadPool, mpsc::Sender<()>) {
-    let pool = ThreadPool::builder().max_threads(1).build().unwrap();
-    let (release, released) = mpsc::channel::<()>();
-    let (begun, is_begun) = mpsc::channel::<()>();
-    let task = Box::new(oxev::thread_pool::Task::new((released, begun)));
-    pool.spawn(task, |task| {
-        task.1.send(()).unwrap();
-        let _ = task.0.recv();
-    })
-    .map_err(|_| "the pool is new")
-    .unwrap();
-    is_begun.recv().unwrap();
-    (pool, release)
-}
-
 #[test]
 fn file_operations_that_wait_for_a_thread_are_cancelled_at_once() {
-    let (pool, release) = busy_pool();
+    let (pool, release) = common::busy_pool();
     let mut lp = Loop::builder().backend(Kind::Epoll).thread_pool(&pool).build().unwrap();
     let file = Rc::new(File::from_std(tempfile::tempfile().unwrap()));
     let writes: Vec<_> =

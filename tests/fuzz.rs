@@ -1,5 +1,6 @@
 //! What the fuzzer has found, each as a plain program and a claim; and a short run of the fuzzer itself.
 
+mod common;
 #[path = "../examples/fuzz/mod.rs"]
 mod fuzz;
 
@@ -12,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fuzz::{Backend, Driver, Plan, Stats};
-use oxev::{Completion, IoVecs, Kind, Loop, RunMode, TcpListener, TcpStream, Timer};
+use oxev::{Completion, IoVecs, Loop, RunMode, TcpListener, TcpStream, Timer};
 
 /// A connection: our end, and the other's.
 fn pair() -> (TcpStream, StdStream) {
@@ -23,7 +24,7 @@ fn pair() -> (TcpStream, StdStream) {
 
 /// A loop on each backend that works here.
 fn loops() -> impl Iterator<Item = Loop> {
-    Kind::COMPILED.iter().filter_map(|kind| Loop::builder().backend(*kind).build().ok())
+    common::backends().into_iter().map(|kind| Loop::builder().backend(kind).build().unwrap())
 }
 
 // io_uring takes it to a thread, where sendmsg(2) does not wait on a socket that is O_NONBLOCK, as ours are: EAGAIN.

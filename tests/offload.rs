@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use oxev::thread_pool::{Shutdown, Task};
+use oxev::thread_pool::Shutdown;
 use oxev::{Completion, Loop, OpId, RunMode, ThreadPool};
 
 /// Runs one body on each backend.
@@ -51,22 +51,6 @@ fn note(_: &mut Loop, job: Box<Completion<Job>>, end: io::Result<()>) {
 
 fn offload(lp: &mut Loop, pool: &ThreadPool, name: &'static str) -> OpId {
     lp.offload(pool, job(name), work, note)
-}
-
-/// A pool of one thread that is busy until the sender is dropped.
-fn busy_pool() -> (ThreadPool, mpsc::Sender<()>) {
-    let pool = ThreadPool::builder().max_threads(1).build().unwrap();
-    let (release, released) = mpsc::channel::<()>();
-    let (begun, is_begun) = mpsc::channel::<()>();
-    let task = Box::new(Task::new((released, begun)));
-    pool.spawn(task, |task| {
-        task.1.send(()).unwrap();
-        let _ = task.0.recv();
-    })
-    .map_err(|_| "the pool is new")
-    .unwrap();
-    is_begun.recv().unwrap();
-    (pool, release)
 }
 
 #[test]
@@ -112,7 +96,7 @@ fn a_callback_can_offload_again() {
 #[test]
 fn queued_work_is_cancelled_and_never_done() {
     on_each(|mut lp| {
-        let (pool, release) = busy_pool();
+        let (pool, release) = common::busy_pool();
         let owner = job("queued");
         let runs = Arc::clone(&owner.runs);
         let id = lp.offload(&pool, owner, work, note);
@@ -130,7 +114,7 @@ fn queued_work_is_cancelled_and_never_done() {
 #[test]
 fn queued_work_has_deadlines() {
     on_each(|mut lp| {
-        let (pool, release) = busy_pool();
+        let (pool, release) = common::busy_pool();
         let id = offload(&mut lp, &pool, "late");
         assert!(lp.reset(id, Duration::from_millis(1)));
         lp.run_for(Duration::from_millis(20)).unwrap();
@@ -193,7 +177,7 @@ fn a_pool_that_was_shut_down_is_an_error_of_the_callback() {
 #[test]
 fn a_pool_that_discards_its_tasks_cancels_them() {
     on_each(|mut lp| {
-        let (pool, release) = busy_pool();
+        let (pool, release) = common::busy_pool();
         offload(&mut lp, &pool, "discarded");
         pool.shutdown(Shutdown::Discard);
         drop(release);
@@ -205,7 +189,7 @@ fn a_pool_that_discards_its_tasks_cancels_them() {
 #[test]
 fn a_full_table_refuses_work() {
     on_each(|mut lp| {
-        let (pool, release) = busy_pool();
+        let (pool, release) = common::busy_pool();
         (0..65).for_each(|_| _ = offload(&mut lp, &pool, "many"));
         drop(release);
         lp.run(RunMode::UntilDone).unwrap();
@@ -244,7 +228,7 @@ fn a_loop_that_is_dropped_waits_for_its_work() {
 #[test]
 fn work_that_waits_is_withdrawn_when_the_loop_is_dropped() {
     on_each(|mut lp| {
-        let (pool, release) = busy_pool();
+        let (pool, release) = common::busy_pool();
         let owner = job("never");
         let runs = Arc::clone(&owner.runs);
         lp.offload(&pool, owner, work, note);

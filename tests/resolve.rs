@@ -5,10 +5,8 @@ mod common;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::mpsc;
 
 use oxev::net::{Lookup, resolve};
-use oxev::thread_pool::Task;
 use oxev::{Completion, Loop, Pool, RunMode, ThreadPool};
 
 /// Runs one body on each backend.
@@ -44,22 +42,6 @@ fn only_end(lp: &mut Loop) -> (Owner, io::Result<()>) {
 fn resolve_one(lp: &mut Loop, owner: Owner) -> (Owner, io::Result<()>) {
     resolve(lp, &ThreadPool::new(), owner, note);
     only_end(lp)
-}
-
-/// A pool of one thread that is busy until the sender is dropped.
-fn busy_pool() -> (ThreadPool, mpsc::Sender<()>) {
-    let pool = ThreadPool::builder().max_threads(1).build().unwrap();
-    let (release, released) = mpsc::channel::<()>();
-    let (begun, is_begun) = mpsc::channel::<()>();
-    let task = Box::new(Task::new((released, begun)));
-    pool.spawn(task, |task| {
-        task.1.send(()).unwrap();
-        let _ = task.0.recv();
-    })
-    .map_err(|_| "the pool is new")
-    .unwrap();
-    is_begun.recv().unwrap();
-    (pool, release)
 }
 
 fn addresses(list: &[&str]) -> Vec<SocketAddr> {
@@ -119,7 +101,7 @@ fn an_error_is_told_once_and_the_lookup_can_be_used_again() {
 #[test]
 fn a_queued_lookup_is_cancelled_and_never_made() {
     on_each(|mut lp| {
-        let (pool, release) = busy_pool();
+        let (pool, release) = common::busy_pool();
         let id = resolve(&mut lp, &pool, lookup("192.0.2.1", 1), note);
         assert!(lp.cancel(id));
         drop(release);

@@ -2,10 +2,11 @@
 
 #![allow(dead_code, reason = "no crate needs all of it")]
 
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use oxev::{Kind, Loop};
+use oxev::thread_pool::Task;
+use oxev::{Kind, Loop, ThreadPool};
 
 /// The backends that work here, best first. One that the kernel, a sandbox or the administrator refuses is
 /// left out, with a message; whatever else is wrong with one is a failure.
@@ -39,4 +40,20 @@ pub(crate) fn raise_descriptor_limit() -> usize {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("a process may raise it as far as that");
         usize::try_from(hard).unwrap_or(usize::MAX)
     })
+}
+
+/// A pool of one thread that is busy until the sender is dropped.
+pub(crate) fn busy_pool() -> (ThreadPool, mpsc::Sender<()>) {
+    let pool = ThreadPool::builder().max_threads(1).build().unwrap();
+    let (release, released) = mpsc::channel::<()>();
+    let (begun, is_begun) = mpsc::channel::<()>();
+    let task = Box::new(Task::new((released, begun)));
+    pool.spawn(task, |task| {
+        task.1.send(()).unwrap();
+        let _ = task.0.recv();
+    })
+    .map_err(|_| "the pool is new")
+    .unwrap();
+    is_begun.recv().unwrap();
+    (pool, release)
 }
