@@ -20,9 +20,9 @@ export ASAN_OPTIONS="detect_stack_use_after_return=1 strict_string_checks=1"
 
 # Left out: `allocation` counts what it does not share with a sanitizer, `compile_fail` runs nothing.
 left_out='^(allocation|thread_pool_alloc|compile_fail)$'
-# Tests that leak because that is what they are about: forgotten loops and owners, statics, loops replaced in their own callback, worlds that
+# Tests that leak because that is what they are about: forgotten loops and owners, statics, worlds that
 # are dropped on another thread.
-leaking=(forgetting_ swapping_loops_ replacing_the_loop_ static several_results the_kernel_writes_nothing default_completion a_loop_is_built_on_the_thread)
+leaking=(forgetting_ static several_results the_kernel_writes_nothing default_completion a_loop_is_built_on_the_thread)
 
 selected=(--lib)
 for path in tests/*.rs tests/*/main.rs; do

@@ -62,7 +62,7 @@ fn run_raw(ring: &mut RawRing, in_flight: usize, count: usize) {
     }
 }
 
-fn build_loop() -> Loop {
+fn build_loop() -> Box<Loop> {
     Loop::builder().capacity(4096).entries(ENTRIES).build().expect("a loop")
 }
 

@@ -60,7 +60,7 @@ const OPERATIONS: [&str; 5] = ["insert", "fire", "reset", "cancel", "deliver"];
 const GOALS_NS: [Option<f64>; 5] = [Some(20.0), Some(20.0), Some(40.0), Some(20.0), None];
 
 struct OxevTimers {
-    lp: Loop,
+    lp: Box<Loop>,
     pool: Pool<()>,
     count: usize,
 }

@@ -82,7 +82,7 @@ fn serve(args: &Args) -> io::Result<()> {
     writeln!(io::stdout(), "{totals}")
 }
 
-fn build_loop(args: &Args) -> io::Result<Loop> {
+fn build_loop(args: &Args) -> io::Result<Box<Loop>> {
     let mut builder = Loop::builder();
     if let Some(kind) = args.backend {
         builder = builder.backend(kind);

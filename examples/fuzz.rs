@@ -35,9 +35,6 @@ struct Arguments {
     /// How many smaller programs to try when one fails.
     #[arg(long, default_value_t = 4000)]
     shrink: usize,
-    /// Leaves out what leaks memory: dropping a loop in an item callback.
-    #[arg(long)]
-    no_leaks: bool,
     /// Says in the end how often everything happened.
     #[arg(long)]
     stats: bool,
@@ -97,7 +94,7 @@ fn fuzz_on(backend: Backend, arguments: &Arguments, programs: u64, end: Option<I
     let first = arguments.seed.unwrap_or_else(first_seed);
     let (start, mut told, mut stats, mut count) = (Instant::now(), Instant::now(), Stats::default(), 0);
     let (steps_max, candidates) = (arguments.steps, arguments.shrink);
-    let plan = Plan { backend, steps_max, candidates, leaks: !arguments.no_leaks };
+    let plan = Plan { backend, steps_max, candidates };
     println!("{backend}: seeds from {first}");
     while count < programs && end.is_none_or(|end| Instant::now() < end) {
         let seed = first.wrapping_add(count);

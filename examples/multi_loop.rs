@@ -132,7 +132,12 @@ fn work(
 }
 
 /// Serves on one loop until it is stopped, and says what it has done.
-fn run_server(mut lp: Loop, listener: TcpListener, index: usize, first: LoopHandle) -> io::Result<Counts> {
+fn run_server(
+    mut lp: Box<Loop>,
+    listener: TcpListener,
+    index: usize,
+    first: LoopHandle,
+) -> io::Result<Counts> {
     accept(&mut lp, Box::new(Completion::new(Multi::new(listener, ()))));
     let report = Report { index, counts: Counts::default(), home: lp.handle(), first };
     report_later(&mut lp, Box::new(Completion::new(report)));

@@ -107,7 +107,7 @@ where
     // SAFETY: S4: the completion is the loop's, and lives until `on_end` has it.
     let place = unsafe { Completion::<Multi<S, U>>::state_place(header.cast()) };
     // SAFETY: S10: the operation borrows the source alone; the state is reached from here only, and while
-    // this callback runs the completion is not given back, even if the loop is dropped.
+    // this callback runs the completion is not given back.
     let state = unsafe { &mut (*place).state };
     // SAFETY: S9: `submit_multi` had an `I`.
     let on_item = unsafe { conjure::<I>() };

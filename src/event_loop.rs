@@ -58,18 +58,44 @@ pub enum RunMode {
 /// 4. Expire timers and deadlines.
 /// 5. Run the callbacks that were ready when this part of the step began. What they submit waits for the next
 ///    step, so nothing starves.
+///
+/// # A loop does not move
+/// `Loop` is a type without a size: a program has it in a `Box`, and its callbacks get `&mut Loop`. So no
+/// callback can put another loop in the place of the one that runs it:
+///
+/// ```compile_fail,E0277
+/// fn swap(lp: &mut oxev::Loop, other: &mut oxev::Loop) {
+///     std::mem::swap(lp, other); // needs a size
+/// }
+/// ```
+#[repr(transparent)]
 pub struct Loop {
+    core: Core<[()]>,
+}
+
+/// What a [`Loop`] is made of. The last field takes the size from the type.
+struct Core<NoSize: ?Sized> {
     ops: InFlight,
     backend: Backend,
     /// The pools whose memory the kernel knows. Dropped after the backend.
     buf_pools: Vec<Rc<Buffers>>,
     /// Room for the operations that one round of expiries has to cancel.
     expired: Vec<Token>,
-    /// Somebody polls the loop's descriptor, so nothing may be left unsaid to the kernel when `run` returns.
+    /// A program polls the loop's descriptor, so nothing may be left unsaid to the kernel when `run` returns.
     embedded: Cell<bool>,
     drain_timeout: Duration,
     /// Not `Send`: operations may hold state of this thread.
     thread_bound: PhantomData<*const ()>,
+    _no_size: NoSize,
+}
+
+impl Core<[()]> {
+    /// Makes a loop of its parts, which are in their place for good (S10).
+    fn into_loop(self: Box<Self>) -> Box<Loop> {
+        let core = Box::into_raw(self);
+        // SAFETY: S10: a loop is its core and nothing else (`repr(transparent)`).
+        unsafe { Box::from_raw(core as *mut Loop) }
+    }
 }
 
 /// How a loop's turn among others went.
@@ -92,7 +118,7 @@ impl Loop {
     ///
     /// # Errors
     /// What the operating system says: for instance no more descriptors, or no backend that works here.
-    pub fn new() -> io::Result<Loop> {
+    pub fn new() -> io::Result<Box<Loop>> {
         Loop::builder().build()
     }
 
@@ -103,7 +129,7 @@ impl Loop {
     }
 
     /// As the builder says. This is where everything is allocated.
-    pub(crate) fn with(builder: &Builder) -> io::Result<Loop> {
+    pub(crate) fn with(builder: &Builder) -> io::Result<Box<Loop>> {
         static LOOPS: AtomicU32 = AtomicU32::new(1);
         /// Operations that one round of expiries can cancel.
         const EXPIRED_MAX: usize = 256;
@@ -112,7 +138,7 @@ impl Loop {
         let remote = Arc::new(Remote::new(waker));
         let loop_id = LOOPS.fetch_add(1, Ordering::Relaxed);
         let clock = Clock::new(backend.time());
-        Ok(Loop {
+        let core: Box<Core<[()]>> = Box::new(Core {
             ops: InFlight::new(capacity, backend.completions_max(), loop_id, remote, clock),
             backend,
             buf_pools: Vec::new(),
@@ -120,7 +146,9 @@ impl Loop {
             embedded: Cell::new(false),
             drain_timeout: builder.drain_timeout,
             thread_bound: PhantomData,
-        })
+            _no_size: [],
+        });
+        Ok(core.into_loop())
     }
 
     // ---- submitting
@@ -247,7 +275,7 @@ impl Loop {
             // SAFETY: S2: as above.
             _ => unsafe { self.launch_in_backend(header, EntryFlags::of(kind, flags), timeout_ns) },
         };
-        self.ops.op_id(token)
+        self.core.ops.op_id(token)
     }
 
     /// # Safety
@@ -259,17 +287,17 @@ impl Loop {
         timeout_ns: u64,
     ) -> Token {
         // SAFETY: S2: the header is ours.
-        let Some(token) = (unsafe { self.ops.insert(header, flags, State::Backend) }) else {
+        let Some(token) = (unsafe { self.core.ops.insert(header, flags, State::Backend) }) else {
             // SAFETY: S2: as above.
             return unsafe { self.refuse(header, -libc::ENOBUFS) };
         };
         if timeout_ns != NO_DEADLINE {
-            self.ops.arm(token, timeout_ns);
+            self.core.ops.arm(token, timeout_ns);
         }
         // SAFETY: S3: the operation is in the table, so its description is valid until it is completed.
         let op = unsafe { &raw mut (*header.as_ptr()).op };
         // SAFETY: S3: as above.
-        unsafe { self.backend.submit(token, op, &mut self.ops) };
+        unsafe { self.core.backend.submit(token, op, &mut self.core.ops) };
         token
     }
 
@@ -280,7 +308,7 @@ impl Loop {
     unsafe fn launch_special(&mut self, header: NonNull<Header>, op: RawOp, timeout_ns: u64) -> Token {
         let refusal = match op.kind {
             OpKind::Settled => Some(op.offset as i64 as i32),
-            OpKind::RecvPooled if !buf_pool::belongs_to(&op, self.ops.loop_id()) => Some(-libc::EINVAL),
+            OpKind::RecvPooled if !buf_pool::belongs_to(&op, self.core.ops.loop_id()) => Some(-libc::EINVAL),
             _ => None,
         };
         if let Some(result) = refusal {
@@ -293,14 +321,14 @@ impl Loop {
         }
         // SAFETY: S2: the caller's promise.
         let Some(token) =
-            (unsafe { self.ops.insert(header, EntryFlags::of(op.kind, op.flags), State::Armed) })
+            (unsafe { self.core.ops.insert(header, EntryFlags::of(op.kind, op.flags), State::Armed) })
         else {
             // SAFETY: S2: as above.
             return unsafe { self.refuse(header, -libc::ENOBUFS) };
         };
-        self.ops.start_wait(token, &op);
-        if timeout_ns != NO_DEADLINE && self.ops.is_armed(token) {
-            self.ops.arm(token, timeout_ns);
+        self.core.ops.start_wait(token, &op);
+        if timeout_ns != NO_DEADLINE && self.core.ops.is_armed(token) {
+            self.core.ops.arm(token, timeout_ns);
         }
         token
     }
@@ -318,32 +346,32 @@ impl Loop {
     ) -> Token {
         // SAFETY: S2: the caller's promise.
         let Some(token) =
-            (unsafe { self.ops.insert(header, EntryFlags::of(OpKind::Timer, flags), State::Armed) })
+            (unsafe { self.core.ops.insert(header, EntryFlags::of(OpKind::Timer, flags), State::Armed) })
         else {
             // SAFETY: S2: as above.
             return unsafe { self.refuse(header, -libc::ENOBUFS) };
         };
         if flags & (RawOp::MULTI | RawOp::ABSOLUTE) == 0 {
             if timeout_ns < time_ns {
-                self.ops.set_timed_out(token);
+                self.core.ops.set_timed_out(token);
             }
-            self.ops.arm(token, time_ns.min(timeout_ns));
+            self.core.ops.arm(token, time_ns.min(timeout_ns));
             return token;
         }
         let limit_ns = match timeout_ns {
             NO_DEADLINE => NO_DEADLINE,
-            timeout_ns => self.ops.clock.refresh().saturating_add(timeout_ns),
+            timeout_ns => self.core.ops.clock.refresh().saturating_add(timeout_ns),
         };
-        let time_ns = if flags & RawOp::ABSOLUTE != 0 { self.ops.clock.at(time_ns) } else { time_ns };
+        let time_ns = if flags & RawOp::ABSOLUTE != 0 { self.core.ops.clock.at(time_ns) } else { time_ns };
         if flags & RawOp::MULTI != 0 {
             // SAFETY: S2: the caller's promise. A repeating timer keeps the end of its life there.
             unsafe { (*header.as_ptr()).op.len = usize::try_from(limit_ns).unwrap_or(usize::MAX) };
-            self.ops.arm(token, time_ns.min(timeout_ns));
+            self.core.ops.arm(token, time_ns.min(timeout_ns));
         } else {
             if limit_ns < time_ns {
-                self.ops.set_timed_out(token);
+                self.core.ops.set_timed_out(token);
             }
-            self.ops.arm_at(token, time_ns.min(limit_ns));
+            self.core.ops.arm_at(token, time_ns.min(limit_ns));
         }
         token
     }
@@ -367,20 +395,22 @@ impl Loop {
         // SAFETY: S2: as above.
         unsafe { (*header.as_ptr()).op = RawOp::new(OpKind::Offload, -1) };
         // SAFETY: S2: as above.
-        let entered = unsafe { self.ops.insert(header, EntryFlags::of(OpKind::Offload, 0), State::Backend) };
+        let entered =
+            unsafe { self.core.ops.insert(header, EntryFlags::of(OpKind::Offload, 0), State::Backend) };
         let token = entered.unwrap_or_else(|| {
             // SAFETY: S2: as above.
             unsafe { self.refuse(header, -libc::ENOBUFS) }
         });
         // In a simulated world all threads are this one.
-        let pool = Some(pool).filter(|_| self.backend.kind() != Kind::Sim);
+        let pool = Some(pool).filter(|_| self.core.backend.kind() != Kind::Sim);
         if entered.is_some() {
             // SAFETY: S14: the header is in the table, so nobody else has it until it comes back.
-            if let Err(error) = unsafe { errand::send(header, token, function, &self.ops.remote, pool) } {
-                let _ = self.ops.complete(token, Outcome { result: -errand::refusal(&error), flags: 0 });
+            if let Err(error) = unsafe { errand::send(header, token, function, &self.core.ops.remote, pool) }
+            {
+                let _ = self.core.ops.complete(token, Outcome { result: -errand::refusal(&error), flags: 0 });
             }
         }
-        self.ops.op_id(token)
+        self.core.ops.op_id(token)
     }
 
     /// Completes an operation without having tried it.
@@ -389,7 +419,7 @@ impl Loop {
     /// As [`Loop::launch`].
     unsafe fn refuse(&mut self, header: NonNull<Header>, result: i32) -> Token {
         // SAFETY: S2: the caller's promise.
-        unsafe { self.ops.push_refused(header, Outcome { result, flags: Outcome::UNTRIED }) };
+        unsafe { self.core.ops.push_refused(header, Outcome { result, flags: Outcome::UNTRIED }) };
         Token::NONE
     }
 
@@ -416,11 +446,11 @@ impl Loop {
     /// # }
     /// ```
     pub fn cancel(&mut self, id: OpId) -> bool {
-        self.ops.token(id).is_some_and(|token| self.cancel_token(token))
+        self.core.ops.token(id).is_some_and(|token| self.cancel_token(token))
     }
 
     fn cancel_token(&mut self, token: Token) -> bool {
-        match self.ops.cancel(token) {
+        match self.core.ops.cancel(token) {
             Cancel::Late => false,
             Cancel::Noted => true,
             Cancel::AskBackend => {
@@ -435,11 +465,15 @@ impl Loop {
         if canary::loses_cancel() {
             return;
         }
-        match self.ops.op_kind(token).and_then(|kind| self.ops.op(token).filter(|_| kind == OpKind::Offload))
+        match self
+            .core
+            .ops
+            .op_kind(token)
+            .and_then(|kind| self.core.ops.op(token).filter(|_| kind == OpKind::Offload))
         {
             // SAFETY: S14: it was sent when it was submitted, and is not back.
             Some(op) => _ = unsafe { errand::withdraw(op) },
-            None => self.backend.cancel(token, &mut self.ops),
+            None => self.core.backend.cancel(token, &mut self.core.ops),
         }
     }
 
@@ -448,7 +482,7 @@ impl Loop {
     pub fn cancel_all(&mut self, descriptor: impl AsFd) -> usize {
         let fd = descriptor.as_fd().as_raw_fd();
         let (mut cursor, mut count) = (0, 0);
-        while let Some(token) = self.ops.next_on_fd(fd, &mut cursor) {
+        while let Some(token) = self.core.ops.next_on_fd(fd, &mut cursor) {
             count += usize::from(self.cancel_token(token));
         }
         count
@@ -460,31 +494,31 @@ impl Loop {
     /// A timer with a deadline has its new time alone afterwards. Of a repeating timer the next tick moves;
     /// its deadline stays.
     pub fn reset(&mut self, id: OpId, delay: Duration) -> bool {
-        let Some(token) = self.ops.token(id) else { return false };
-        self.ops.reset(token, duration_to_ns(delay))
+        let Some(token) = self.core.ops.token(id) else { return false };
+        self.core.ops.reset(token, duration_to_ns(delay))
     }
 
     /// The time of this step: the clock is read when it is asked for the first time after the loop has
     /// waited.
     #[must_use]
     pub fn now(&self) -> Instant {
-        self.ops.clock.now()
+        self.core.ops.clock.now()
     }
 
     /// Reads the clock, so that [`Loop::now`] is exact again in a long callback.
     pub fn update_now(&mut self) {
-        self.ops.clock.refresh();
+        self.core.ops.clock.refresh();
     }
 
     /// Every operation whose result is not known yet.
     pub fn in_flight(&self) -> impl Iterator<Item = InFlightOp> + '_ {
-        self.ops.iter()
+        self.core.ops.iter()
     }
 
     /// How many operations have been submitted whose callback has not run.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.ops.len()
+        self.core.ops.len()
     }
 
     /// Whether no operation is in flight.
@@ -496,19 +530,19 @@ impl Loop {
     /// The backend that the loop runs on.
     #[must_use]
     pub fn backend(&self) -> Kind {
-        self.backend.kind()
+        self.core.backend.kind()
     }
 
     /// What the backend can do on this kernel.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        self.backend.capabilities()
+        self.core.backend.capabilities()
     }
 
     /// A handle for other threads.
     #[must_use]
     pub fn handle(&self) -> LoopHandle {
-        LoopHandle::new(&self.ops.remote)
+        LoopHandle::new(&self.core.ops.remote)
     }
 
     /// Makes a pool of `count` buffers (1 to 32,768) of `size` bytes for pooled receives on this loop.
@@ -522,28 +556,28 @@ impl Loop {
         let einval = || io::Error::from_raw_os_error(libc::EINVAL);
         let count = u16::try_from(count).ok().filter(|&n| n <= BUFFERS_MAX).ok_or_else(einval)?;
         let size = u32::try_from(size).ok().filter(|&n| i32::try_from(n).is_ok()).ok_or_else(einval)?;
-        self.buf_pools.retain(|pool| {
+        self.core.buf_pools.retain(|pool| {
             let used = Rc::strong_count(pool) > 1;
             if !used {
-                self.backend.unregister_buffers(pool);
+                self.core.backend.unregister_buffers(pool);
             }
             used
         });
         let mut groups = BUFFER_GROUPS;
-        let group = groups.find(|group| self.buf_pools.iter().all(|pool| pool.group() != *group));
+        let group = groups.find(|group| self.core.buf_pools.iter().all(|pool| pool.group() != *group));
         let group = group.ok_or_else(einval)?;
-        let returned = Rc::clone(&self.ops.buffer_returned);
-        let ring = self.backend.has_buffer_rings();
-        let buffers = Rc::new(Buffers::new(count, size, self.ops.loop_id(), group, returned, ring)?);
-        self.backend.register_buffers(&buffers)?;
-        self.buf_pools.push(Rc::clone(&buffers));
+        let returned = Rc::clone(&self.core.ops.buffer_returned);
+        let ring = self.core.backend.has_buffer_rings();
+        let buffers = Rc::new(Buffers::new(count, size, self.core.ops.loop_id(), group, returned, ring)?);
+        self.core.backend.register_buffers(&buffers)?;
+        self.core.buf_pools.push(Rc::clone(&buffers));
         Ok(BufPool(buffers))
     }
 
     /// Makes `run` return as soon as the callback that is running, if any, has returned; if the loop is not
     /// running, the next `run` returns at once. Callbacks that were ready keep for the `run` after that.
     pub fn stop(&mut self) {
-        self.ops.remote.request_stop();
+        self.core.ops.remote.request_stop();
     }
 
     // ---- running
@@ -566,11 +600,11 @@ impl Loop {
             let done = match mode {
                 RunMode::NoWait => lp.step(Limit::Now).map(|_| true)?,
                 RunMode::Once => {
-                    let idle = lp.ops.len() == 0;
+                    let idle = lp.core.ops.len() == 0;
                     let stepped = lp.step(if idle { Limit::Now } else { Limit::Never })?;
                     idle || stepped.callbacks > 0 || stepped.woken
                 }
-                RunMode::UntilDone if lp.ops.active() == 0 => true,
+                RunMode::UntilDone if lp.core.ops.active() == 0 => true,
                 RunMode::UntilDone => {
                     lp.step(Limit::Never)?;
                     false
@@ -592,10 +626,10 @@ impl Loop {
     /// As [`Loop::run`].
     pub fn run_for(&mut self, duration: Duration) -> io::Result<()> {
         let mut lp = Running::enter(self)?;
-        let end_ns = lp.ops.clock.refresh().saturating_add(duration_to_ns(duration));
-        while lp.ops.active() > 0 && !lp.take_stop() {
+        let end_ns = lp.core.ops.clock.refresh().saturating_add(duration_to_ns(duration));
+        while lp.core.ops.active() > 0 && !lp.take_stop() {
             lp.step(Limit::At(end_ns))?;
-            if lp.ops.clock.refresh() >= end_ns {
+            if lp.core.ops.clock.refresh() >= end_ns {
                 break;
             }
         }
@@ -606,14 +640,14 @@ impl Loop {
     /// Operations that keep it running.
     #[cfg(feature = "sim")]
     pub(crate) fn active(&self) -> usize {
-        self.ops.active()
+        self.core.ops.active()
     }
 
     /// When its next timer or deadline is due.
     #[cfg(feature = "sim")]
     pub(crate) fn next_timer_ns(&mut self) -> Option<u64> {
-        self.ops.resolve_delays();
-        self.ops.next_event_ns()
+        self.core.ops.resolve_delays();
+        self.core.ops.next_event_ns()
     }
 
     /// One step without waiting.
@@ -622,7 +656,7 @@ impl Loop {
         let mut lp = Running::enter(self)?;
         let stepped = if lp.take_stop() { None } else { Some(lp.step(Limit::Now)?) };
         let stopped = lp.take_stop() || stepped.is_none();
-        let busy = lp.ops.has_ready() || stepped.is_some_and(|s| s.callbacks > 0 || s.woken);
+        let busy = lp.core.ops.has_ready() || stepped.is_some_and(|s| s.callbacks > 0 || s.woken);
         Ok(Turn { busy, stopped })
     }
 
@@ -633,13 +667,13 @@ impl Loop {
     /// # Errors
     /// What the kernel says; nothing is lost, the next step tries again.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.ops.resolve_delays();
-        self.backend.flush(&mut self.ops)?;
-        if self.ops.has_ready() {
-            self.ops.remote.signal();
+        self.core.ops.resolve_delays();
+        self.core.backend.flush(&mut self.core.ops)?;
+        if self.core.ops.has_ready() {
+            self.core.ops.remote.signal();
         }
-        if self.embedded.get() {
-            self.ops.remote.prepare_poll();
+        if self.core.embedded.get() {
+            self.core.ops.remote.prepare_poll();
         }
         Ok(())
     }
@@ -647,37 +681,37 @@ impl Loop {
     /// How long a program that polls the loop's descriptor may wait before it runs the loop: `None` for ever.
     #[must_use]
     pub fn next_timeout(&mut self) -> Option<Duration> {
-        self.ops.resolve_delays();
-        if self.ops.has_ready() {
+        self.core.ops.resolve_delays();
+        if self.core.ops.has_ready() {
             return Some(Duration::ZERO);
         }
-        let now_ns = self.ops.clock.refresh();
-        self.ops.next_event_ns().map(|at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)))
+        let now_ns = self.core.ops.clock.refresh();
+        self.core.ops.next_event_ns().map(|at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)))
     }
 
     /// One turn: the doc of [`Loop`] tells it.
     fn step(&mut self, limit: Limit) -> io::Result<Stepped> {
         let mut woken = self.take_posted();
-        self.ops.resolve_delays();
+        self.core.ops.resolve_delays();
         self.feed_starved();
         let wait = self.wait_for(if woken { Limit::Now } else { limit });
-        let polled = self.backend.poll(wait, &mut self.ops);
-        self.ops.clock.invalidate();
+        let polled = self.core.backend.poll(wait, &mut self.core.ops);
+        self.core.ops.clock.invalidate();
         woken |= self.take_posted();
         polled?;
-        while self.ops.expire(&mut self.expired) {
+        while self.core.ops.expire(&mut self.core.expired) {
             self.cancel_expired();
         }
         self.cancel_expired();
         let callbacks = self.run_ready();
-        if self.embedded.get() && matches!(limit, Limit::Now) {
+        if self.core.embedded.get() && matches!(limit, Limit::Now) {
             self.flush()?;
         }
         Ok(Stepped { callbacks, woken })
     }
 
     fn take_posted(&mut self) -> bool {
-        let posted = self.ops.remote.take();
+        let posted = self.core.ops.remote.take();
         // SAFETY: S2: the queue gave the list to us.
         unsafe { self.accept_posted(posted.list) };
         posted.woken
@@ -688,68 +722,68 @@ impl Loop {
     unsafe fn accept_posted(&mut self, posted: *mut Header) {
         if !posted.is_null() {
             // SAFETY: S2: the caller's promise.
-            unsafe { self.ops.push_posted(posted) };
-            self.backend.take_jobs(&mut self.ops);
+            unsafe { self.core.ops.push_posted(posted) };
+            self.core.backend.take_jobs(&mut self.core.ops);
         }
     }
 
     /// How long this step may wait.
     fn wait_for(&mut self, limit: Limit) -> Wait {
-        if limit == Limit::Now && self.embedded.get() {
+        if limit == Limit::Now && self.core.embedded.get() {
             // Not `Wait::Not`: the backend must look, or its descriptor stays readable.
             return Wait::For { timeout_ns: 0 };
         }
-        if limit == Limit::Now || self.ops.has_ready() || !Remote::prepare_sleep(&self.ops.remote) {
+        if limit == Limit::Now || self.core.ops.has_ready() || !Remote::prepare_sleep(&self.core.ops.remote) {
             return Wait::Not;
         }
         let limit_ns = if let Limit::At(limit_ns) = limit { Some(limit_ns) } else { None };
-        let until_ns = match (self.ops.next_event_ns(), limit_ns) {
+        let until_ns = match (self.core.ops.next_event_ns(), limit_ns) {
             (Some(event_ns), Some(limit_ns)) => event_ns.min(limit_ns),
             (Some(until_ns), None) | (None, Some(until_ns)) => until_ns,
             (None, None) => return Wait::Forever,
         };
-        match until_ns.saturating_sub(self.ops.clock.refresh()) {
+        match until_ns.saturating_sub(self.core.ops.clock.refresh()) {
             0 => Wait::Not,
             timeout_ns => Wait::For { timeout_ns },
         }
     }
 
     fn cancel_expired(&mut self) {
-        while let Some(token) = self.expired.pop() {
+        while let Some(token) = self.core.expired.pop() {
             self.cancel_in_backend(token);
         }
     }
 
     fn feed_starved(&mut self) {
-        let mut to_look_at = self.ops.starved_to_look_at();
-        while let Some(token) = self.ops.next_fed(&mut to_look_at) {
+        let mut to_look_at = self.core.ops.starved_to_look_at();
+        while let Some(token) = self.core.ops.next_fed(&mut to_look_at) {
             self.give_to_backend(token);
         }
     }
 
     fn give_to_backend(&mut self, token: Token) {
-        if let Some(op) = self.ops.op(token) {
+        if let Some(op) = self.core.ops.op(token) {
             // SAFETY: S3: the operation is in the table, as the backend's.
-            unsafe { self.backend.submit(token, op, &mut self.ops) };
+            unsafe { self.core.backend.submit(token, op, &mut self.core.ops) };
         }
     }
 
-    /// Runs the callbacks of what is ready now, and says how many. Every callback may do anything with
-    /// `self`, even put another loop in its place, so nothing is remembered across one but counts.
+    /// Runs the callbacks of what is ready now, and says how many. A callback may submit, cancel and stop, so
+    /// nothing is remembered across one but counts.
     fn run_ready(&mut self) -> usize {
-        let (items, ready) = (self.ops.items_len(), self.ops.ready_len());
+        let (items, ready) = (self.core.ops.items_len(), self.core.ops.ready_len());
         let mut callbacks = 0;
         for _ in 0..items {
-            if self.ops.remote.stop_requested() {
+            if self.core.ops.remote.stop_requested() {
                 return callbacks;
             }
             callbacks += usize::from(self.run_item());
         }
         for _ in 0..ready {
-            if self.ops.remote.stop_requested() && !canary::ignores_stop() {
+            if self.core.ops.remote.stop_requested() && !canary::ignores_stop() {
                 return callbacks;
             }
-            let Some(header) = self.ops.pop_ready() else { return callbacks };
+            let Some(header) = self.core.ops.pop_ready() else { return callbacks };
             // SAFETY: S2: it was on the ready list, so it is ours to complete.
             unsafe { Header::complete(header, Some(self), false) };
             callbacks += 1;
@@ -759,7 +793,7 @@ impl Loop {
 
     /// Runs the item callback of the next item, if it needs one.
     fn run_item(&mut self) -> bool {
-        let Some((item, delivery)) = self.ops.pop_item() else { return false };
+        let Some((item, delivery)) = self.core.ops.pop_item() else { return false };
         match delivery {
             Delivery::Nothing => {}
             Delivery::Discard(header) => {
@@ -767,8 +801,7 @@ impl Loop {
                 unsafe { Header::complete(header, None, true) };
             }
             Delivery::Item(header) => {
-                let loop_id = self.ops.loop_id();
-                let mut guard = ItemGuard { lp: self, loop_id, item, rearm: false };
+                let mut guard = ItemGuard { lp: self, item, rearm: false };
                 if canary::repeats_item(header) {
                     // SAFETY: S2: as above.
                     unsafe { Header::complete(header, Some(guard.lp), true) };
@@ -784,7 +817,7 @@ impl Loop {
     }
 
     fn after_item(&mut self, item: Item, rearm: bool) {
-        match self.ops.after_item(item, rearm) {
+        match self.core.ops.after_item(item, rearm) {
             AfterItem::Nothing => {}
             AfterItem::AskBackendToCancel => self.cancel_in_backend(item.token),
             AfterItem::GiveToBackend => self.give_to_backend(item.token),
@@ -797,13 +830,13 @@ impl Loop {
     /// It is on no list (S2), and came from the queue.
     pub(crate) unsafe fn accept_notifier(&mut self, header: NonNull<Header>) {
         // SAFETY: S2: the caller's promise.
-        unsafe { self.ops.accept_notifier(header) };
+        unsafe { self.core.ops.accept_notifier(header) };
     }
 
     fn take_stop(&mut self) -> bool {
-        let stop = self.ops.remote.stop_requested();
+        let stop = self.core.ops.remote.stop_requested();
         if stop {
-            self.ops.remote.take_stop_request();
+            self.core.ops.remote.take_stop_request();
             // The wake-up that may have come with it is not for the next `run`.
             self.take_posted();
         }
@@ -813,36 +846,36 @@ impl Loop {
     /// Ends everything in flight, and says how many operations the kernel did not let go of.
     fn drain(&mut self) -> usize {
         let mut cursor = 0;
-        while let Some(token) = self.ops.abandon_next(&mut cursor) {
+        while let Some(token) = self.core.ops.abandon_next(&mut cursor) {
             self.cancel_in_backend(token);
         }
         self.drain_backend();
         // Only now: work comes back from thread pools through the queue, too.
-        let posted = self.ops.remote.close();
+        let posted = self.core.ops.remote.close();
         // SAFETY: S2: the queue gave the list to us.
         unsafe { self.accept_posted(posted) };
-        while self.ops.items_len() > 0 {
+        while self.core.ops.items_len() > 0 {
             self.discard_item();
         }
-        self.ops.in_backend()
+        self.core.ops.in_backend()
     }
 
     /// Waits until nobody has an operation any more, or for as long as that may take.
     fn drain_backend(&mut self) {
-        let end_ns = self.ops.clock.refresh().saturating_add(duration_to_ns(self.drain_timeout));
+        let end_ns = self.core.ops.clock.refresh().saturating_add(duration_to_ns(self.core.drain_timeout));
         loop {
-            while self.ops.items_len() > 0 {
+            while self.core.ops.items_len() > 0 {
                 self.discard_item();
             }
-            let now_ns = self.ops.clock.refresh();
-            if self.ops.in_backend() == 0 || now_ns >= end_ns {
+            let now_ns = self.core.ops.clock.refresh();
+            if self.core.ops.in_backend() == 0 || now_ns >= end_ns {
                 return;
             }
-            let wait = match Remote::prepare_sleep(&self.ops.remote) {
+            let wait = match Remote::prepare_sleep(&self.core.ops.remote) {
                 true => Wait::For { timeout_ns: (end_ns - now_ns).min(100_000_000) },
                 false => Wait::Not,
             };
-            let polled = self.backend.poll(wait, &mut self.ops);
+            let polled = self.core.backend.poll(wait, &mut self.core.ops);
             self.take_posted();
             if polled.is_err() {
                 return;
@@ -851,12 +884,12 @@ impl Loop {
     }
 
     fn discard_item(&mut self) {
-        let Some((item, delivery)) = self.ops.pop_item() else { return };
+        let Some((item, delivery)) = self.core.ops.pop_item() else { return };
         if let Delivery::Item(header) | Delivery::Discard(header) = delivery {
             // SAFETY: S2: the operation is in the table; the outcome in its header is for its type.
             unsafe { Header::complete(header, None, true) };
         }
-        self.ops.after_item(item, true);
+        self.core.ops.after_item(item, true);
     }
 }
 
@@ -882,9 +915,9 @@ impl Drop for Loop {
         if leaked > 0 {
             // S1: the kernel may still write to their memory.
             eprintln!("oxev: the kernel did not let go of {leaked} operations: their memory is leaked");
-            self.buf_pools.drain(..).for_each(std::mem::forget);
+            self.core.buf_pools.drain(..).for_each(std::mem::forget);
         }
-        DropOwners(&mut self.ops).drop_all();
+        DropOwners(&mut self.core.ops).drop_all();
     }
 }
 
@@ -892,9 +925,9 @@ impl AsFd for Loop {
     /// A descriptor that is readable when there is work for [`RunMode::NoWait`], so that the loop embeds in
     /// another one. Timers do not show in it: poll with [`Loop::next_timeout`].
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.embedded.set(true);
-        self.ops.remote.prepare_poll();
-        self.backend.as_fd()
+        self.core.embedded.set(true);
+        self.core.ops.remote.prepare_poll();
+        self.core.backend.as_fd()
     }
 }
 
@@ -915,20 +948,17 @@ enum Limit {
 /// A loop while it runs; however `run` ends, it can be run again afterwards.
 struct Running<'a> {
     lp: &'a mut Loop,
-    /// The loop's own: a callback may have put another loop in its place, which may run or not.
-    in_step: Rc<Cell<bool>>,
     /// The loop's world, if it has one.
     _entered: Entered,
 }
 
 impl<'a> Running<'a> {
     fn enter(lp: &'a mut Loop) -> io::Result<Running<'a>> {
-        let in_step = Rc::clone(&lp.ops.in_step);
-        if in_step.replace(true) {
+        if std::mem::replace(&mut lp.core.ops.in_step, true) {
             return Err(io::Error::from_raw_os_error(libc::EDEADLK));
         }
-        let entered = virtual_world::enter(lp.backend.place());
-        Ok(Running { lp, in_step, _entered: entered })
+        let entered = virtual_world::enter(lp.core.backend.place());
+        Ok(Running { lp, _entered: entered })
     }
 }
 
@@ -947,23 +977,19 @@ impl DerefMut for Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.in_step.set(false);
+        self.lp.core.ops.in_step = false;
     }
 }
 
 /// Does what follows an item also if its callback panics: then the operation ends.
 struct ItemGuard<'a> {
     lp: &'a mut Loop,
-    loop_id: u32,
     item: Item,
     rearm: bool,
 }
 
 impl Drop for ItemGuard<'_> {
     fn drop(&mut self) {
-        // Otherwise the callback has put another loop in this one's place (S10).
-        if self.lp.ops.loop_id() == self.loop_id {
-            self.lp.after_item(self.item, self.rearm);
-        }
+        self.lp.after_item(self.item, self.rearm);
     }
 }

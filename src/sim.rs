@@ -235,7 +235,7 @@ impl Simulation {
     ///
     /// # Errors
     /// As [`Builder::build`](crate::Builder::build).
-    pub fn new_loop(&self) -> io::Result<Loop> {
+    pub fn new_loop(&self) -> io::Result<Box<Loop>> {
         Loop::builder().simulation(self).build()
     }
 

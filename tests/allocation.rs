@@ -81,7 +81,7 @@ const SLOW_ROUNDS: usize = 5_000;
 const CONNECTIONS: usize = 1_000;
 
 /// Runs a test on each kind of loop: on the best one all rounds, on each other a share of one in so many.
-fn on_each_loop(test: impl Fn(Loop, usize)) {
+fn on_each_loop(test: impl Fn(Box<Loop>, usize)) {
     on_each_loop_of(64, 32, test);
 }
 
@@ -94,7 +94,7 @@ fn started_pool() -> ThreadPool {
     pool
 }
 
-fn on_each_loop_of(capacity: usize, entries: u32, test: impl Fn(Loop, usize)) {
+fn on_each_loop_of(capacity: usize, entries: u32, test: impl Fn(Box<Loop>, usize)) {
     let pool = started_pool();
     let kinds = common::backends();
     for &kind in &kinds {

@@ -30,15 +30,15 @@ fn unsound_programs_do_not_compile() {
 trait NotSend<Ambiguous> {
     fn check() {}
 }
-impl<T> NotSend<()> for T {}
-impl<T: Send> NotSend<u8> for T {}
+impl<T: ?Sized> NotSend<()> for T {}
+impl<T: Send + ?Sized> NotSend<u8> for T {}
 
 /// The same for `Sync`.
 trait NotSync<Ambiguous> {
     fn check() {}
 }
-impl<T> NotSync<()> for T {}
-impl<T: Sync> NotSync<u8> for T {}
+impl<T: ?Sized> NotSync<()> for T {}
+impl<T: Sync + ?Sized> NotSync<u8> for T {}
 
 fn is_send_and_sync<T: Send + Sync>() {}
 

@@ -18,7 +18,7 @@ use oxev::{
     TcpListener, TcpStream, ThreadPool,
 };
 
-fn new_loop() -> Loop {
+fn new_loop() -> Box<Loop> {
     Loop::builder().backend(Kind::Epoll).capacity(1024).build().unwrap()
 }
 

@@ -338,7 +338,7 @@ struct Stage {
 }
 
 struct World {
-    lp: Loop,
+    lp: Box<Loop>,
     handle: LoopHandle,
     ledger: Rc<Ledger>,
     pool: Pool<Guest>,

@@ -72,7 +72,7 @@ fn setup(errno: i32) -> Refusal {
     Refusal { call: libc::SYS_io_uring_setup, argument: None, errno }
 }
 
-fn assert_works(mut lp: Loop) {
+fn assert_works(mut lp: Box<Loop>) {
     let timer = Box::new(Completion::new(()));
     lp.submit(timer, |()| Timer::after(std::time::Duration::from_micros(1)), |_, _, fired| fired.unwrap());
     lp.run(RunMode::UntilDone).unwrap();

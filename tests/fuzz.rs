@@ -23,7 +23,7 @@ fn pair() -> (TcpStream, StdStream) {
 }
 
 /// A loop on each backend that works here.
-fn loops() -> impl Iterator<Item = Loop> {
+fn loops() -> impl Iterator<Item = Box<Loop>> {
     common::backends().into_iter().map(|kind| Loop::builder().backend(kind).build().unwrap())
 }
 
@@ -233,7 +233,7 @@ fn fuzz_all() {
     let driver = Driver::new().unwrap();
     for backend in Backend::available() {
         // A leak checker may watch.
-        let plan = Plan { backend, steps_max: 50, candidates: 2000, leaks: false };
+        let plan = Plan { backend, steps_max: 50, candidates: 2000 };
         let end = Instant::now() + Duration::from_secs_f64(seconds());
         let mut stats = Stats::default();
         for seed in (0..).take_while(|_| Instant::now() < end) {

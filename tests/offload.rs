@@ -13,7 +13,7 @@ use oxev::thread_pool::Shutdown;
 use oxev::{Completion, Loop, OpId, RunMode, ThreadPool};
 
 /// Runs one body on each backend.
-fn on_each(body: fn(Loop)) {
+fn on_each(body: fn(Box<Loop>)) {
     for kind in common::backends() {
         body(Loop::builder().backend(kind).capacity(64).build().unwrap());
     }

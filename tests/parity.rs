@@ -44,7 +44,7 @@ type Ends = Rc<RefCell<Vec<(String, String)>>>;
 
 /// One run of all cases on one backend.
 struct Run<'a> {
-    lp: Loop,
+    lp: Box<Loop>,
     ends: Ends,
     cases: usize,
     /// The cases that are wanted, if not all.
@@ -714,7 +714,7 @@ mod programs {
     }
 
     struct Program {
-        lp: Loop,
+        lp: Box<Loop>,
         told: Rc<RefCell<Vec<String>>>,
     }
 

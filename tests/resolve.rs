@@ -10,7 +10,7 @@ use oxev::net::{Lookup, resolve};
 use oxev::{Completion, Loop, Pool, RunMode, ThreadPool};
 
 /// Runs one body on each backend.
-fn on_each(body: fn(Loop)) {
+fn on_each(body: fn(Box<Loop>)) {
     for kind in common::backends() {
         body(Loop::builder().backend(kind).capacity(64).build().unwrap());
     }

@@ -23,7 +23,7 @@ fn world(faults: Faults) -> Simulation {
     Simulation::new(SimOptions { seed: 1, faults, ..SimOptions::default() })
 }
 
-fn calm() -> (Simulation, Loop) {
+fn calm() -> (Simulation, Box<Loop>) {
     let world = world(Faults::none());
     let lp = world.new_loop().unwrap();
     (world, lp)
@@ -436,7 +436,7 @@ fn another_seed_gives_another_run() {
 // ---- each fault shows, and the loop copes with it
 
 /// A connection in a world with these faults. It is made before they begin.
-fn connection_with(faults: Faults) -> (Simulation, Loop, TcpStream, TcpStream) {
+fn connection_with(faults: Faults) -> (Simulation, Box<Loop>, TcpStream, TcpStream) {
     let (world, mut lp) = calm();
     let (client, server, _listener) = connection(&world, &mut lp);
     world.set_faults(faults);

@@ -78,7 +78,7 @@ fn assert_untouched(count: usize) {
     }
 }
 
-fn on_each_loop(test: impl Fn(Loop)) {
+fn on_each_loop(test: impl Fn(Box<Loop>)) {
     for kind in common::backends() {
         for baseline in [false, true] {
             // The kernel has them, or they are still in the queue, or do not fit into it.

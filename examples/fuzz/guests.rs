@@ -655,7 +655,6 @@ pub(crate) fn then(lp: &mut Loop, on: usize, then: Then) {
         Then::Post => post(on, false, Then::Nothing),
         Then::Notify(notifier) => notify(notifier),
         Then::DropLease => drop(world(|w| w.leases.pop())),
-        Then::Replace => replace(lp, on),
     }
 }
 
@@ -686,23 +685,6 @@ pub(crate) fn notify(notifier: u8) {
     model(|m| m.notified(usize::from(notifier)));
     let notifier = world(|w| w.notifiers[usize::from(notifier)].clone());
     notifier.notify();
-}
-
-/// Puts a new loop in the place of the one whose callback this is.
-fn replace(lp: &mut Loop, on: usize) {
-    let Ok((new, bufs)) = world(|w| w.new_loop(on)) else { return };
-    world(|w| w.install(on, &new, bufs));
-    model(|m| {
-        m.tear_down(on, true);
-        m.stats.count("loop", "replaced in its callback");
-    });
-    *lp = new;
-    let capacity = world(|w| w.setting.capacity);
-    let address = address_of(lp);
-    model(|m| {
-        m.tear_down(on, false);
-        m.born(on, address, capacity);
-    });
 }
 
 // ---- posts

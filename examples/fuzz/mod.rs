@@ -60,14 +60,12 @@ pub(crate) struct Plan {
     pub(crate) steps_max: usize,
     /// So many candidates are tried when it is shrunk.
     pub(crate) candidates: usize,
-    /// Programs may leak what the library says they leak.
-    pub(crate) leaks: bool,
 }
 
 /// Runs the program of a seed. A simulated one is run twice now and then, and must go the same way.
 pub(crate) fn check(driver: &Driver, plan: Plan, seed: u64, stats: &mut Stats) -> Result<(), Box<Failure>> {
-    let Plan { backend, steps_max, candidates, leaks } = plan;
-    let program = Program::new(seed, backend, steps_max, leaks);
+    let Plan { backend, steps_max, candidates } = plan;
+    let program = Program::new(seed, backend, steps_max);
     watchdog::watch(seed, backend);
     let report = driver.run(&program);
     stats.merge(&report.stats);
@@ -106,7 +104,7 @@ fn run_once(driver: &Driver, program: &Program) -> Option<Violation> {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Failure { violation, seed, plan, program, steps_before } = self;
-        let (steps_max, leaks) = (plan.steps_max, if plan.leaks { "" } else { " --no-leaks" });
+        let steps_max = plan.steps_max;
         writeln!(f, "violation: {}: {}", violation.rule, violation.detail)?;
         writeln!(
             f,
@@ -117,7 +115,7 @@ impl fmt::Display for Failure {
         writeln!(f, "{program}")?;
         write!(
             f,
-            "replay: cargo run --release --features sim --example fuzz -- --backend {} --seed {seed} --steps {steps_max}{leaks}",
+            "replay: cargo run --release --features sim --example fuzz -- --backend {} --seed {seed} --steps {steps_max}",
             program.backend
         )
     }

@@ -218,8 +218,6 @@ pub(crate) struct Model {
     pub(crate) digest: u64,
     pub(crate) stats: Stats,
     runs: u64,
-    /// A loop was dropped in an item callback: then the owner is leaked, with what it has.
-    pub(crate) owners_leaked: bool,
 }
 
 #[derive(Debug)]
@@ -448,7 +446,6 @@ impl Model {
             digest: 0,
             stats: Stats::default(),
             runs: 0,
-            owners_leaked: false,
         }
     }
 
@@ -1352,21 +1349,14 @@ impl Model {
         if begins {
             return;
         }
-        // A loop that is dropped in an item callback leaks the owner of that one: its callback has the state.
         let life = self.loops[on].life;
         for number in 0..self.entries.len() {
             let e = &self.entries[number];
             if e.on != on || e.life != life || e.state != State::InFlight {
                 continue;
             }
-            if e.in_item {
-                self.owners_leaked = true;
-                self.entries[number].state = State::TornDown;
-                self.settle_unknown(number);
-            } else {
-                let detail = self.describe(number);
-                self.complain("a loop that is dropped drops every owner", detail);
-            }
+            let detail = self.describe(number);
+            self.complain("a loop that is dropped drops every owner", detail);
         }
     }
 

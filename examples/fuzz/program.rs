@@ -186,8 +186,6 @@ pub(crate) enum Then {
     Post,
     Notify(u8),
     DropLease,
-    /// Puts a new loop in the place of this one.
-    Replace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,16 +307,13 @@ pub(crate) const ENDS: u8 = 6;
 pub(crate) const NOTIFIERS: u8 = 2;
 
 impl Program {
-    /// The program of a seed, of no more than `steps_max` steps. `leaks`: it may drop a loop in an item callback, which leaks the owner.
-    pub(crate) fn new(seed: u64, backend: Backend, steps_max: usize, leaks: bool) -> Program {
+    /// The program of a seed, of no more than `steps_max` steps.
+    pub(crate) fn new(seed: u64, backend: Backend, steps_max: usize) -> Program {
         let mut random = Random::new(seed);
         let setting = Setting::new(&mut random, backend);
         let count = 1 + random.below(steps_max.max(1) as u64) as usize;
         let taste = Taste::new(&mut random, backend);
-        let mut steps: Vec<Step> = (0..count).map(|_| taste.step(&mut random)).collect();
-        if !leaks {
-            steps.iter_mut().for_each(Step::leak_nothing);
-        }
+        let steps: Vec<Step> = (0..count).map(|_| taste.step(&mut random)).collect();
         let ending = random.pick(&[Ending::Drop, Ending::Cancel, Ending::Settle]);
         Program { seed, backend, setting, steps, ending }
     }
@@ -458,7 +453,6 @@ const THENS: &[Choice<MakeThen>] = &[
     (2, |_, _| Then::Post),
     (2, |r, _| Then::Notify(notifier(r))),
     (2, |_, _| Then::DropLease),
-    (1, |r, _| if r.one_in(3) { Then::Replace } else { Then::Nothing }),
 ];
 
 const STEPS: &[Choice<MakeStep>] = &[
@@ -565,14 +559,6 @@ impl fmt::Display for Program {
             writeln!(f, "  {index:>3}  {step}")?;
         }
         write!(f, "  end  {:?}", self.ending)
-    }
-}
-
-impl Step {
-    fn leak_nothing(&mut self) {
-        if let Step::SubmitSeries { item: item @ Then::Replace, .. } = self {
-            *item = Then::Nothing;
-        }
     }
 }
 

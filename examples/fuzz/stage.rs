@@ -100,7 +100,6 @@ fn make_loops(program: &Program) -> io::Result<Loops> {
     let mut loops = Vec::new();
     for on in 0..program.setting.loops {
         let (lp, bufs) = world(|w| w.new_loop(on))?;
-        let lp = Box::new(lp);
         world(|w| w.install(on, &lp, bufs));
         model(|m| {
             m.loops.push(LoopModel::default());

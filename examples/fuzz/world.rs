@@ -155,7 +155,7 @@ impl Places {
         }
     }
 
-    pub(crate) fn new_loop(&self, backend: Backend, setting: &Setting, on: usize) -> io::Result<Loop> {
+    pub(crate) fn new_loop(&self, backend: Backend, setting: &Setting, on: usize) -> io::Result<Box<Loop>> {
         let builder = Loop::builder()
             .capacity(setting.capacity)
             .entries(setting.entries)
@@ -218,7 +218,7 @@ impl World {
     }
 
     /// Makes a loop for a place, with a pool of buffers.
-    pub(crate) fn new_loop(&self, on: usize) -> io::Result<(Loop, BufPool)> {
+    pub(crate) fn new_loop(&self, on: usize) -> io::Result<(Box<Loop>, BufPool)> {
         let mut lp = self.places.new_loop(self.backend, &self.setting, on)?;
         let (count, size) = self.setting.buffers;
         let bufs = lp.buf_pool(count, size)?;

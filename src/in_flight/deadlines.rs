@@ -22,7 +22,7 @@ impl InFlight {
     /// Sets the time of an entry of the table to a delay from now.
     #[inline(always)]
     pub(crate) fn arm(&mut self, token: Token, delay_ns: u64) {
-        if !self.in_step.get() && self.exact_arms < EXACT_ARMS_MAX {
+        if !self.in_step && self.exact_arms < EXACT_ARMS_MAX {
             return self.arm_exactly(token, delay_ns);
         }
         self.table[token.index()].deadline_ns = delay_ns;

@@ -33,13 +33,9 @@ pub(super) mod flag {
     pub(in crate::in_flight) const TIMED_OUT: u8 = 1 << 1;
     /// Its item callback wants no more.
     pub(in crate::in_flight) const DISARMED: u8 = 1 << 2;
-    /// Its item callback is running.
-    pub(in crate::in_flight) const DELIVERING: u8 = 1 << 3;
     /// Results need a second look: multi-result, pooled.
     pub(in crate::in_flight) const COMPOUND: u8 = 1 << 4;
     pub(in crate::in_flight) const BACKGROUND: u8 = 1 << 5;
-    /// The loop is dropped inside its item callback, so its owner is never given back (S10).
-    pub(in crate::in_flight) const BORROWED: u8 = 1 << 6;
     /// Only done when all has been moved.
     pub(in crate::in_flight) const EXACT: u8 = 1 << 7;
 

@@ -55,10 +55,7 @@ impl InFlight {
             false if item.outcome.flags & BUFFER_USED != 0 => Delivery::Discard(header),
             false => Delivery::Nothing,
             true if entry.flags & flag::DISARMED != 0 => Delivery::Discard(header),
-            true => {
-                entry.flags |= flag::DELIVERING;
-                Delivery::Item(header)
-            }
+            true => Delivery::Item(header),
         };
         Some((item, delivery))
     }
@@ -66,7 +63,6 @@ impl InFlight {
     /// What follows an item; `rearm` is the wish of its callback.
     pub(crate) fn after_item(&mut self, item: Item, rearm: bool) -> AfterItem {
         let Some(entry) = self.get(item.token) else { return AfterItem::Nothing };
-        entry.flags &= !flag::DELIVERING;
         let was_ending = entry.flags & flag::ENDING != 0;
         if !rearm {
             entry.flags |= flag::DISARMED;

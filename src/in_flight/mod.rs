@@ -110,7 +110,7 @@ pub(crate) struct InFlight {
     /// Above every index that the table has ever used.
     high_water: usize,
     /// The loop runs: it can not be run in itself.
-    pub(crate) in_step: Rc<Cell<bool>>,
+    pub(crate) in_step: bool,
     exact_arms: u32,
 }
 
@@ -142,7 +142,7 @@ impl InFlight {
             in_backend: 0,
             background: 0,
             high_water: 0,
-            in_step: Rc::new(Cell::new(false)),
+            in_step: false,
             exact_arms: 0,
         }
     }
@@ -365,11 +365,7 @@ impl InFlight {
 
     /// Takes an operation out of the table and puts it on the ready list.
     fn settle(&mut self, token: Token, result: i32) {
-        let borrowed = self.table[token.index()].flags & flag::BORROWED != 0;
         let header = self.retire(token);
-        if borrowed {
-            return;
-        }
         // SAFETY: S2: it left the table, so it is on no list.
         unsafe { self.push_ready(header, Outcome { result, flags: 0 }) };
     }
@@ -604,9 +600,6 @@ impl InFlight {
             let Some(entry) = self.table.get_mut(index) else { continue };
             let token = Token::new(index as u32, entry.sequence);
             entry.flags |= flag::CANCEL;
-            if entry.flags & flag::DELIVERING != 0 {
-                entry.flags |= flag::BORROWED;
-            }
             match entry.state {
                 State::Backend => return Some(token),
                 State::Armed => {
@@ -617,8 +610,7 @@ impl InFlight {
                     self.settle(token, -libc::ECANCELED);
                 }
                 State::Starved => self.settle(token, -libc::ECANCELED),
-                // Its last item is in the queue or, if the loop is dropped by that very callback, never comes
-                // back.
+                // Its last item is in the queue.
                 State::Pending => {}
             }
         }

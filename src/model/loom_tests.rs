@@ -36,12 +36,12 @@ fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     println!("{} executions", executions.load(Relaxed));
 }
 
-fn new_loop() -> Loop {
+fn new_loop() -> Box<Loop> {
     Loop::builder().capacity(4).entries(1).build().unwrap()
 }
 
 /// A loop with an operation that does not end by itself.
-fn busy_loop() -> Loop {
+fn busy_loop() -> Box<Loop> {
     let mut lp = new_loop();
     lp.submit(Box::new(Completion::new(())), |_| nop(), |_, _, _| ());
     lp

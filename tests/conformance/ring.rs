@@ -40,7 +40,7 @@ conformance! {
     loops_come_and_go,
 }
 
-fn tiny(v: Variant) -> Loop {
+fn tiny(v: Variant) -> Box<Loop> {
     v.builder().entries(4).capacity(4096).build().unwrap()
 }
 
@@ -333,7 +333,7 @@ fn many_loops_in_many_threads(v: Variant) {
 
 fn a_thread_that_ends_with_a_loop_drops_it(v: Variant) {
     thread_local! {
-        static LOOP: std::cell::RefCell<Option<Loop>> = const { std::cell::RefCell::new(None) };
+        static LOOP: std::cell::RefCell<Option<Box<Loop>>> = const { std::cell::RefCell::new(None) };
     }
     let dropped = Arc::new(AtomicUsize::new(0));
     let count = CountedInThread(Arc::clone(&dropped));

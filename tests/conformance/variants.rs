@@ -31,7 +31,7 @@ impl Variant {
     }
 
     /// A loop of this variant.
-    pub(crate) fn new_loop(self) -> Loop {
+    pub(crate) fn new_loop(self) -> Box<Loop> {
         self.builder().build().expect("the variant was there a moment ago")
     }
 
