@@ -14,9 +14,6 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::op::{OpKind, Outcome, Output, RawOp};
 
-/// In [`Outcome::flags`]: the upper half is the index of the buffer that was used.
-pub(crate) const BUFFER_USED: u32 = 1;
-
 /// The ids of pools. io_uring kept groups below 64 in an array (seen on 6.1) and did not reset what it had
 /// counted there: a ring that took the number of an earlier one started in the middle, and had buffers handed
 /// out that were on lease.
@@ -250,7 +247,7 @@ unsafe impl Output for Lease {
         unsafe { Rc::increment_strong_count(buffers) };
         // SAFETY: S6: the count was made above.
         let buffers = unsafe { Rc::from_raw(buffers) };
-        let index = (outcome.flags & BUFFER_USED != 0).then_some((outcome.flags >> 16) as u16);
+        let index = outcome.used_buffer();
         if index.is_some() {
             buffers.leased.set(buffers.leased.get() + 1);
         }

@@ -30,7 +30,7 @@ impl Default for Builder {
 
 impl Builder {
     /// How many operations can be in flight at once: 65,536 by default, of 40 bytes each; memory that is
-    /// never needed is never touched. Further ones end with `ENOBUFS`.
+    /// never needed is never touched. Further ones end with [`is_table_full`](crate::is_table_full).
     #[must_use]
     pub fn capacity(mut self, operations: usize) -> Builder {
         self.capacity = operations;

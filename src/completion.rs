@@ -44,7 +44,7 @@ impl Header {
         unsafe fn never(_: Option<&mut Loop>, _: NonNull<Header>, _: bool) -> Action {
             unreachable!("a header that was never submitted is on no list")
         }
-        let outcome = Outcome { result: 0, flags: 0 };
+        let outcome = Outcome::new(0);
         Header { complete: never, next: ptr::null_mut(), op: RawOp::new(OpKind::Settled, -1), outcome }
     }
 }

@@ -127,7 +127,7 @@ pub(crate) unsafe fn run(
         _ => -libc::ECANCELED,
     };
     // SAFETY: S14: as above.
-    unsafe { (*header.as_ptr()).outcome = Outcome { result, flags: 0 } };
+    unsafe { (*header.as_ptr()).outcome = Outcome::new(result) };
     // SAFETY: S14: as above.
     let remote = unsafe { (*errand_of(header)).remote };
     // SAFETY: S14: the count that `send` put there; it is taken once. It outlives the push, which may end in

@@ -20,6 +20,7 @@ use crate::callback::{Lent, complete_multi, complete_one};
 use crate::canary;
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::errand;
+use crate::error::code;
 use crate::handle::{LoopHandle, Remote};
 use crate::in_flight::{
     AfterItem, Cancel, Delivery, EntryFlags, InFlight, InFlightOp, Item, OpId, State, Token,
@@ -157,7 +158,7 @@ impl Loop {
     /// owner's state, and hands the owner back to `callback` with the result.
     ///
     /// `callback` runs exactly once, never inside `submit`. Whatever goes wrong comes to it as an error, also
-    /// if the table is full (`ENOBUFS`); only dropping the loop drops the owner instead. The callback must
+    /// if the table is full ([`is_table_full`](crate::is_table_full)); only dropping the loop drops the owner instead. The callback must
     /// capture nothing (it is a function, or a closure of size zero): state lives in the owner.
     ///
     /// ```
@@ -289,7 +290,7 @@ impl Loop {
         // SAFETY: S2: the header is ours.
         let Some(token) = (unsafe { self.core.ops.insert(header, flags, State::Backend) }) else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, -code::TABLE_FULL) };
         };
         if timeout_ns != NO_DEADLINE {
             self.core.ops.arm(token, timeout_ns);
@@ -324,7 +325,7 @@ impl Loop {
             (unsafe { self.core.ops.insert(header, EntryFlags::of(op.kind, op.flags), State::Armed) })
         else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, -code::TABLE_FULL) };
         };
         self.core.ops.start_wait(token, &op);
         if timeout_ns != NO_DEADLINE && self.core.ops.is_armed(token) {
@@ -349,7 +350,7 @@ impl Loop {
             (unsafe { self.core.ops.insert(header, EntryFlags::of(OpKind::Timer, flags), State::Armed) })
         else {
             // SAFETY: S2: as above.
-            return unsafe { self.refuse(header, -libc::ENOBUFS) };
+            return unsafe { self.refuse(header, -code::TABLE_FULL) };
         };
         if flags & (RawOp::MULTI | RawOp::ABSOLUTE) == 0 {
             if timeout_ns < time_ns {
@@ -399,7 +400,7 @@ impl Loop {
             unsafe { self.core.ops.insert(header, EntryFlags::of(OpKind::Offload, 0), State::Backend) };
         let token = entered.unwrap_or_else(|| {
             // SAFETY: S2: as above.
-            unsafe { self.refuse(header, -libc::ENOBUFS) }
+            unsafe { self.refuse(header, -code::TABLE_FULL) }
         });
         // In a simulated world all threads are this one.
         let pool = Some(pool).filter(|_| self.core.backend.kind() != Kind::Sim);
@@ -407,7 +408,7 @@ impl Loop {
             // SAFETY: S14: the header is in the table, so nobody else has it until it comes back.
             if let Err(error) = unsafe { errand::send(header, token, function, &self.core.ops.remote, pool) }
             {
-                let _ = self.core.ops.complete(token, Outcome { result: -errand::refusal(&error), flags: 0 });
+                let _ = self.core.ops.complete(token, Outcome::new(-errand::refusal(&error)));
             }
         }
         self.core.ops.op_id(token)
@@ -419,7 +420,7 @@ impl Loop {
     /// As [`Loop::launch`].
     unsafe fn refuse(&mut self, header: NonNull<Header>, result: i32) -> Token {
         // SAFETY: S2: the caller's promise.
-        unsafe { self.core.ops.push_refused(header, Outcome { result, flags: Outcome::UNTRIED }) };
+        unsafe { self.core.ops.push_refused(header, Outcome::untried(result)) };
         Token::NONE
     }
 

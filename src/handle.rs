@@ -272,7 +272,8 @@ where
 /// Wakes a wait on a loop from any thread: notifications that come before the wait are kept, and those that
 /// come while one is pending are one (libxev's `Async`, libuv's `uv_async_t`).
 ///
-/// Clones notify the same wait. One operation at a time can wait; a second one ends with `EBUSY`.
+/// Clones notify the same wait. One operation at a time can wait; a second one ends with
+/// [`Cause::AlreadyWaiting`](crate::Cause::AlreadyWaiting).
 ///
 /// ```
 /// use oxev::{Completion, Loop, Notifier, RunMode};

@@ -59,7 +59,7 @@ pub use buf_pool::{BufPool, Lease};
 pub use builder::Builder;
 pub use completion::{Action, Completion, Multi, Owner};
 pub use descriptor::RawDescriptor;
-pub use error::is_canceled;
+pub use error::{Cause, is_canceled, is_deadline, is_table_full};
 pub use event_loop::{Loop, RunMode};
 pub use fs::{File, Metadata, OpenOptions};
 pub use handle::{LoopHandle, Notifier};

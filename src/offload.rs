@@ -27,7 +27,7 @@ impl Loop {
     /// effect. Dropping the loop waits for work that has begun, as it does for the kernel.
     ///
     /// # Errors
-    /// They come to the callback: `ECANCELED`; `ENOBUFS` if the table is full; `ESHUTDOWN` if the pool takes
+    /// They come to the callback: `ECANCELED`; [`is_table_full`](crate::is_table_full) if the table is; `ESHUTDOWN` if the pool takes
     /// no more tasks, or what the system said when its first thread was made. If the work panics, the error
     /// is of the kind [`Other`](io::ErrorKind::Other), the state is as the panic left it, and pool and loop
     /// go on.
@@ -93,7 +93,7 @@ where
             Err(payload) => {
                 // The hook has told what it was. A payload that panics in its turn is not dropped.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
-                -error::PANICKED
+                -error::code::PANICKED
             }
         }
     };

@@ -174,18 +174,54 @@ impl RawOp {
     pub const ADDRESS_BYTES: usize = 28;
 }
 
-/// What the kernel said of an operation: a count or descriptor, or a negative errno, and the backend's flags.
+/// How an operation went: a count or descriptor, or a negative error code, and what a backend says beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// As of `io_uring`: not negative on success, `-errno` otherwise.
+    /// Not negative on success; otherwise the negative of an errno, or of a code of the crate's own.
     pub result: i32,
-    /// Backend flags: for a pooled receive the buffer's index in the upper half.
-    pub flags: u32,
+    /// A set of the flags defined here. They are the crate's own: a backend translates what its kernel says.
+    pub flags: u16,
+    /// With [`Outcome::BUFFER`]: the index of the buffer in its pool.
+    pub buffer: u16,
 }
 
 impl Outcome {
-    /// Set by the loop in `flags` with an error of its own: the operation was not tried.
-    pub(crate) const UNTRIED: u32 = 1 << 15;
+    /// A pooled receive used a buffer of its pool.
+    pub const BUFFER: u16 = 1 << 0;
+    /// More outcomes of the same submission come.
+    pub const MORE: u16 = 1 << 1;
+    /// The operation was not begun: a close has not closed its descriptor.
+    pub const UNTRIED: u16 = 1 << 2;
+
+    /// An outcome without flags.
+    #[must_use]
+    pub const fn new(result: i32) -> Outcome {
+        Outcome { result, flags: 0, buffer: 0 }
+    }
+
+    /// The outcome of an operation that was not begun.
+    #[must_use]
+    pub const fn untried(result: i32) -> Outcome {
+        Outcome { result, flags: Outcome::UNTRIED, buffer: 0 }
+    }
+
+    /// `result` bytes, more than none, are in a buffer of the operation's pool.
+    #[must_use]
+    pub const fn in_buffer(result: i32, buffer: u16) -> Outcome {
+        Outcome { result, flags: Outcome::BUFFER, buffer }
+    }
+
+    /// Whether more outcomes of the same submission come.
+    #[must_use]
+    pub const fn has_more(self) -> bool {
+        self.flags & Outcome::MORE != 0
+    }
+
+    /// The buffer of its pool that the operation used, if it used one.
+    #[must_use]
+    pub fn used_buffer(self) -> Option<u16> {
+        (self.flags & Outcome::BUFFER != 0).then_some(self.buffer)
+    }
 
     /// The result as a count, or the error.
     ///
@@ -223,8 +259,7 @@ unsafe impl Output for usize {
 // SAFETY: S7: these operations give no resource; `Close` gives its descriptor up in every case.
 unsafe impl Output for () {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<()> {
-        let untried = outcome.result == -libc::ECANCELED || outcome.flags & Outcome::UNTRIED != 0;
-        if op.kind == OpKind::Close && untried {
+        if op.kind == OpKind::Close && outcome.flags & Outcome::UNTRIED != 0 {
             crate::descriptor::close_raw(op.fd);
         }
         outcome.count().map(drop)
@@ -268,7 +303,8 @@ impl<'a, R: Output> Op<'a, R> {
     }
 
     /// Sets a deadline: if the operation has not completed when `limit` has passed, it is cancelled and ends
-    /// with [`io::ErrorKind::TimedOut`]. If it completes while it is being cancelled, its result stands.
+    /// with [`is_deadline`](crate::is_deadline) (of the kind [`TimedOut`](io::ErrorKind::TimedOut)). If it completes
+    /// while it is being cancelled, its result stands.
     ///
     /// The deadline is served by the loop's own timers, on every backend. It is never early.
     pub fn timeout(mut self, limit: Duration) -> Op<'a, R> {

@@ -24,8 +24,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Capabilities, Options, Wait, Waker};
-use crate::buf_pool::{self, BUFFER_USED, Buffers};
-use crate::in_flight::{InFlight, MORE, Token, Verdict};
+use crate::buf_pool::{self, Buffers};
+use crate::in_flight::{InFlight, Token, Verdict};
 use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
@@ -37,8 +37,16 @@ const WAKE_UP: u64 = 0x7fff_ffff;
 /// Marks the user data of a request to cancel the operation that the rest names.
 const CANCEL_BIT: u64 = 1 << 31;
 
-/// In the flags of a completion: the kernel has let go of a zero-copy buffer (`IORING_CQE_F_NOTIF`).
-const NOTIFICATION: u32 = 1 << 3;
+/// In the flags of a completion queue entry: the upper half is the index of the buffer that was used
+/// (`IORING_CQE_F_BUFFER`).
+const CQE_BUFFER: u32 = 1 << 0;
+
+/// In the flags of a completion queue entry: more of the same submission come (`IORING_CQE_F_MORE`).
+const CQE_MORE: u32 = 1 << 1;
+
+/// In the flags of a completion queue entry: the kernel has let go of a zero-copy buffer
+/// (`IORING_CQE_F_NOTIF`).
+const CQE_NOTIFICATION: u32 = 1 << 3;
 
 /// [`RawOp::backend_state`] of a zero-copy send whose result is known, and whose buffer the kernel still has.
 const SENT: u16 = 1;
@@ -130,8 +138,8 @@ impl IoUring {
         if unsafe { (*op).kind } == OpKind::Connect {
             // SAFETY: S3: as above.
             if let Err(errno) = socket::open_for_connect(unsafe { &mut *op }) {
-                let failed = Outcome { result: -errno, flags: 0 };
-                return report(token, failed, &self.features, &mut self.backlog, ops);
+                let _ = ops.complete(token, Outcome::new(-errno));
+                return;
             }
         }
         // SAFETY: S3: as above.
@@ -151,7 +159,12 @@ impl IoUring {
     }
 
     #[inline]
-    pub(crate) fn cancel(&mut self, token: Token, _ops: &mut InFlight) {
+    pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
+        // A close that the kernel has begun cannot be stopped, and ECANCELED is an answer that a file system
+        // may give to it (close(2)): without a cancel it is never in doubt whether the descriptor is gone.
+        if ops.op_kind(token) == Some(OpKind::Close) {
+            return;
+        }
         if !self.backlog.is_empty() || !self.push_cancel(token.bits()) {
             self.backlog.push_back(token.bits() | CANCEL_BIT);
         }
@@ -180,8 +193,7 @@ impl IoUring {
                     return self.backlog.push_front(user_data);
                 }
             } else if ops.is_ending(token) {
-                let canceled = Outcome { result: -libc::ECANCELED, flags: 0 };
-                report(token, canceled, &self.features, &mut self.backlog, ops);
+                let _ = ops.complete(token, Outcome::untried(-libc::ECANCELED));
             } else if let Some(op) = ops.op(token) {
                 // SAFETY: S3: the table says that the operation is ours.
                 unsafe { self.push(token, op, ops) };
@@ -219,13 +231,14 @@ impl IoUring {
         let mut rearm_waker = false;
         for completion in self.ring.completions().take(room) {
             let user_data = completion.user_data();
-            let outcome = Outcome { result: completion.result(), flags: completion.flags() };
+            let (result, cqe_flags) = (completion.result(), completion.flags());
             if user_data & CANCEL_BIT != 0 {
-                again_if_not_found(user_data, outcome, &mut self.backlog, ops);
+                again_if_not_found(user_data, result, &mut self.backlog, ops);
             } else if user_data == WAKE_UP {
-                rearm_waker |= outcome.flags & MORE == 0;
+                rearm_waker |= cqe_flags & CQE_MORE == 0;
             } else {
-                report(Token::from_bits(user_data), outcome, &self.features, &mut self.backlog, ops);
+                let token = Token::from_bits(user_data);
+                report(token, result, cqe_flags, &self.features, &mut self.backlog, ops);
             }
         }
         if rearm_waker {
@@ -260,18 +273,29 @@ impl IoUring {
     }
 }
 
+/// What a completion queue entry says, in the crate's own terms.
+#[inline(always)]
+fn outcome_of(result: i32, cqe_flags: u32) -> Outcome {
+    // Both flags stand where the kernel has them, so that this is a mask.
+    const { assert!(Outcome::BUFFER as u32 == CQE_BUFFER && Outcome::MORE as u32 == CQE_MORE) };
+    let flags = cqe_flags & (CQE_BUFFER | CQE_MORE);
+    Outcome { result, flags: flags as u16, buffer: (cqe_flags >> 16) as u16 }
+}
+
 /// Passes an outcome on to the loop, or goes on with the operation.
 #[inline(always)]
 fn report(
     token: Token,
-    mut outcome: Outcome,
+    result: i32,
+    cqe_flags: u32,
     features: &Features,
     backlog: &mut VecDeque<u64>,
     ops: &mut InFlight,
 ) {
-    let may_be_a_part = outcome.flags & (MORE | NOTIFICATION) != 0 || !features.buffer_rings;
-    if may_be_a_part || matches!(-outcome.result, libc::EAGAIN | libc::ECANCELED) {
-        match report_part(token, outcome, features, backlog, ops) {
+    let mut outcome = outcome_of(result, cqe_flags);
+    let may_be_a_part = cqe_flags & (CQE_MORE | CQE_NOTIFICATION) != 0 || !features.buffer_rings;
+    if may_be_a_part || matches!(-result, libc::EAGAIN | libc::ECANCELED) {
+        match report_part(token, outcome, cqe_flags, features, backlog, ops) {
             Some(whole) => outcome = whole,
             None => return,
         }
@@ -286,12 +310,13 @@ fn report(
 fn report_part(
     token: Token,
     outcome: Outcome,
+    cqe_flags: u32,
     features: &Features,
     backlog: &mut VecDeque<u64>,
     ops: &mut InFlight,
 ) -> Option<Outcome> {
     match ops.op_kind(token)? {
-        OpKind::SendZeroCopy => zero_copy_sent(token, outcome, backlog, ops),
+        OpKind::SendZeroCopy => zero_copy_sent(token, outcome, cqe_flags, backlog, ops),
         OpKind::RecvPooled if !features.buffer_rings => receive_after_poll(token, outcome, backlog, ops),
         OpKind::RecvVectored | OpKind::SendVectored | OpKind::Accept if outcome.result == -libc::EAGAIN => {
             try_again(token, backlog, ops)
@@ -329,7 +354,7 @@ fn accept_at_last(token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<
     let op = unsafe { &mut *op };
     // A foreign listener may block.
     let accepted = if op.flags & RawOp::UNTRACKED == 0 { socket::accept_now(op) } else { -libc::EAGAIN };
-    Some(if accepted >= 0 { Outcome { result: accepted, flags: 0 } } else { outcome })
+    Some(if accepted >= 0 { Outcome::new(accepted) } else { outcome })
 }
 
 /// A pooled receive without buffer rings is a poll, and then a receive that does not block.
@@ -346,27 +371,27 @@ fn receive_after_poll(
     // SAFETY: S3: a poll does not write to the operation's description.
     let op = unsafe { &*op };
     let buffers = buf_pool::buffers_of(op);
-    let Some(index) = buffers.take() else { return Some(Outcome { result: -libc::ENOBUFS, flags: 0 }) };
+    let Some(index) = buffers.take() else { return Some(Outcome::new(-libc::ENOBUFS)) };
     let (place, len) = (buffers.place(index), buffers.size() as usize);
     // SAFETY: S13: the buffer is free and ours until it is given back or reported.
     let result = unsafe { socket::recv_now(op.fd, place, len) };
     if result > 0 {
-        return Some(Outcome { result, flags: BUFFER_USED | u32::from(index) << 16 });
+        return Some(Outcome::in_buffer(result, index));
     }
     buffers.give_back(index);
     if result == -libc::EAGAIN {
         backlog.push_back(token.bits());
         return None;
     }
-    Some(Outcome { result, flags: 0 })
+    Some(Outcome::new(result))
 }
 
 /// The kernel has answered a request to cancel. If it did not find an operation that is still in flight, that
 /// was between two states: again. A zero-copy send that only waits for its buffer cannot be found any more,
 /// nor stopped.
 #[cold]
-fn again_if_not_found(user_data: u64, outcome: Outcome, backlog: &mut VecDeque<u64>, ops: &mut InFlight) {
-    if outcome.result != -libc::ENOENT {
+fn again_if_not_found(user_data: u64, result: i32, backlog: &mut VecDeque<u64>, ops: &mut InFlight) {
+    if result != -libc::ENOENT {
         return;
     }
     let Some(op) = ops.op(Token::from_bits(user_data & !CANCEL_BIT)) else { return };
@@ -380,23 +405,24 @@ fn again_if_not_found(user_data: u64, outcome: Outcome, backlog: &mut VecDeque<u
 fn zero_copy_sent(
     token: Token,
     outcome: Outcome,
+    cqe_flags: u32,
     backlog: &mut VecDeque<u64>,
     ops: &mut InFlight,
 ) -> Option<Outcome> {
     let op = ops.op(token)?;
     // SAFETY: S3: the kernel reads the buffer, not the description.
     let op = unsafe { &mut *op };
-    if outcome.flags & NOTIFICATION != 0 {
+    if cqe_flags & CQE_NOTIFICATION != 0 {
         op.backend_state = 0;
         let result = op.offset as i64 as i32;
         if result != -libc::EOPNOTSUPP {
-            return Some(Outcome { result, flags: 0 });
+            return Some(Outcome::new(result));
         }
         op.backend_state = COPIED;
         backlog.push_back(token.bits());
         return None;
     }
-    if outcome.flags & MORE != 0 {
+    if outcome.has_more() {
         op.offset = i64::from(outcome.result) as u64;
         op.backend_state = SENT;
         return None;

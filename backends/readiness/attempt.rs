@@ -4,7 +4,7 @@
 
 use super::calls;
 use super::descriptors::{FileKind, Lane, Record};
-use crate::buf_pool::{self, BUFFER_USED};
+use crate::buf_pool;
 use crate::op::{OpKind, Outcome, RawOp};
 
 /// How a try went.
@@ -50,7 +50,7 @@ fn over_unless_not_ready(result: i32) -> Attempt {
     if result == -libc::EAGAIN || result == -libc::EWOULDBLOCK {
         return Attempt::NotReady;
     }
-    Attempt::Over(Outcome { result, flags: 0 })
+    Attempt::Over(Outcome::new(result))
 }
 
 /// Begins to connect, or looks how it went.
@@ -65,14 +65,14 @@ fn connect(op: &mut RawOp) -> Attempt {
         return Attempt::NotReady;
     }
     // EAGAIN is no promise here: there is no free port.
-    Attempt::Over(Outcome { result, flags: 0 })
+    Attempt::Over(Outcome::new(result))
 }
 
 /// Receives into a buffer of the pool, which is taken only for as long as there is something to receive.
 fn receive_pooled(op: &mut RawOp, record: &mut Record) -> Attempt {
     let buffers = buf_pool::buffers_of(op);
     let Some(index) = buffers.take() else {
-        return Attempt::Over(Outcome { result: -libc::ENOBUFS, flags: 0 });
+        return Attempt::Over(Outcome::new(-libc::ENOBUFS));
     };
     let (place, size) = (buffers.place(index), buffers.size() as usize);
     // SAFETY: S13: the buffer is free and ours until it is given back or reported.
@@ -84,5 +84,5 @@ fn receive_pooled(op: &mut RawOp, record: &mut Record) -> Attempt {
     if (result as usize) < size {
         record.note_short_transfer(Lane::Read, op.fd);
     }
-    Attempt::Over(Outcome { result, flags: BUFFER_USED | u32::from(index) << 16 })
+    Attempt::Over(Outcome::in_buffer(result, index))
 }

@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::{Capabilities, Options, Wait, Waker};
 use crate::buf_pool::Buffers;
 use crate::descriptor::RawDescriptor;
-use crate::in_flight::{InFlight, MORE, Token, Verdict};
+use crate::in_flight::{InFlight, Token, Verdict};
 use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
@@ -329,7 +329,7 @@ impl<S: Selector> Readiness<S> {
                     io_vecs::advance(raw, result as usize);
                 }
                 _ => {
-                    let outcome = Outcome { result: after_part(raw, result), flags: 0 };
+                    let outcome = Outcome::new(after_part(raw, result));
                     if ops.complete(token, outcome) == Verdict::Done {
                         return;
                     }
@@ -389,7 +389,7 @@ impl<S: Selector> Readiness<S> {
                     return self.block(fd, lane, interest, ops);
                 }
                 Attempt::Over(outcome) if takes_many && outcome.result >= 0 => {
-                    let _ = ops.complete(token, Outcome { flags: MORE, ..outcome });
+                    let _ = ops.complete(token, Outcome { flags: Outcome::MORE, ..outcome });
                     if self.nodes.next(token).is_some() {
                         // Whoever waits behind it has a turn, too.
                         self.nodes.remove(record.lane(lane), token);
@@ -498,7 +498,7 @@ impl<S: Selector> Readiness<S> {
         match unsafe { self.jobs.start(token, raw, &mut self.nodes, ops) } {
             Started::Later => {}
             Started::Done(result) => {
-                self.conclude(token, Outcome { result: after_part(raw, result), flags: 0 }, ops);
+                self.conclude(token, Outcome::new(after_part(raw, result)), ops);
             }
         }
     }
@@ -509,7 +509,7 @@ impl<S: Selector> Readiness<S> {
             // SAFETY: S14: only jobs of ours come back this way.
             let returned = unsafe { self.jobs.take(header, &mut self.nodes) };
             if let Some(Returned { token, result }) = returned {
-                self.conclude_job(token, result, ops);
+                self.conclude_job(token, Outcome::new(result), ops);
             }
         }
         while let Some(token) = self.jobs.next_waiting(&mut self.nodes) {
@@ -520,11 +520,11 @@ impl<S: Selector> Readiness<S> {
         }
     }
 
-    fn conclude_job(&mut self, token: Token, result: i32, ops: &mut InFlight) {
+    fn conclude_job(&mut self, token: Token, mut outcome: Outcome, ops: &mut InFlight) {
         let Some(op) = ops.op(token) else { return };
         // SAFETY: S3: nobody else looks at it now.
-        let result = after_part(unsafe { &*op }, result);
-        self.conclude(token, Outcome { result, flags: 0 }, ops);
+        outcome.result = after_part(unsafe { &*op }, outcome.result);
+        self.conclude(token, outcome, ops);
     }
 
     // ---- out
@@ -543,7 +543,7 @@ impl<S: Selector> Readiness<S> {
             }
             Place::WaitingForJob | Place::InJob => {
                 if self.jobs.withdraw(token, &mut self.nodes) {
-                    self.conclude_job(token, -libc::ECANCELED, ops);
+                    self.conclude_job(token, Outcome::untried(-libc::ECANCELED), ops);
                 }
             }
             Place::Nowhere => debug_assert!(false, "what the backend has is somewhere"),
@@ -626,7 +626,7 @@ fn takes_many(op: &RawOp) -> bool {
 
 /// Reports a result that cannot be a part.
 fn report(token: Token, result: i32, ops: &mut InFlight) {
-    let verdict = ops.complete(token, Outcome { result, flags: 0 });
+    let verdict = ops.complete(token, Outcome::new(result));
     debug_assert_eq!(verdict, Verdict::Done);
 }
 

@@ -26,9 +26,9 @@ use super::peers::Scripts;
 use super::random::Random;
 use super::trace::Trace;
 use super::transfer;
-use crate::buf_pool::{self, BUFFER_USED};
+use crate::buf_pool;
 use crate::descriptor::{RawDescriptor, close_number};
-use crate::in_flight::{InFlight, MORE, Token, Verdict};
+use crate::in_flight::{InFlight, Token, Verdict};
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::virtual_world::{self, Listen, VirtualWorld};
@@ -562,7 +562,7 @@ impl State {
         };
         let refusal = refusal(nature, &raw);
         if refusal < 0 {
-            return self.finish(number, Outcome { result: refusal, flags: 0 }, 0);
+            return self.finish(number, Outcome::new(refusal), 0);
         }
         let Some(id) = object else { return };
         self.set_phase(number, Phase::Waiting);
@@ -574,7 +574,7 @@ impl State {
 
     fn begin_poll(&mut self, number: Number, object: Option<ObjectId>) {
         let Some((id, object)) = object.and_then(|id| Some((id, self.objects.get_mut(&id)?))) else {
-            return self.finish(number, Outcome { result: -libc::EBADF, flags: 0 }, 0);
+            return self.finish(number, Outcome::new(-libc::EBADF), 0);
         };
         object.polls.push(number);
         self.set_phase(number, Phase::Waiting);
@@ -616,7 +616,7 @@ impl State {
             let held = raw.flags & RawOp::EXACT != 0 || outcome.result == -libc::EINTR;
             let Some(operation) = self.operations.get_mut(&number) else { return };
             if operation.native && more && !self.random.chance(self.options.faults.lost_continuation) {
-                let flags = outcome.flags | MORE;
+                let flags = outcome.flags | Outcome::MORE;
                 self.finish(number, Outcome { flags, ..outcome }, figure);
                 continue;
             }
@@ -685,7 +685,7 @@ impl State {
             if let Some(object) = self.objects.get_mut(&id) {
                 object.polls.retain(|other| *other != number);
             }
-            self.finish(number, Outcome { result: events, flags: 0 }, i64::from(events));
+            self.finish(number, Outcome::new(events), i64::from(events));
         }
     }
 
@@ -739,7 +739,7 @@ impl State {
         debug_assert!(operation.phase != Phase::Reported, "an operation has one last outcome");
         let at_ns = (now_ns + delay_ns).max(operation.reported_ns);
         operation.reported_ns = at_ns;
-        if outcome.flags & MORE == 0 {
+        if !outcome.has_more() {
             operation.phase = Phase::Reported;
         }
         let (side, token) = (operation.side, operation.token);
@@ -769,7 +769,7 @@ impl State {
             self.note("deliver", number, 0);
             match ops.complete(token, outcome) {
                 Verdict::Continue => self.resume(number),
-                Verdict::Done if outcome.flags & MORE == 0 => {
+                Verdict::Done if !outcome.has_more() => {
                     self.retire(number);
                     // The loop may submit it again under the same name: then the name is not retired.
                     let over = !ops.is_known(token);
@@ -841,7 +841,7 @@ impl State {
             return;
         }
         let object = operation.object;
-        self.finish(number, Outcome { result: -libc::ECANCELED, flags: 0 }, 0);
+        self.finish(number, Outcome::untried(-libc::ECANCELED), 0);
         if let Some(id) = object {
             self.leave_queues(number, id);
         }
@@ -1046,7 +1046,7 @@ impl State {
         let fd = raw.fd;
         let target = match opened {
             Ok(target) => target,
-            Err(errno) => return self.finish(number, Outcome { result: -errno, flags: 0 }, 0),
+            Err(errno) => return self.finish(number, Outcome::new(-errno), 0),
         };
         let host = self.operations[&number].host;
         let id = self.add_connecting(host, target, Some(number));
@@ -1142,7 +1142,7 @@ impl State {
         let Some(stream) = self.stream(id) else { return };
         let before = std::mem::replace(&mut stream.connect, Connect::Done(result));
         if let Connect::Requested { number: Some(number), .. } = before {
-            self.finish(number, Outcome { result, flags: 0 }, 0);
+            self.finish(number, Outcome::new(result), 0);
         }
     }
 
@@ -1202,7 +1202,7 @@ impl State {
                     // SAFETY: S3: the operation is in flight, and only we look at it now.
                     socket::put_address(unsafe { &mut *op }, remote);
                 }
-                (Outcome { result: fd, flags: 0 }, connection as i64)
+                (Outcome::new(fd), connection as i64)
             }
             Err(error) => failed(-error.raw_os_error().unwrap_or(libc::EMFILE)),
         }
@@ -1274,8 +1274,9 @@ impl State {
             // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
             None => unsafe { transfer::scatter(raw, &bytes) },
         }
-        let flags = buffer.map_or(0, |index| BUFFER_USED | u32::from(index) << 16);
-        (Outcome { result: count as i32, flags }, count as i64)
+        let outcome =
+            buffer.map_or(Outcome::new(count as i32), |index| Outcome::in_buffer(count as i32, index));
+        (outcome, count as i64)
     }
 
     /// Takes bytes that a stream has received; its peer may send as many more.
@@ -1299,7 +1300,7 @@ impl State {
         // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
         let sent = self.transmit(id, len, fraction, |count| unsafe { transfer::gather(raw, count) });
         match sent {
-            Ok(count) => (Outcome { result: count as i32, flags: 0 }, count as i64),
+            Ok(count) => (Outcome::new(count as i32), count as i64),
             Err(errno) => failed(-errno),
         }
     }
@@ -1370,10 +1371,10 @@ impl State {
         let raw = unsafe { op.read() };
         let uninterruptible = matches!(raw.kind, OpKind::Nop | OpKind::Close | OpKind::Shutdown);
         if !uninterruptible && self.is_interrupted(number) {
-            return self.finish(number, Outcome { result: -libc::EINTR, flags: 0 }, 0);
+            return self.finish(number, Outcome::new(-libc::EINTR), 0);
         }
         let (outcome, figure) = match (raw.kind, object) {
-            (OpKind::Nop, _) => (Outcome { result: 0, flags: 0 }, 0),
+            (OpKind::Nop, _) => (Outcome::new(0), 0),
             (OpKind::Open, _) => self.perform_open(&raw),
             (_, None) => failed(-libc::EBADF),
             (OpKind::Close, Some(id)) => {
@@ -1383,7 +1384,7 @@ impl State {
             (OpKind::Shutdown, Some(id)) => failed(self.shutdown(id, raw.len as i32)),
             (_, Some(id)) => {
                 let result = self.perform_on_file(id, &raw);
-                (Outcome { result, flags: 0 }, i64::from(result))
+                (Outcome::new(result), i64::from(result))
             }
         };
         self.finish(number, outcome, figure);
@@ -1402,7 +1403,7 @@ impl State {
         // SAFETY: S6: the operation borrows the path, a C string.
         let path = unsafe { CStr::from_ptr(raw.buf.cast_const().cast()) };
         match self.open(path, raw.len as i32, raw.offset as u32) {
-            Ok((fd, id)) => (Outcome { result: fd, flags: 0 }, id as i64),
+            Ok((fd, id)) => (Outcome::new(fd), id as i64),
             Err(errno) => failed(-errno),
         }
     }
@@ -1552,7 +1553,7 @@ impl fmt::Debug for World {
 
 /// An outcome that is no resource.
 fn failed(result: i32) -> (Outcome, i64) {
-    (Outcome { result, flags: 0 }, i64::from(result))
+    (Outcome::new(result), i64::from(result))
 }
 
 /// A part of `len`, at least one if there is any.

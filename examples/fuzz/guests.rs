@@ -589,7 +589,7 @@ fn conclude_write(number: usize, things: &Things, result: Result<usize, Failure>
         let Effect::Write { ticket, all, .. } = m.entries[number].effect else { return };
         let written = match result {
             Ok(count) => Some(count),
-            Err(Failure::Errno(libc::ENOBUFS)) => Some(0),
+            Err(Failure::TableFull) => Some(0),
             Err(Failure::Errno(_)) if !all => Some(0),
             Err(_) => None,
         };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Instant;
 
-use oxev::{OpId, OpKind};
+use oxev::{Cause, OpId, OpKind};
 
 use super::files::{FileModel, ReadTicket, WriteTicket};
 use super::program::{Backend, Half, OpenWhat, Receive, Series, Transmit, Work};
@@ -232,8 +232,11 @@ struct PostModel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     Canceled,
+    /// Its deadline passed.
     TimedOut,
     EndOfStream,
+    TableFull,
+    AlreadyWaiting,
     /// The kind `Other`: work panicked.
     Other,
     Errno(i32),
@@ -248,20 +251,22 @@ impl Failure {
             Failure::EndOfStream => 3,
             Failure::Other => 4,
             Failure::Unknown => 5,
-            Failure::Errno(errno) => 6 + errno as u64,
+            Failure::TableFull => 6,
+            Failure::AlreadyWaiting => 7,
+            Failure::Errno(errno) => 8 + errno as u64,
         }
     }
 }
 
 pub(crate) fn classify(error: &io::Error) -> Failure {
-    if oxev::is_canceled(error) {
-        return Failure::Canceled;
-    }
-    match (error.kind(), error.raw_os_error()) {
-        (io::ErrorKind::TimedOut, _) => Failure::TimedOut,
+    match (Cause::of(error), error.raw_os_error()) {
+        (Some(Cause::Canceled), _) => Failure::Canceled,
+        (Some(Cause::Deadline), _) => Failure::TimedOut,
+        (Some(Cause::TableFull), _) => Failure::TableFull,
+        (Some(Cause::AlreadyWaiting), _) => Failure::AlreadyWaiting,
+        (Some(Cause::UnexpectedEof), _) => Failure::EndOfStream,
+        (Some(Cause::Panicked), _) => Failure::Other,
         (_, Some(errno)) => Failure::Errno(errno),
-        (io::ErrorKind::UnexpectedEof, None) => Failure::EndOfStream,
-        (io::ErrorKind::Other, None) => Failure::Other,
         _ => Failure::Unknown,
     }
 }
@@ -739,8 +744,13 @@ impl Model {
                 let passed = entry.limit_ns.is_some_and(|limit_ns| now_ns >= limit_ns);
                 allowed(passed && !entry.canceled && !entry.disarmed, "a deadline is never early")
             }
-            Err(Failure::Errno(libc::ENOBUFS)) => allowed(entry.refused, "only a full table gives ENOBUFS"),
-            _ if entry.refused => Err("a full table gives ENOBUFS"),
+            Err(Failure::TableFull) => allowed(entry.refused, "only a full table refuses an operation"),
+            _ if entry.refused => Err("a full table refuses an operation"),
+            Err(Failure::AlreadyWaiting) => {
+                let waits =
+                    matches!(entry.job, Job::Single(Work::Wait { .. }) | Job::Many(Series::Wait { .. }));
+                allowed(waits && entry.contested, "only a second wait for a notifier is refused")
+            }
             Err(Failure::Errno(errno)) => {
                 allowed(self.may_fail(entry, errno), "an operation fails for a reason")
             }
@@ -830,11 +840,9 @@ impl Model {
                 Work::Stray { .. } if world => errno == libc::EBADF,
                 Work::Stray { sends: true } => errno == libc::EPIPE || errno == libc::ENOTCONN,
                 Work::Stray { sends: false } => errno == libc::ENOTCONN,
-                Work::Wait { .. } => errno == libc::EBUSY && entry.contested,
                 _ => false,
             },
             (_, Job::Many(Series::Every(0) | Series::EveryAfter(0))) => errno == libc::EINVAL,
-            (_, Job::Many(Series::Wait { .. })) => errno == libc::EBUSY && entry.contested,
             (_, Job::Many(_)) => false,
         }
     }
@@ -868,7 +876,7 @@ impl Model {
             () if state != State::InFlight => Some("items come between submit and the end"),
             () if disarmed => Some("no item comes after Disarm"),
             () if in_item => Some("one item callback at a time"),
-            () if self.entries[number].refused => Some("a full table gives ENOBUFS"),
+            () if self.entries[number].refused => Some("a full table refuses an operation"),
             () => None,
         };
         if let Some(rule) = rule {
@@ -1210,7 +1218,7 @@ impl Model {
     }
 
     fn note_error(&mut self, side: usize, result: Result<usize, Failure>) {
-        if matches!(result, Err(Failure::Errno(errno)) if errno != libc::ENOBUFS) {
+        if matches!(result, Err(Failure::Errno(_))) {
             self.sides[side].error_seen = true;
         }
     }
@@ -1406,15 +1414,15 @@ fn outcome_name(result: Result<usize, Failure>) -> &'static str {
         Err(Failure::EndOfStream) => "end of stream",
         Err(Failure::Other) => "panicked",
         Err(Failure::Unknown) => "unknown",
+        Err(Failure::TableFull) => "table full",
+        Err(Failure::AlreadyWaiting) => "already waiting",
         Err(Failure::Errno(errno)) => match errno {
-            libc::ENOBUFS => "ENOBUFS",
             libc::ECONNRESET => "ECONNRESET",
             libc::ECONNREFUSED => "ECONNREFUSED",
             libc::EPIPE => "EPIPE",
             libc::ENOTCONN => "ENOTCONN",
             libc::EBADF => "EBADF",
             libc::EINVAL => "EINVAL",
-            libc::EBUSY => "EBUSY",
             libc::EIO => "EIO",
             libc::ENOSPC => "ENOSPC",
             libc::ENOENT => "ENOENT",

@@ -5,6 +5,7 @@
 use super::entry::{State, flag};
 use super::{InFlight, Item, Token};
 use crate::canary;
+use crate::error::code;
 use crate::handle;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::timer::wheel::{Expiry, Place};
@@ -110,14 +111,14 @@ impl InFlight {
             let entry = &mut table[index as usize];
             let token = Token::new(index, entry.sequence);
             let settle = match entry.state {
-                State::Armed if entry.flags & flag::TIMED_OUT != 0 => -libc::ETIMEDOUT,
+                State::Armed if entry.flags & flag::TIMED_OUT != 0 => -code::DEADLINE,
                 State::Armed if entry.is_one_shot_timer() => 0,
                 State::Armed => match entry.op_copy() {
                     op if op.kind == OpKind::Notify => {
                         if !handle::withdraw(&op) {
                             return Expiry::Taken;
                         }
-                        -libc::ETIMEDOUT
+                        -code::DEADLINE
                     }
                     op => {
                         if items.len() >= *items_max {
@@ -125,7 +126,7 @@ impl InFlight {
                         }
                         let (period, lifetime) = (op.done, op.len as u64);
                         if now_ns >= lifetime {
-                            -libc::ETIMEDOUT
+                            -code::DEADLINE
                         } else {
                             let fixed_delay = op.flags & RawOp::FIXED_DELAY != 0;
                             let missed = if fixed_delay { 0 } else { (now_ns - entry.deadline_ns) / period };
@@ -133,13 +134,13 @@ impl InFlight {
                             entry.deadline_ns =
                                 entry.deadline_ns.saturating_add(period.saturating_mul(missed + 1));
                             entry.state = State::Pending;
-                            let outcome = Outcome { result: periods as i32, flags: 0 };
+                            let outcome = Outcome::new(periods as i32);
                             items.push_back(Item { token, outcome, last: true });
                             return Expiry::Taken;
                         }
                     }
                 },
-                State::Starved => -libc::ETIMEDOUT,
+                State::Starved => -code::DEADLINE,
                 State::Backend => {
                     if entry.flags & flag::ENDING != 0 {
                         return Expiry::Taken;
@@ -163,7 +164,7 @@ impl InFlight {
             };
             let header = table.remove(index as usize).header;
             // SAFETY: S2: it left the table, so it is on no list.
-            unsafe { (*header.as_ptr()).outcome = Outcome { result: settle, flags: 0 } };
+            unsafe { (*header.as_ptr()).outcome = Outcome::new(settle) };
             // SAFETY: S2: as above.
             unsafe { ready.push(header) };
             Expiry::Taken

@@ -6,8 +6,8 @@ use std::ptr::NonNull;
 
 use super::entry::{State, flag};
 use super::{InFlight, Token};
-use crate::buf_pool::BUFFER_USED;
 use crate::completion::Header;
+use crate::error::code;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::timer::wheel::Place;
 
@@ -52,7 +52,7 @@ impl InFlight {
         unsafe { (*header.as_ptr()).outcome = item.outcome };
         let is_value = item.outcome.result >= 0 && !entry.is_end_of_stream(item.outcome);
         let delivery = match is_value {
-            false if item.outcome.flags & BUFFER_USED != 0 => Delivery::Discard(header),
+            false if item.outcome.used_buffer().is_some() => Delivery::Discard(header),
             false => Delivery::Nothing,
             true if entry.flags & flag::DISARMED != 0 => Delivery::Discard(header),
             true => Delivery::Item(header),
@@ -82,7 +82,7 @@ impl InFlight {
             _ if ending & flag::DISARMED != 0 => Some(0),
             result if result < 0 && !wants_buffer => Some(result),
             _ if entry.is_end_of_stream(item.outcome) => Some(0),
-            _ if ending & flag::TIMED_OUT != 0 => Some(-libc::ETIMEDOUT),
+            _ if ending & flag::TIMED_OUT != 0 => Some(-code::DEADLINE),
             _ if ending & flag::CANCEL != 0 => Some(-libc::ECANCELED),
             _ => None,
         };

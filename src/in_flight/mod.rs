@@ -37,7 +37,7 @@ use crate::canary;
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::errand;
-use crate::error;
+use crate::error::code;
 use crate::handle::{self, Remote};
 use crate::io_vecs;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
@@ -113,9 +113,6 @@ pub(crate) struct InFlight {
     pub(crate) in_step: bool,
     exact_arms: u32,
 }
-
-/// Set by a backend in [`Outcome::flags`]: more results of the same submission come.
-pub(crate) const MORE: u32 = 1 << 1;
 
 impl InFlight {
     pub(crate) fn new(
@@ -367,7 +364,7 @@ impl InFlight {
     fn settle(&mut self, token: Token, result: i32) {
         let header = self.retire(token);
         // SAFETY: S2: it left the table, so it is on no list.
-        unsafe { self.push_ready(header, Outcome { result, flags: 0 }) };
+        unsafe { self.push_ready(header, Outcome::new(result)) };
     }
 
     /// A backend says how an operation went. Late and repeated news are ignored.
@@ -414,7 +411,7 @@ impl InFlight {
             outcome.result = -libc::ECANCELED;
         }
         if outcome.result == -libc::ECANCELED && ending & flag::TIMED_OUT != 0 {
-            outcome = Outcome { result: -libc::ETIMEDOUT, flags: outcome.flags | Outcome::UNTRIED };
+            outcome.result = -code::DEADLINE;
         }
         if entry.flags & (flag::COMPOUND | flag::EXACT) == 0 {
             return Ok(outcome);
@@ -423,7 +420,7 @@ impl InFlight {
         // SAFETY: S3: the backend gave this outcome, so it is not writing to the description.
         let flags = unsafe { (*op).flags };
         if flags & RawOp::MULTI != 0 {
-            let last = outcome.flags & MORE == 0;
+            let last = !outcome.has_more();
             if last {
                 entry.state = State::Pending;
                 self.in_backend -= 1;
@@ -437,7 +434,7 @@ impl InFlight {
                 self.starve(token);
                 return Err(Verdict::Done);
             }
-            outcome.result = if ending == flag::TIMED_OUT { -libc::ETIMEDOUT } else { -libc::ECANCELED };
+            outcome.result = if ending == flag::TIMED_OUT { -code::DEADLINE } else { -libc::ECANCELED };
             return Ok(outcome);
         }
         if flags & RawOp::EXACT == 0 || outcome.result < 0 {
@@ -448,7 +445,7 @@ impl InFlight {
         if outcome.result == 0 && op.len > 0 {
             let reads =
                 matches!(op.kind, OpKind::Recv | OpKind::RecvVectored | OpKind::Read | OpKind::ReadVectored);
-            outcome.result = if reads { -error::UNEXPECTED_EOF } else { -error::WRITE_ZERO };
+            outcome.result = if reads { -code::UNEXPECTED_EOF } else { -code::WRITE_ZERO };
             return Ok(outcome);
         }
         io_vecs::advance(op, outcome.result as usize);
@@ -456,7 +453,7 @@ impl InFlight {
         match ending {
             _ if op.len == 0 => Ok(outcome),
             0 => Err(Verdict::Continue),
-            flag::TIMED_OUT => Ok(Outcome { result: -libc::ETIMEDOUT, ..outcome }),
+            flag::TIMED_OUT => Ok(Outcome { result: -code::DEADLINE, ..outcome }),
             _ => Ok(Outcome { result: -libc::ECANCELED, ..outcome }),
         }
     }
@@ -521,7 +518,7 @@ impl InFlight {
     /// Registers the wait of an armed entry with its notifier.
     pub(crate) fn start_wait(&mut self, token: Token, op: &RawOp) {
         if !handle::wait(op, token, &self.remote) {
-            self.settle(token, -libc::EBUSY);
+            self.settle(token, -code::ALREADY_WAITING);
         }
     }
 
@@ -548,7 +545,7 @@ impl InFlight {
         }
         entry.state = State::Pending;
         debug_assert!(!self.items_full(), "the caller has looked");
-        self.items.push_back(Item { token, outcome: Outcome { result: 0, flags: 0 }, last: true });
+        self.items.push_back(Item { token, outcome: Outcome::new(0), last: true });
     }
 
     /// How many operations wait for a buffer and may find one. Nobody need look at them before a buffer has

@@ -95,7 +95,7 @@ impl Backend {
     pub(crate) unsafe fn submit(&mut self, _: Token, _: *mut RawOp, _: &mut InFlight) {}
 
     pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
-        let _ = ops.complete(token, Outcome { result: -libc::ECANCELED, flags: 0 });
+        let _ = ops.complete(token, Outcome::new(-libc::ECANCELED));
     }
 
     /// Time does not pass: a wait that has a limit ends by a wake-up, too.

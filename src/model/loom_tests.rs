@@ -21,7 +21,7 @@ use crate::backend::poll_descriptor;
 use crate::completion::Header;
 use crate::errand;
 use crate::{
-    Action, Completion, Loop, LoopHandle, Multi, Notifier, OpId, RunMode, ThreadPool, is_canceled, nop,
+    Action, Cause, Completion, Loop, LoopHandle, Multi, Notifier, OpId, RunMode, ThreadPool, is_canceled, nop,
 };
 
 fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
@@ -265,7 +265,9 @@ fn wait(lp: &mut Loop, notifier: &Notifier, content: &Shared) -> OpId {
         |_, waiting, end| {
             match end {
                 Ok(()) => assert_eq!(waiting.content.read(), 1),
-                Err(ref error) => assert!(is_canceled(error) || error.raw_os_error() == Some(libc::EBUSY)),
+                Err(ref error) => {
+                    assert!(matches!(Cause::of(error), Some(Cause::Canceled | Cause::AlreadyWaiting)))
+                }
             }
             came(usize::from(end.is_ok()));
         },

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::time::{Duration, Instant};
 
-use oxev::{Action, Completion, Multi, Notifier, RunMode, TcpStream, Timer, nop};
+use oxev::{Action, Cause, Completion, Multi, Notifier, RunMode, TcpStream, Timer, nop};
 
 use crate::support::hanging::{lease_of, start_every_kind};
 use crate::support::sockets::{connect, listener, pair};
@@ -15,6 +15,7 @@ use crate::variants::Variant;
 conformance! {
     every_kind_ends_when_its_deadline_passes,
     every_kind_with_a_deadline_can_be_cancelled,
+    a_passed_deadline_is_told_from_a_connection_that_timed_out,
     a_deadline_is_never_early,
     an_operation_that_completes_in_time_has_its_result,
     a_deadline_that_was_not_needed_does_nothing_later,
@@ -36,7 +37,7 @@ conformance! {
 }
 
 fn timed_out<R>(result: &io::Result<R>) -> bool {
-    result.as_ref().is_err_and(|error| error.kind() == ErrorKind::TimedOut)
+    result.as_ref().is_err_and(|error| oxev::is_deadline(error) && error.kind() == ErrorKind::TimedOut)
 }
 
 fn every_kind_ends_when_its_deadline_passes(v: Variant) {
@@ -62,6 +63,20 @@ fn every_kind_with_a_deadline_can_be_cancelled(v: Variant) {
         assert!(is_canceled(&op.end().unwrap()), "{}", op.name);
     }
     assert_eq!(lp.next_timeout(), None, "no deadline is left in the wheel");
+}
+
+/// The kernel's `ETIMEDOUT` is a connection's.
+fn a_passed_deadline_is_told_from_a_connection_that_timed_out(v: Variant) {
+    let mut lp = v.new_loop();
+    let (stream, _peer) = pair();
+    let error = complete(&mut lp, (stream, [0u8; 8]), |(s, buf)| s.recv(buf).timeout(MS))
+        .1
+        .expect_err("no byte came");
+    assert!(oxev::is_deadline(&error) && !oxev::is_canceled(&error) && !oxev::is_table_full(&error));
+    assert_eq!((error.raw_os_error(), Cause::of(&error)), (None, Some(Cause::Deadline)));
+    let kernel = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+    assert_ne!(error.to_string(), kernel.to_string());
+    assert!(!oxev::is_deadline(&kernel));
 }
 
 fn a_deadline_is_never_early(v: Variant) {

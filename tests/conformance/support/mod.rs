@@ -110,11 +110,6 @@ impl<T: 'static, R: Output> Started<T, R> {
         self.take().1
     }
 
-    /// The errno that it failed with.
-    pub(crate) fn errno(self) -> Option<i32> {
-        self.result().err().and_then(|error| error.raw_os_error())
-    }
-
     /// Runs the loop until the operation is done.
     pub(crate) fn wait(self, lp: &mut Loop) -> (T, io::Result<R>) {
         run_until(lp, || self.is_done());
