@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::backend::{Kind, Options};
+use crate::backends::{Kind, Options};
 use crate::event_loop::Loop;
 use crate::in_flight::Token;
 use crate::thread_pool::ThreadPool;

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Capabilities, Kind, Wait};
+use crate::backends::{Backend, Capabilities, Kind, Wait};
 use crate::buf_pool::{self, BUFFER_GROUPS, BUFFERS_MAX, BufPool, Buffers};
 use crate::builder::Builder;
 use crate::callback::{Lent, complete_multi, complete_one};

@@ -25,7 +25,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 
-use crate::backend::Waker;
+use crate::backends::Waker;
 use crate::completion::{Action, Header, Owner};
 use crate::event_loop::Loop;
 use crate::in_flight::Token;

@@ -4,7 +4,7 @@
 //!
 //! `op` (what an operation is) and `completion` (the caller's memory) · `event_loop` (submit, cancel, the
 //! step) and `callback` (back to the owner's types) · `in_flight` (the table and the states) · `timer` (the
-//! wheel) · `handle` (other threads) · `backend` (the contract) and `backends/` · `pool`, `buf_pool`,
+//! wheel) · `handle` (other threads) · `backends` (the contract, and those who keep it) · `pool`, `buf_pool`,
 //! `io_vecs` (memory) · `net`, `fs` (descriptors in, operations out) · `thread_pool` (work that blocks or
 //! computes) · `raw` (the unsafe layer) · `sim` (the simulator).
 #![doc = include_str!("safety.md")]
@@ -14,11 +14,12 @@
 )]
 
 #[cfg(not(loom))]
-mod backend;
+#[path = "../backends/mod.rs"]
+mod backends;
 #[cfg(loom)]
-#[allow(missing_docs, reason = "nobody reads them there")]
-#[path = "model/backend.rs"]
-mod backend;
+#[allow(missing_docs, reason = "a model has no documentation")]
+#[path = "model/backends.rs"]
+mod backends;
 mod buf_pool;
 mod builder;
 mod callback;
@@ -54,7 +55,7 @@ mod virtual_world;
 #[path = "virtual_world_none.rs"]
 mod virtual_world;
 
-pub use backend::{Capabilities, Kind, UnknownKind};
+pub use backends::{Capabilities, Kind, UnknownKind};
 pub use buf_pool::{BufPool, Lease};
 pub use builder::Builder;
 pub use completion::{Action, Completion, Multi, Owner};

@@ -200,8 +200,8 @@ use std::rc::Rc;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use crate::backend::sim::World;
-pub use crate::backend::sim::{Faults, SimOptions};
+use crate::backends::sim::World;
+pub use crate::backends::sim::{Faults, SimOptions};
 use crate::descriptor::Descriptor;
 use crate::event_loop::Loop;
 use crate::op::duration_to_ns;

@@ -17,7 +17,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicBool;
 use loom::thread::{self, JoinHandle};
 
-use crate::backend::poll_descriptor;
+use crate::backends::poll_descriptor;
 use crate::completion::Header;
 use crate::errand;
 use crate::{

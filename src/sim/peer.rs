@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::script;
-use crate::backend::sim::World;
+use crate::backends::sim::World;
 use crate::descriptor::{Descriptor, RawDescriptor, descriptor_conversions};
 use crate::fs::File;
 use crate::net::TcpStream;

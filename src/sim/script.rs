@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::Simulation;
 use super::peer::Peer;
-use crate::backend::sim::{Attempt, World};
+use crate::backends::sim::{Attempt, World};
 use crate::descriptor::Descriptor;
 use crate::op::duration_to_ns;
 use crate::virtual_world;

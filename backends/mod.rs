@@ -21,16 +21,12 @@ use crate::thread_pool::ThreadPool;
 use crate::virtual_world::{Place, VirtualTime};
 
 #[cfg(all(target_os = "linux", feature = "epoll"))]
-#[path = "../backends/epoll/mod.rs"]
 mod epoll;
 #[cfg(all(target_os = "linux", feature = "io_uring"))]
-#[path = "../backends/io_uring/mod.rs"]
 mod io_uring;
 #[cfg(all(target_os = "linux", feature = "epoll"))]
-#[path = "../backends/readiness/mod.rs"]
 mod readiness;
 #[cfg(feature = "sim")]
-#[path = "../backends/sim/mod.rs"]
 pub(crate) mod sim;
 
 #[cfg(not(any(feature = "sim", all(target_os = "linux", any(feature = "io_uring", feature = "epoll")))))]

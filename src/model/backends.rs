@@ -1,4 +1,4 @@
-//! In place of `backend.rs` in models: the contract, kept by a backend without a kernel. Its operations end
+//! In place of `backends/mod.rs` in models: the contract, kept by a backend without a kernel. Its operations end
 //! when they are cancelled, its waits when the loop is woken.
 
 #![allow(unsafe_code)]
