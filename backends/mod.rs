@@ -174,6 +174,7 @@ impl AsFd for Waker {
 }
 
 /// The compiled-in backends behind one type, so that [`Loop`](crate::Loop) is not generic.
+#[allow(clippy::large_enum_variant, reason = "a loop has one, in its own allocation")]
 enum Compiled {
     #[cfg(all(target_os = "linux", feature = "io_uring"))]
     IoUring(io_uring::IoUring),

@@ -254,6 +254,10 @@ unsafe impl Output for Lease {
         let lease = Lease { buffers, index, len: outcome.result.max(0) as u32 };
         outcome.count().map(|_| lease)
     }
+
+    fn moved(_: &RawOp, outcome: Outcome) -> u64 {
+        outcome.result.max(0) as u64
+    }
 }
 
 /// The ring through which buffers are given to the kernel: an array of entries, the tail in the first one's

@@ -42,17 +42,19 @@ pub(crate) unsafe fn conjure<C: Copy>() -> C {
     unsafe { NonNull::<C>::dangling().read() }
 }
 
-/// The result of the operation in `header`, as a value.
+/// The result of the operation in `header`, as a value, and how many bytes it has moved.
 ///
 /// # Safety
 /// The outcome in the header is one of an operation made for `R`, and is decoded only once.
-unsafe fn decode<R: Output>(header: NonNull<Header>) -> io::Result<R> {
+#[inline(always)]
+unsafe fn decode<R: Output>(header: NonNull<Header>) -> (io::Result<R>, u64) {
     // SAFETY: S3: the backend is done with this outcome, so nobody writes to the description.
     let op = unsafe { &(*header.as_ptr()).op };
     // SAFETY: S2: the header is the loop's.
     let outcome = unsafe { (*header.as_ptr()).outcome };
+    let moved = R::moved(op, outcome);
     // SAFETY: S7: the caller's promise.
-    unsafe { R::decode(op, outcome) }
+    (unsafe { R::decode(op, outcome) }, moved)
 }
 
 pub(crate) unsafe fn complete_one<P, R, C>(lp: Option<&mut Loop>, header: NonNull<Header>, _: bool) -> Action
@@ -63,10 +65,11 @@ where
 {
     canary::swaps_bytes(header);
     // SAFETY: S7: `submit` put this function beside an operation for `R`.
-    let result = unsafe { decode::<R>(header) };
+    let (result, moved) = unsafe { decode::<R>(header) };
     // SAFETY: S4: `submit` took the completion from a `P`; the operation is off every list.
     let owner = unsafe { P::from_raw(header.cast()) };
     if let Some(lp) = lp {
+        lp.note_moved(moved);
         // SAFETY: S9: `submit` had a `C`.
         let callback = unsafe { conjure::<C>() };
         callback(lp, owner, result);
@@ -97,13 +100,15 @@ where
         if let Some(lp) = lp {
             // SAFETY: S9: `submit_multi` had an `E`.
             let on_end = unsafe { conjure::<E>() };
+            lp.note_moved(0);
             on_end(lp, owner, outcome.count().map(drop));
         }
         return Action::Disarm;
     }
     // SAFETY: S7: `submit_multi` put this function beside an operation for `R`.
-    let Ok(item) = (unsafe { decode::<R>(header) }) else { return Action::Rearm };
+    let (Ok(item), moved) = (unsafe { decode::<R>(header) }) else { return Action::Rearm };
     let Some(lp) = lp else { return Action::Disarm };
+    lp.note_moved(moved);
     // SAFETY: S4: the completion is the loop's, and lives until `on_end` has it.
     let place = unsafe { Completion::<Multi<S, U>>::state_place(header.cast()) };
     // SAFETY: S10: the operation borrows the source alone; the state is reached from here only, and while

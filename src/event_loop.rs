@@ -85,6 +85,8 @@ struct Core<NoSize: ?Sized> {
     /// A program polls the loop's descriptor, so nothing may be left unsaid to the kernel when `run` returns.
     embedded: Cell<bool>,
     drain_timeout: Duration,
+    /// What the operation moved whose callback runs.
+    moved: u64,
     /// Not `Send`: operations may hold state of this thread.
     thread_bound: PhantomData<*const ()>,
     _no_size: NoSize,
@@ -146,6 +148,7 @@ impl Loop {
             expired: Vec::with_capacity(EXPIRED_MAX),
             embedded: Cell::new(false),
             drain_timeout: builder.drain_timeout,
+            moved: 0,
             thread_bound: PhantomData,
             _no_size: [],
         });
@@ -497,6 +500,51 @@ impl Loop {
     pub fn reset(&mut self, id: OpId, delay: Duration) -> bool {
         let Some(token) = self.core.ops.token(id) else { return false };
         self.core.ops.reset(token, duration_to_ns(delay))
+    }
+
+    /// In a callback: the bytes that its operation moved before it ended, however it ended. After a deadline,
+    /// a cancel or an error in the middle of [`send_all`](crate::TcpStream::send_all),
+    /// [`recv_exact`](crate::TcpStream::recv_exact), [`write_all_at`](crate::File::write_all_at) and the like
+    /// it says how far the operation came: so many bytes from the first one on are sent, written, or in the
+    /// buffer. After a success it is the count.
+    ///
+    /// What was sent is with the kernel, not necessarily with the peer. In the item callback of a
+    /// [`recv_multi`](crate::TcpStream::recv_multi) it is the bytes of the item; in its end callback, and in
+    /// callbacks of operations that move no bytes, it is 0. The same on every backend.
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use std::time::Duration;
+    /// use oxev::{Completion, Loop, RunMode, TcpStream};
+    ///
+    /// struct Conn { stream: TcpStream, header: [u8; 8] }
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let mut peer = std::net::TcpStream::connect(listener.local_addr()?)?;
+    /// # let stream = TcpStream::from_std(listener.accept()?.0)?;
+    /// let mut lp = Loop::new()?;
+    /// peer.write_all(b"abc")?; // and no more
+    /// lp.submit(
+    ///     Box::new(Completion::new(Conn { stream, header: [0; 8] })),
+    ///     |c| c.stream.recv_exact(&mut c.header).timeout(Duration::from_millis(20)),
+    ///     |lp, conn, received| {
+    ///         assert!(oxev::is_deadline(&received.unwrap_err()));
+    ///         assert_eq!(&conn.header[..lp.moved() as usize], b"abc");
+    ///     },
+    /// );
+    /// lp.run(RunMode::UntilDone)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        self.core.moved
+    }
+
+    /// The callback that runs next is of an operation that has moved so many bytes.
+    #[inline(always)]
+    pub(crate) fn note_moved(&mut self, bytes: u64) {
+        self.core.moved = bytes;
     }
 
     /// The time of this step: the clock is read when it is asked for the first time after the loop has

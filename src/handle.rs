@@ -264,6 +264,7 @@ where
     if let Some(lp) = lp {
         // SAFETY: S9: `post` had a `C`.
         let callback = unsafe { crate::callback::conjure::<C>() };
+        lp.note_moved(0);
         callback(lp, owner);
     }
     Action::Disarm

@@ -151,6 +151,23 @@ impl RawOp {
         self.len.min(TRANSFER_BYTES_MAX) as u32
     }
 
+    /// Whether the operation moves bytes, which [`RawOp::done`] counts.
+    pub(crate) const fn moves_bytes(&self) -> bool {
+        matches!(
+            self.kind,
+            OpKind::Recv
+                | OpKind::RecvPooled
+                | OpKind::RecvVectored
+                | OpKind::Send
+                | OpKind::SendZeroCopy
+                | OpKind::SendVectored
+                | OpKind::Read
+                | OpKind::ReadVectored
+                | OpKind::Write
+                | OpKind::WriteVectored
+        )
+    }
+
     /// Records that `n` bytes have been moved: the rest begins behind them.
     pub fn advance(&mut self, n: usize) {
         debug_assert!(n <= self.len);
@@ -247,12 +264,25 @@ pub unsafe trait Output: Sized + 'static {
     /// Called once for each outcome of an operation that was made for this output type, after the backend is
     /// done with that outcome.
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<Self>;
+
+    /// The bytes that the operation has moved, this outcome's included:
+    /// [`Loop::moved`](crate::Loop::moved). By default none, as of operations that move no bytes.
+    #[must_use]
+    fn moved(op: &RawOp, outcome: Outcome) -> u64 {
+        let _ = (op, outcome);
+        0
+    }
 }
 
 // SAFETY: S7: a count is no resource.
 unsafe impl Output for usize {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<usize> {
         outcome.count().map(|n| n + op.done as usize)
+    }
+
+    #[inline(always)]
+    fn moved(op: &RawOp, outcome: Outcome) -> u64 {
+        op.done + outcome.result.max(0) as u64
     }
 }
 

@@ -86,6 +86,17 @@ impl RawCompletion {
         &self.header.op
     }
 
+    /// The bytes that the operation moved before it ended, however it ended, as
+    /// [`Loop::moved`](crate::Loop::moved) tells it.
+    #[must_use]
+    pub const fn moved(&self) -> u64 {
+        let result = self.header.outcome.result;
+        if !self.header.op.moves_bytes() {
+            return 0;
+        }
+        self.header.op.done + if result > 0 { result as u64 } else { 0 }
+    }
+
     /// Whether the operation goes on and calls back again.
     #[must_use]
     pub const fn has_more(&self) -> bool {
@@ -120,10 +131,15 @@ pub unsafe fn submit(
     unsafe { lp.launch(header, op, timeout.map_or(NO_DEADLINE, duration_to_ns), complete) }
 }
 
-unsafe fn complete(lp: Option<&mut Loop>, header: NonNull<Header>, more: bool) -> Action {
+unsafe fn complete(mut lp: Option<&mut Loop>, header: NonNull<Header>, more: bool) -> Action {
     let completion: *mut RawCompletion = header.as_ptr().cast();
     // SAFETY: S4: it was submitted by `submit`, and its header is the first field.
     unsafe { (*completion).more = more };
+    // SAFETY: S4: as above.
+    let moved = unsafe { (*completion).moved() };
+    if let Some(lp) = &mut lp {
+        lp.note_moved(moved);
+    }
     // SAFETY: S4: as above.
     if let Some(callback) = unsafe { (*completion).callback } {
         // SAFETY: S4: the operation is done, or gives a result; the memory is the callback's.

@@ -15,20 +15,23 @@ use crate::op::{OpKind, RawOp, TRANSFER_BYTES_MAX};
 /// Makes the entry of an operation that programs do often; `None` for the others. These differ in a few
 /// fields, which stay in registers; with all operations in one match every field goes through memory twice.
 ///
-/// Exact sends ask the kernel to go on by itself (`MSG_WAITALL`); what it leaves is the loop's to continue.
+/// Exact sends ask the kernel to go on by itself, where it can ([`Features::send_whole`]); what it leaves is the
+/// loop's to continue.
 /// Exact receives do not: a reset in the middle would be swallowed with the count that there was, and look
 /// like the end of the stream.
 ///
 /// # Safety
 /// `op` is an operation of the backend.
 #[inline(always)]
-pub(super) unsafe fn of_common(op: *const RawOp) -> Option<Entry> {
+pub(super) unsafe fn of_common(op: *const RawOp, features: &Features) -> Option<Entry> {
     // SAFETY: S3: nobody writes to it now.
     let raw = unsafe { &*op };
     let fd = types::Fd(raw.fd);
     Some(match raw.kind {
         OpKind::Recv => opcode::Recv::new(fd, raw.buf, raw.transfer_len()).build(),
-        OpKind::Send => opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw)).build(),
+        OpKind::Send => {
+            opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw, features)).build()
+        }
         OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
         OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
         OpKind::Nop => opcode::Nop::new().build(),
@@ -43,7 +46,7 @@ pub(super) unsafe fn of_common(op: *const RawOp) -> Option<Entry> {
 #[inline(never)]
 pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
     // SAFETY: S3: as the caller promises.
-    if let Some(entry) = unsafe { of_common(op) } {
+    if let Some(entry) = unsafe { of_common(op, features) } {
         return entry;
     }
     // SAFETY: S3: nobody writes to it now.
@@ -52,10 +55,10 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
     let multi = raw.flags & RawOp::MULTI != 0;
     match raw.kind {
         OpKind::SendZeroCopy if features.zero_copy_send && raw.backend_state != COPIED => {
-            opcode::SendZc::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw)).build()
+            opcode::SendZc::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw, features)).build()
         }
         OpKind::SendZeroCopy => {
-            opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw)).build()
+            opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw, features)).build()
         }
         OpKind::RecvVectored | OpKind::SendVectored if raw.backend_state == BY_PARTS => {
             // SAFETY: S3: a vectored operation of ours.
@@ -65,12 +68,12 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             let (place, len) = (first.iov_base.cast::<u8>(), first.iov_len.min(TRANSFER_BYTES_MAX) as u32);
             match raw.kind {
                 OpKind::RecvVectored => opcode::Recv::new(fd, place, len).build(),
-                _ => opcode::Send::new(fd, place, len).flags(send_flags(raw)).build(),
+                _ => opcode::Send::new(fd, place, len).flags(send_flags(raw, features)).build(),
             }
         }
         OpKind::RecvVectored => opcode::RecvMsg::new(fd, raw.buf.cast()).build(),
         OpKind::SendVectored => {
-            opcode::SendMsg::new(fd, raw.buf.cast()).flags(send_flags(raw) as u32).build()
+            opcode::SendMsg::new(fd, raw.buf.cast()).flags(send_flags(raw, features) as u32).build()
         }
         OpKind::RecvPooled => {
             let group = buf_pool::buffers_of(raw).group();
@@ -138,9 +141,9 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
     }
 }
 
-fn send_flags(op: &RawOp) -> i32 {
-    let wait_all = if op.flags & RawOp::EXACT != 0 { libc::MSG_WAITALL } else { 0 };
-    wait_all | libc::MSG_NOSIGNAL
+fn send_flags(op: &RawOp, features: &Features) -> i32 {
+    let whole = if op.flags & RawOp::EXACT != 0 { features.send_whole } else { 0 };
+    whole | libc::MSG_NOSIGNAL
 }
 
 /// The offset of a file operation; all ones is the file's own position.

@@ -122,7 +122,7 @@ impl IoUring {
     #[inline(always)]
     unsafe fn push(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: nobody else has it now.
-        match unsafe { entry::of_common(op) } {
+        match unsafe { entry::of_common(op, &self.features) } {
             // SAFETY: S1: what the entry points to lives until the operation is completed.
             Some(entry) => unsafe { self.push_entry(token, entry) },
             // SAFETY: S3: as above.

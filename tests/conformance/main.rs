@@ -22,6 +22,7 @@ mod libxev_families;
 mod loop_control;
 mod owners;
 mod panics;
+mod progress;
 mod regressions;
 mod ring;
 mod tcp;

@@ -86,6 +86,7 @@ impl Drop for CountedDrop {
 pub(crate) struct Kept<T, R> {
     state: Option<T>,
     end: End<T, R>,
+    moved: Rc<Cell<u64>>,
 }
 
 type End<T, R> = Rc<RefCell<Option<(T, io::Result<R>)>>>;
@@ -94,6 +95,8 @@ type End<T, R> = Rc<RefCell<Option<(T, io::Result<R>)>>>;
 pub(crate) struct Started<T, R> {
     pub(crate) id: OpId,
     end: End<T, R>,
+    /// What the loop said, when the callback ran, of how much was moved.
+    pub(crate) moved: Rc<Cell<u64>>,
 }
 
 impl<T: 'static, R: Output> Started<T, R> {
@@ -124,18 +127,19 @@ where
     R: Output,
     F: for<'a> FnOnce(&'a mut T) -> Op<'a, R>,
 {
-    let end = End::default();
-    let kept = Kept { state: Some(state), end: Rc::clone(&end) };
+    let (end, moved) = (End::default(), Rc::new(Cell::new(u64::MAX)));
+    let kept = Kept { state: Some(state), end: Rc::clone(&end), moved: Rc::clone(&moved) };
     let id = lp.submit(
         Box::new(Completion::new(kept)),
         |kept| prepare(kept.state.as_mut().expect("it was put there above")),
-        |_, mut kept: Box<Completion<Kept<T, R>>>, result| {
+        |lp, mut kept: Box<Completion<Kept<T, R>>>, result| {
+            kept.moved.set(lp.moved());
             let state = kept.state.take().expect("the callback runs once");
             let before = kept.end.borrow_mut().replace((state, result));
             assert!(before.is_none(), "the callback ran twice");
         },
     );
-    Started { id, end }
+    Started { id, end, moved }
 }
 
 /// Runs one operation to its end.
