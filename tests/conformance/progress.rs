@@ -233,7 +233,8 @@ fn a_raw_operation_says_it_too(v: Variant) {
     unsafe fn on_received(lp: Option<&mut Loop>, completion: *mut RawCompletion) {
         let Some(lp) = lp else { return };
         // SAFETY: the completion is the callback's, and its user data is the place below.
-        let (moved, place) = unsafe { ((*completion).moved(), (*completion).user_data.cast::<u64>()) };
+        let completion = unsafe { &*completion };
+        let (moved, place) = (completion.moved(), completion.user_data.cast::<u64>());
         assert_eq!(lp.moved(), moved);
         // SAFETY: as above.
         unsafe { *place = moved };
