@@ -467,9 +467,8 @@ impl fmt::Debug for Simulation {
     }
 }
 
-/// A world that a [`Builder`](crate::Builder) carries, which may be sent to another thread, where it is no
-/// use.
-#[derive(Debug)]
+/// A world that a [`Builder`](crate::Builder) carries. The builder may be sent to another thread or shared
+/// with one, where the world is out of reach.
 pub(crate) struct Carried {
     /// Only touched on its thread; elsewhere it is leaked.
     simulation: ManuallyDrop<Option<Simulation>>,
@@ -491,6 +490,13 @@ impl Carried {
     pub(crate) fn get(&self) -> Option<(Rc<World>, IpAddr)> {
         let simulation = self.simulation.as_ref().filter(|_| self.thread == thread::current().id())?;
         Some((Rc::clone(&simulation.world), simulation.host))
+    }
+}
+
+impl fmt::Debug for Carried {
+    /// A shared builder is printed on any thread, so there is nothing of the world in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulation").field("thread", &self.thread).finish_non_exhaustive()
     }
 }
 

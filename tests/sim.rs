@@ -243,6 +243,22 @@ fn closing_with_unread_data_or_without_linger_resets() {
     }
 }
 
+/// ThreadSanitizer sees a race here if the text has anything of the world in it.
+#[test]
+fn a_builder_that_is_shared_is_printed_without_a_look_at_its_world() {
+    let world = world(Faults::none());
+    let builder = Loop::builder().simulation(&world);
+    let text = format!("{builder:?}");
+    std::thread::scope(|scope| {
+        let printer = scope.spawn(|| (0..1000).all(|_| format!("{builder:?}") == text));
+        while !printer.is_finished() {
+            world.set_faults(Faults { latency_min: world.faults().latency_min + MS, ..Faults::none() });
+        }
+        assert!(printer.join().unwrap(), "the text changes with the world");
+    });
+    assert_eq!(format!("{builder:?}"), text);
+}
+
 #[test]
 fn a_loop_is_built_on_the_thread_of_its_world_only() {
     let builder = Loop::builder().simulation(&world(Faults::none()));
