@@ -194,6 +194,12 @@ macro_rules! forward {
             Compiled::Epoll($backend) => $call,
             #[cfg(feature = "sim")]
             Compiled::Sim($backend) => $call,
+            // Nothing is built then, and the one error is that there is no backend.
+            #[cfg(not(any(
+                feature = "sim",
+                all(target_os = "linux", any(feature = "io_uring", feature = "epoll"))
+            )))]
+            _ => unreachable!(),
         }
     };
 }

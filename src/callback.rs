@@ -11,6 +11,7 @@ use crate::canary;
 use crate::completion::{Action, Completion, Header, Multi, Owner};
 use crate::event_loop::Loop;
 use crate::op::Output;
+use crate::stateless::{Stateless, zst_copy};
 
 /// An owner that was given to the loop; given back if `prepare` panics.
 pub(crate) struct Lent<P: Owner>(pub(crate) NonNull<Completion<P::State>>);
@@ -32,16 +33,6 @@ impl<P: Owner> Drop for Lent<P> {
     }
 }
 
-/// A value of a type of size zero, of which there has been one.
-///
-/// # Safety
-/// `C` is `Copy` and of size zero, and a value of it was in our hands.
-pub(crate) unsafe fn conjure<C: Copy>() -> C {
-    const { assert!(size_of::<C>() == 0) };
-    // SAFETY: S9: a copy of the value that there was; it has no bytes to read.
-    unsafe { NonNull::<C>::dangling().read() }
-}
-
 /// The result of the operation in `header`, as a value, and how many bytes it has moved.
 ///
 /// # Safety
@@ -61,7 +52,7 @@ pub(crate) unsafe fn complete_one<P, R, C>(lp: Option<&mut Loop>, header: NonNul
 where
     P: Owner,
     R: Output,
-    C: FnOnce(&mut Loop, P, io::Result<R>) + Copy + 'static,
+    C: FnOnce(&mut Loop, P, io::Result<R>) + Stateless,
 {
     canary::swaps_bytes(header);
     // SAFETY: S7: `submit` put this function beside an operation for `R`.
@@ -71,7 +62,7 @@ where
     if let Some(lp) = lp {
         lp.note_moved(moved);
         // SAFETY: S9: `submit` had a `C`.
-        let callback = unsafe { conjure::<C>() };
+        let callback = unsafe { zst_copy::<C>() };
         callback(lp, owner, result);
     } else if canary::leaks_result() {
         std::mem::forget(result);
@@ -89,8 +80,8 @@ where
     S: 'static,
     U: 'static,
     R: Output,
-    I: Fn(&mut Loop, &mut U, R) -> Action + Copy + 'static,
-    E: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
+    I: Fn(&mut Loop, &mut U, R) -> Action + Stateless,
+    E: FnOnce(&mut Loop, P, io::Result<()>) + Stateless,
 {
     if !more {
         // SAFETY: S2: the header is the loop's.
@@ -99,7 +90,7 @@ where
         let owner = unsafe { P::from_raw(header.cast()) };
         if let Some(lp) = lp {
             // SAFETY: S9: `submit_multi` had an `E`.
-            let on_end = unsafe { conjure::<E>() };
+            let on_end = unsafe { zst_copy::<E>() };
             lp.note_moved(0);
             on_end(lp, owner, outcome.count().map(drop));
         }
@@ -115,6 +106,6 @@ where
     // this callback runs the completion is not given back.
     let state = unsafe { &mut (*place).state };
     // SAFETY: S9: `submit_multi` had an `I`.
-    let on_item = unsafe { conjure::<I>() };
+    let on_item = unsafe { zst_copy::<I>() };
     on_item(lp, state, item)
 }

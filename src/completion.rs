@@ -26,7 +26,6 @@ pub enum Action {
 /// What the loop keeps in the caller's memory: one cache line.
 ///
 /// While an operation is in flight it belongs to the loop, which only touches it through raw pointers (S3).
-#[derive(Debug)]
 #[repr(C)]
 pub struct Header {
     /// The one monomorphised callback.
@@ -60,6 +59,13 @@ impl Header {
         let complete = unsafe { (*this.as_ptr()).complete };
         // SAFETY: S2: as above; the function was put beside the operation by `submit`.
         unsafe { complete(lp, this, more) }
+    }
+}
+
+impl fmt::Debug for Header {
+    /// A reference to a header gives access to nothing, so this has nothing to tell.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Header").finish_non_exhaustive()
     }
 }
 
@@ -157,6 +163,12 @@ impl<S, U> Multi<S, U> {
 /// # Safety
 /// `into_raw` must give a pointer, valid for reads and writes of the whole completion, that nothing else uses
 /// until `from_raw` takes it back; and it must stay valid forever if that never happens.
+#[diagnostic::on_unimplemented(
+    message = "a loop takes a `Box<Completion<_>>` or a `Pooled<_>`, and not `{Self}`",
+    label = "is no owner of a completion",
+    note = "the kernel works in the memory of an operation, so it lies in a completion that does not move: \
+            `Box::new(Completion::new(state))`, a slot of a `Pool`, or a `&'static mut Completion`"
+)]
 pub unsafe trait Owner: Sized + 'static {
     /// The state in the completion.
     type State: 'static;

@@ -26,6 +26,7 @@ use crate::in_flight::{
     AfterItem, Cancel, Delivery, EntryFlags, InFlight, InFlightOp, Item, OpId, State, Token,
 };
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
+use crate::stateless::{Stateless, assert_captures_nothing};
 use crate::sync::Arc;
 use crate::thread_pool::{RunFn, ThreadPool};
 use crate::timer::clock::Clock;
@@ -182,9 +183,9 @@ impl Loop {
         P: Owner,
         R: Output,
         F: for<'a> FnOnce(&'a mut P::State) -> Op<'a, R>,
-        C: FnOnce(&mut Loop, P, io::Result<R>) + Copy + 'static,
+        C: FnOnce(&mut Loop, P, io::Result<R>) + Stateless,
     {
-        const { assert!(size_of::<C>() == 0, "a callback must capture nothing: keep state in the completion") };
+        const { assert_captures_nothing::<C>() };
         let _ = callback;
         let lent = Lent::<P>::new(owner);
         // SAFETY: S4: the completion is ours until the owner is given back.
@@ -235,11 +236,11 @@ impl Loop {
         U: 'static,
         R: Output,
         F: for<'a> FnOnce(&'a mut S) -> MultiOp<'a, R>,
-        I: Fn(&mut Loop, &mut U, R) -> Action + Copy + 'static,
-        E: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
+        I: Fn(&mut Loop, &mut U, R) -> Action + Stateless,
+        E: FnOnce(&mut Loop, P, io::Result<()>) + Stateless,
     {
-        const { assert!(size_of::<I>() == 0, "a callback must capture nothing: keep state in the completion") };
-        const { assert!(size_of::<E>() == 0, "a callback must capture nothing: keep state in the completion") };
+        const { assert_captures_nothing::<I>() };
+        const { assert_captures_nothing::<E>() };
         let _ = (on_item, on_end);
         let lent = Lent::<P>::new(owner);
         // SAFETY: S4: the completion is ours until the owner is given back.
@@ -392,7 +393,7 @@ impl Loop {
     ) -> OpId
     where
         P: Owner,
-        C: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
+        C: FnOnce(&mut Loop, P, io::Result<()>) + Stateless,
     {
         // SAFETY: S2: the header is ours.
         unsafe { (*header.as_ptr()).complete = complete_one::<P, (), C> };

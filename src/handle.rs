@@ -30,6 +30,7 @@ use crate::completion::{Action, Header, Owner};
 use crate::event_loop::Loop;
 use crate::in_flight::Token;
 use crate::op::{MultiOp, Op, OpKind, RawOp};
+use crate::stateless::{Stateless, assert_captures_nothing, zst_copy};
 use crate::sync::{Arc, AtomicBool, AtomicPtr, AtomicU8, Ordering, fence};
 
 const AWAKE: *mut Header = ptr::null_mut();
@@ -231,9 +232,9 @@ impl LoopHandle {
     pub fn post<P, C>(&self, owner: P, callback: C) -> Result<(), P>
     where
         P: Owner + Send,
-        C: FnOnce(&mut Loop, P) + Copy + Send + 'static,
+        C: FnOnce(&mut Loop, P) + Stateless + Send,
     {
-        const { assert!(size_of::<C>() == 0, "a callback must capture nothing: keep state in the completion") };
+        const { assert_captures_nothing::<C>() };
         let _ = callback;
         let header: NonNull<Header> = owner.into_raw().cast();
         // SAFETY: S4: the owner gave the completion to us.
@@ -257,13 +258,13 @@ impl fmt::Debug for LoopHandle {
 unsafe fn complete_post<P, C>(lp: Option<&mut Loop>, header: NonNull<Header>, _: bool) -> Action
 where
     P: Owner,
-    C: FnOnce(&mut Loop, P) + Copy + 'static,
+    C: FnOnce(&mut Loop, P) + Stateless,
 {
     // SAFETY: S4: `post` took it from an owner of this type, and it is off every list.
     let owner = unsafe { P::from_raw(header.cast()) };
     if let Some(lp) = lp {
         // SAFETY: S9: `post` had a `C`.
-        let callback = unsafe { crate::callback::conjure::<C>() };
+        let callback = unsafe { zst_copy::<C>() };
         lp.note_moved(0);
         callback(lp, owner);
     }

@@ -9,6 +9,10 @@
 //! computes) · `raw` (the unsafe layer) · `sim` (the simulator).
 #![doc = include_str!("safety.md")]
 #![cfg_attr(
+    not(any(feature = "sim", all(target_os = "linux", any(feature = "io_uring", feature = "epoll")))),
+    allow(warnings, reason = "the one error says it all: there is no backend")
+)]
+#![cfg_attr(
     any(loom, not(all(feature = "io_uring", feature = "epoll"))),
     allow(dead_code, reason = "every backend uses a part of the contract")
 )]
@@ -46,6 +50,7 @@ mod pool;
 pub mod raw;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod stateless;
 mod sync;
 pub mod thread_pool;
 mod timer;
@@ -70,5 +75,6 @@ pub use io_vecs::{Gather, IoVecs, Scatter};
 pub use net::{ListenOptions, TcpListener, TcpStream};
 pub use op::{MultiOp, Op, OpKind, Outcome, Output, RawOp, TRANSFER_BYTES_MAX, nop};
 pub use pool::{Pool, Pooled, Shared};
+pub use stateless::Stateless;
 pub use thread_pool::ThreadPool;
 pub use timer::Timer;

@@ -6,12 +6,12 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
-use crate::callback::conjure;
 use crate::completion::{Completion, Header, Owner};
 use crate::errand;
 use crate::error;
 use crate::event_loop::Loop;
 use crate::in_flight::OpId;
+use crate::stateless::{Stateless, assert_captures_nothing, zst_copy};
 use crate::thread_pool::{Disposition, RawTask, ThreadPool};
 
 impl Loop {
@@ -62,11 +62,11 @@ impl Loop {
     where
         P: Owner,
         P::State: Send,
-        W: FnOnce(&mut P::State) + Copy + Send + 'static,
-        C: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
+        W: FnOnce(&mut P::State) + Stateless + Send,
+        C: FnOnce(&mut Loop, P, io::Result<()>) + Stateless,
     {
-        const { assert!(size_of::<W>() == 0, "the work must capture nothing: keep state in the completion") };
-        const { assert!(size_of::<C>() == 0, "a callback must capture nothing: keep state in the completion") };
+        const { assert_captures_nothing::<W>() };
+        const { assert_captures_nothing::<C>() };
         let _ = (work, callback);
         let header: NonNull<Header> = owner.into_raw().cast();
         // SAFETY: S4: the owner gave the completion to us. S14: its state is `Send`, and unreachable until
@@ -79,7 +79,7 @@ impl Loop {
 unsafe fn do_work<T, W>(task: NonNull<RawTask>, disposition: Disposition)
 where
     T: Send + 'static,
-    W: FnOnce(&mut T) + Copy + Send + 'static,
+    W: FnOnce(&mut T) + Stateless + Send,
 {
     let work = |header: NonNull<Header>| {
         // SAFETY: S4: `offload` took the header from an owner of this state.
@@ -87,7 +87,7 @@ where
         // SAFETY: S14: the state is the worker's until the header is sent back.
         let state = unsafe { &mut *place };
         // SAFETY: S9: `offload` had a `W`.
-        let work = unsafe { conjure::<W>() };
+        let work = unsafe { zst_copy::<W>() };
         match catch_unwind(AssertUnwindSafe(|| work(state))) {
             Ok(()) => 0,
             Err(payload) => {

@@ -254,6 +254,12 @@ impl Outcome {
 /// # Safety
 /// An implementation must own in `Self` whatever resource a successful outcome of its operations stands for
 /// (invariant S7), must not unwind, and must look at memory only through `op`'s own words.
+#[diagnostic::on_unimplemented(
+    message = "no operation of this crate ends in `{Self}`",
+    label = "is not the result of an operation",
+    note = "the first closure returns one operation, as in `|state| state.socket.recv(&mut state.buffer)`, and \
+            the callback gets its result as an `io::Result`: of a count, of nothing, of a socket, a file, a lease"
+)]
 pub unsafe trait Output: Sized + 'static {
     /// Turns the outcome of `op` into the value.
     ///

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use crate::completion::{Completion, Owner};
 use crate::event_loop::Loop;
 use crate::in_flight::OpId;
+use crate::stateless::Stateless;
 use crate::thread_pool::ThreadPool;
 
 /// A question to the system's resolver and the answer to it: the state, or a part of the state, of a
@@ -98,7 +99,7 @@ pub fn resolve<P, C>(lp: &mut Loop, pool: &ThreadPool, owner: P, callback: C) ->
 where
     P: Owner,
     P::State: AsMut<Lookup> + Send,
-    C: FnOnce(&mut Loop, P, io::Result<()>) + Copy + 'static,
+    C: FnOnce(&mut Loop, P, io::Result<()>) + Stateless,
 {
     // A capture without a size gives a closure without a size.
     lp.offload(

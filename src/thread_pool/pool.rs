@@ -15,6 +15,7 @@ use super::{
     task::{self, Batch, RawBatch, RawTask, TaskOwner},
     worker,
 };
+use crate::stateless::Stateless;
 
 /// What happens at the shutdown to tasks that were scheduled and have not begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +94,7 @@ impl ThreadPool {
     pub fn spawn<P, C>(&self, owner: P, callback: C) -> Result<(), Rejected<P>>
     where
         P: TaskOwner,
-        C: FnOnce(P) + Copy + Send + 'static,
+        C: FnOnce(P) + Stateless + Send,
     {
         let task = task::erase(owner, callback);
         // SAFETY: P7: `erase` gave a task that nobody else uses; owner and callback are `Send`.

@@ -10,6 +10,8 @@ use std::{
     ptr::{self, NonNull},
 };
 
+use crate::stateless::{Stateless, assert_captures_nothing, zst_copy};
+
 /// What the pool asks of a task when its turn has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
@@ -30,7 +32,6 @@ pub type RunFn = unsafe fn(NonNull<RawTask>, Disposition);
 /// call on the pool does not touch it again**, so the function may free it, reuse it, or schedule it anew.
 /// There is no way to take a task out of the pool's queues: a user that wants to cancel keeps an atomic state
 /// beside the header, and the function asks it whether the work is still wanted.
-#[derive(Debug)]
 #[repr(C)]
 pub struct RawTask {
     pub(super) next: *mut RawTask,
@@ -42,6 +43,13 @@ pub struct RawTask {
 unsafe impl Send for RawTask {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for RawTask {}
+
+impl fmt::Debug for RawTask {
+    /// Nothing of the header: a worker may be writing to its link.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawTask").finish_non_exhaustive()
+    }
+}
 
 impl RawTask {
     /// A header that will call `run`.
@@ -240,6 +248,12 @@ impl<T: fmt::Debug> fmt::Debug for Task<T> {
 /// * `into_raw` returns a pointer to a valid task that it may write through, and that nothing else reads,
 ///   writes, moves or frees until `from_raw`.
 /// * `from_raw` is sound for every pointer that `into_raw` gave, called once, on any thread.
+#[diagnostic::on_unimplemented(
+    message = "a pool takes a `Box<Task<_>>` with state that is `Send`, and not `{Self}`",
+    label = "is no owner of a task that can be sent",
+    note = "other threads work in the memory of a task, so it does not move: `Box::new(Task::new(state))`, or \
+            a `&'static mut Task`"
+)]
 pub unsafe trait TaskOwner: Send + Sized + 'static {
     /// The state of the task.
     type State: Send + 'static;
@@ -291,14 +305,9 @@ unsafe impl<T: Send + 'static> TaskOwner for &'static mut Task<T> {
 pub(super) fn erase<P, C>(owner: P, _callback: C) -> NonNull<RawTask>
 where
     P: TaskOwner,
-    C: FnOnce(P) + Copy + Send + 'static,
+    C: FnOnce(P) + Stateless + Send,
 {
-    const {
-        assert!(
-            size_of::<C>() == 0,
-            "the callback must be a function or a closure that captures nothing: state belongs in the task"
-        );
-    }
+    const { assert_captures_nothing::<C>() };
     let task = owner.into_raw();
     // SAFETY: P7: `into_raw` gave a valid task that nobody else uses.
     unsafe { (*task.as_ptr()).header.run = run_erased::<P, C> };
@@ -319,15 +328,14 @@ pub(super) unsafe fn restore<P: TaskOwner>(task: NonNull<RawTask>) -> P {
 unsafe fn run_erased<P, C>(task: NonNull<RawTask>, disposition: Disposition)
 where
     P: TaskOwner,
-    C: FnOnce(P) + Copy + Send + 'static,
+    C: FnOnce(P) + Stateless + Send,
 {
     // SAFETY: P7: `erase::<P, C>` stored this function in this task, and the pool calls it once (P5).
     let owner: P = unsafe { restore(task) };
     match disposition {
         Disposition::Run => {
-            // SAFETY: P6: `erase` was given a value of this type, which is zero-sized (checked there),
-            // `Copy`, `Send` and `'static`; reading one from any aligned address is a copy of it.
-            let callback: C = unsafe { NonNull::dangling().read() };
+            // SAFETY: P6: `erase` was given a value of this type, and checked that it has no size.
+            let callback = unsafe { zst_copy::<C>() };
             callback(owner);
         }
         Disposition::Discard => drop(owner),
@@ -370,7 +378,7 @@ impl Batch {
     pub fn push<P, C>(&mut self, owner: P, callback: C)
     where
         P: TaskOwner,
-        C: FnOnce(P) + Copy + Send + 'static,
+        C: FnOnce(P) + Stateless + Send,
     {
         let task = erase(owner, callback);
         // SAFETY: P7: `erase` gave a task that nobody else uses; owner and callback are `Send`.
