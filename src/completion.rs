@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 
 use crate::event_loop::Loop;
-use crate::op::{OpKind, Outcome, RawOp};
+use crate::op::{Outcome, RawOp};
 
 /// Runs the callback of the operation whose header is given, or drops its owner if there is no loop any more.
 /// `more` says that this is one of several results and the operation goes on.
@@ -44,7 +44,7 @@ impl Header {
             unreachable!("a header that was never submitted is on no list")
         }
         let outcome = Outcome::new(0);
-        Header { complete: never, next: ptr::null_mut(), op: RawOp::new(OpKind::Settled, -1), outcome }
+        Header { complete: never, next: ptr::null_mut(), op: RawOp::immediate(0), outcome }
     }
 }
 

@@ -273,7 +273,11 @@ impl Loop {
         let token = match kind {
             // SAFETY: S2: as above.
             OpKind::Timer => unsafe { self.launch_timer(header, time_ns, flags, timeout_ns) },
-            OpKind::Settled | OpKind::Notify | OpKind::RecvPooled => {
+            OpKind::Notify | OpKind::RecvPooled => {
+                // SAFETY: S2: as above.
+                unsafe { self.launch_special(header, op, timeout_ns) }
+            }
+            OpKind::Nop if op.immediate_result().is_some() => {
                 // SAFETY: S2: as above.
                 unsafe { self.launch_special(header, op, timeout_ns) }
             }
@@ -312,7 +316,7 @@ impl Loop {
     /// As [`Loop::launch`].
     unsafe fn launch_special(&mut self, header: NonNull<Header>, op: RawOp, timeout_ns: u64) -> Token {
         let refusal = match op.kind {
-            OpKind::Settled => Some(op.offset as i64 as i32),
+            OpKind::Nop => op.immediate_result(),
             OpKind::RecvPooled if !buf_pool::belongs_to(&op, self.core.ops.loop_id()) => Some(-libc::EINVAL),
             _ => None,
         };

@@ -170,8 +170,8 @@ impl File {
 
     fn vectored<'a>(&'a self, mut raw: RawOp, offset: u64, flags: u8) -> Op<'a, usize> {
         raw.flags |= flags;
-        if raw.kind != OpKind::Settled && raw.len == 0 {
-            raw = RawOp::settled(0);
+        if raw.immediate_result().is_none() && raw.len == 0 {
+            raw = RawOp::immediate(0);
         }
         // SAFETY: S6: file and list are borrowed, and by the list its buffers.
         at(unsafe { Op::from_raw(raw) }, offset)
@@ -180,7 +180,7 @@ impl File {
 
 /// Sets the offset of a file operation. The kernel's offsets are signed.
 fn at(mut op: Op<'_, usize>, offset: u64) -> Op<'_, usize> {
-    if op.raw.kind == OpKind::Settled {
+    if op.raw.immediate_result().is_some() {
         return op;
     }
     if i64::try_from(offset).is_err() {

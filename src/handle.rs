@@ -240,7 +240,7 @@ impl LoopHandle {
         // SAFETY: S4: the owner gave the completion to us.
         unsafe { (*header.as_ptr()).complete = complete_post::<P, C> };
         // SAFETY: S4: as above.
-        unsafe { (*header.as_ptr()).op = RawOp::settled(0) };
+        unsafe { (*header.as_ptr()).op = RawOp::immediate(0) };
         // SAFETY: S2: as above; from here on it is the loop's.
         unsafe { self.remote.push(header) }.map_err(|header| {
             // SAFETY: S4: it came from `into_raw` and was not pushed.

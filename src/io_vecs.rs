@@ -121,7 +121,7 @@ impl List<'_> {
     /// The operation over this list. `buf` points to the message header.
     pub(crate) fn into_op(self, kind: OpKind, fd: crate::descriptor::RawDescriptor) -> RawOp {
         if !self.fits {
-            return RawOp::settled(-libc::EMSGSIZE);
+            return RawOp::immediate(-libc::EMSGSIZE);
         }
         RawOp::with_buffer(kind, fd, self.message.cast(), self.bytes)
     }
@@ -142,11 +142,7 @@ pub(crate) unsafe fn vecs(op: &RawOp) -> (*mut libc::iovec, usize) {
 
 /// Records that `n` bytes of an operation have been moved.
 pub(crate) fn advance(op: &mut RawOp, n: usize) {
-    let vectored = matches!(
-        op.kind,
-        OpKind::RecvVectored | OpKind::SendVectored | OpKind::ReadVectored | OpKind::WriteVectored
-    );
-    if !vectored {
+    if !op.kind.is_vectored() {
         return op.advance(n);
     }
     let message: *mut libc::msghdr = op.buf.cast();
@@ -195,6 +191,6 @@ mod tests {
     fn too_many_buffers_are_refused() {
         let mut vecs_of = IoVecs::<1>::new();
         let op = vecs_of.gather([&[1u8][..], &[2]]).list.into_op(OpKind::SendVectored, 3);
-        assert_eq!((op.kind, op.offset as i64), (OpKind::Settled, i64::from(-libc::EMSGSIZE)));
+        assert_eq!(op.immediate_result(), Some(-libc::EMSGSIZE));
     }
 }

@@ -73,7 +73,8 @@ pub use in_flight::{InFlightOp, OpId};
 pub use io_vecs::{Gather, IoVecs, Scatter};
 #[doc(inline)]
 pub use net::{ListenOptions, TcpListener, TcpStream};
-pub use op::{MultiOp, Op, OpKind, Outcome, Output, RawOp, TRANSFER_BYTES_MAX, nop};
+pub use op::{Direction, Facts, Memory, MultiOp, Op, OpKind, Outcome, Output, RawOp, Server, Target};
+pub use op::{TRANSFER_BYTES_MAX, nop};
 pub use pool::{Pool, Pooled, Shared};
 pub use stateless::Stateless;
 pub use thread_pool::ThreadPool;

@@ -91,7 +91,7 @@ impl RawCompletion {
     #[must_use]
     pub const fn moved(&self) -> u64 {
         let result = self.header.outcome.result;
-        if !self.header.op.moves_bytes() {
+        if !self.header.op.kind.moves_bytes() {
             return 0;
         }
         self.header.op.done + if result > 0 { result as u64 } else { 0 }

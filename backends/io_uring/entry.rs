@@ -133,11 +133,9 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
         | OpKind::Read
         | OpKind::Write
         | OpKind::Nop
-        | OpKind::Settled
         | OpKind::Timer
         | OpKind::Notify
-        | OpKind::Offload
-        | OpKind::Job => opcode::Nop::new().build(),
+        | OpKind::Offload => opcode::Nop::new().build(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use crate::descriptor::RawDescriptor;
 use crate::io_vecs;
 use crate::net::socket;
-use crate::op::{OpKind, RawOp};
+use crate::op::{Direction, OpKind, RawOp};
 
 use super::descriptors::FileKind;
 
@@ -168,7 +168,7 @@ pub(super) fn shutdown(op: &RawOp) -> i32 {
 
 /// The buffers of a read or write: those of its list, or the one in `single`, which is set to it.
 fn vecs(op: &RawOp, single: &mut libc::iovec) -> (*const libc::iovec, i32) {
-    if matches!(op.kind, OpKind::ReadVectored | OpKind::WriteVectored) {
+    if op.kind.is_vectored() {
         // SAFETY: S3: a vectored operation of ours.
         let (vecs, count) = unsafe { io_vecs::vecs(op) };
         return (vecs, i32::try_from(count).unwrap_or(i32::MAX));
@@ -180,7 +180,7 @@ fn vecs(op: &RawOp, single: &mut libc::iovec) -> (*const libc::iovec, i32) {
 const NO_VEC: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 fn is_read(op: &RawOp) -> bool {
-    matches!(op.kind, OpKind::Read | OpKind::ReadVectored)
+    op.kind.facts().direction == Direction::In
 }
 
 /// The offset of a file operation; -1 is the file's own position.

@@ -12,7 +12,7 @@ use super::calls;
 use super::queue::Queue;
 use super::zeroed::{self, Zeroed};
 use crate::descriptor::{DESCRIPTORS_MAX, RawDescriptor, generation_of};
-use crate::op::{OpKind, RawOp};
+use crate::op::{Direction, OpKind, RawOp};
 
 /// The queues of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,15 +31,10 @@ impl Lane {
 
     /// Where an operation on a descriptor waits for it.
     pub(super) fn of(kind: OpKind) -> Lane {
-        match kind {
-            OpKind::Send
-            | OpKind::SendZeroCopy
-            | OpKind::SendVectored
-            | OpKind::Connect
-            | OpKind::Write
-            | OpKind::WriteVectored => Lane::Write,
-            OpKind::Poll => Lane::Poll,
-            _ => Lane::Read,
+        match kind.facts().direction {
+            Direction::In => Lane::Read,
+            Direction::Out => Lane::Write,
+            Direction::Neither => Lane::Poll,
         }
     }
 

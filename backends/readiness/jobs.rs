@@ -12,7 +12,7 @@ use super::queue::{Nodes, Place, Queue};
 use crate::completion::Header;
 use crate::errand;
 use crate::in_flight::{InFlight, Token};
-use crate::op::{OpKind, RawOp};
+use crate::op::RawOp;
 use crate::thread_pool::{Disposition, RawTask, ThreadPool};
 
 /// Operations of one loop that are with the pool at once. More would only wait there.
@@ -61,8 +61,8 @@ impl Jobs {
     pub(super) fn new(pool: Option<ThreadPool>) -> Jobs {
         let job = || {
             let mut header = Header::new();
-            header.op = RawOp::new(OpKind::Job, -1);
-            Job { header, work: RawOp::settled(0), memory: std::ptr::null() }
+            header.op = RawOp::job();
+            Job { header, work: RawOp::immediate(0), memory: std::ptr::null() }
         };
         let memory = Arc::new(Memory(UnsafeCell::new(std::array::from_fn(|_| job()))));
         Jobs { memory, free: (0..JOBS_MAX as u16).rev().collect(), waiting: Queue::default(), pool }

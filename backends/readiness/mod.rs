@@ -180,12 +180,7 @@ impl<S: Selector> Readiness<S> {
                 let result = calls::shutdown(unsafe { &*op });
                 report(token, result, ops);
             }
-            OpKind::Nop
-            | OpKind::Settled
-            | OpKind::Timer
-            | OpKind::Notify
-            | OpKind::Offload
-            | OpKind::Job => report(token, 0, ops),
+            OpKind::Nop | OpKind::Timer | OpKind::Notify | OpKind::Offload => report(token, 0, ops),
             OpKind::Recv
             | OpKind::RecvPooled
             | OpKind::RecvVectored
@@ -462,9 +457,7 @@ impl<S: Selector> Readiness<S> {
             let Some(op) = ops.op(token) else { continue };
             // SAFETY: S3: nobody else looks at it now.
             let kind = unsafe { (*op).kind };
-            let reads_or_writes =
-                matches!(kind, OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored);
-            if errno == libc::EPERM && reads_or_writes {
+            if errno == libc::EPERM && kind.is_file_transfer() {
                 self.descriptors.record(fd).set_regular();
                 // SAFETY: S3: the operation is ours.
                 unsafe { self.start_job(token, op, ops) };

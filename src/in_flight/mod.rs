@@ -40,7 +40,7 @@ use crate::errand;
 use crate::error::code;
 use crate::handle::{self, Remote};
 use crate::io_vecs;
-use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
+use crate::op::{Direction, NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::sync::Arc;
 use crate::timer::clock::Clock;
 use crate::timer::wheel::{NIL, Place, Wheel};
@@ -309,16 +309,19 @@ impl InFlight {
             // SAFETY: S2: it is on the list that the caller gave us.
             posted = unsafe { (*header.as_ptr()).next };
             // SAFETY: S2: a header from the queue is the loop's.
-            let kind = unsafe { (*header.as_ptr()).op.kind };
-            match kind {
+            let op = unsafe { &(*header.as_ptr()).op };
+            if op.kind == OpKind::Notify {
                 // SAFETY: S2: it is off that list now.
-                OpKind::Notify => unsafe { self.accept_notifier(header) },
+                unsafe { self.accept_notifier(header) };
+            } else if op.is_job() {
                 // SAFETY: S2: as above.
-                OpKind::Offload => unsafe { self.accept_work(header) },
+                unsafe { self.jobs.push(header) };
+            } else if op.kind == OpKind::Offload {
                 // SAFETY: S2: as above.
-                OpKind::Job => unsafe { self.jobs.push(header) },
+                unsafe { self.accept_work(header) };
+            } else {
                 // SAFETY: S2: as above.
-                _ => unsafe { self.ready.push(header) },
+                unsafe { self.ready.push(header) };
             }
         }
     }
@@ -443,8 +446,7 @@ impl InFlight {
         // SAFETY: S3: the operation is off the kernel, so its description is ours alone.
         let op = unsafe { &mut *op };
         if outcome.result == 0 && op.len > 0 {
-            let reads =
-                matches!(op.kind, OpKind::Recv | OpKind::RecvVectored | OpKind::Read | OpKind::ReadVectored);
+            let reads = op.kind.facts().direction == Direction::In;
             outcome.result = if reads { -code::UNEXPECTED_EOF } else { -code::WRITE_ZERO };
             return Ok(outcome);
         }

@@ -154,7 +154,7 @@ pub(crate) unsafe fn transfer<'a, R: Output>(
     let mut raw = RawOp::with_buffer(kind, fd, buf, len);
     raw.flags = flags;
     if len == 0 {
-        raw = RawOp::settled(0);
+        raw = RawOp::immediate(0);
     }
     // SAFETY: S6: the caller's promise.
     unsafe { Op::from_raw(raw) }

@@ -181,8 +181,8 @@ impl TcpStream {
 
     fn vectored<'a>(&'a self, mut raw: RawOp, flags: u8) -> Op<'a, usize> {
         raw.flags |= flags;
-        if raw.kind != OpKind::Settled && raw.len == 0 {
-            raw = RawOp::settled(0);
+        if raw.immediate_result().is_none() && raw.len == 0 {
+            raw = RawOp::immediate(0);
         }
         // SAFETY: S6: socket and list are borrowed, and by the list its buffers.
         unsafe { Op::from_raw(raw) }

@@ -1,0 +1,331 @@
+//! The table of operations: each is described once, in a row here. From the rows come [`OpKind`], its names,
+//! what the loop and the backends ask of a kind ([`Facts`]), and the tables in the documents.
+//!
+//! A row is *name { who serves it, what it works on, which way bytes move, the shape of its memory }*, then the
+//! calls of the safe interface that make it, then what each backend makes of it.
+
+use std::fmt;
+
+/// Who brings an operation to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Server {
+    /// The loop itself: it never reaches a backend.
+    EventLoop,
+    /// The backend.
+    Backend,
+    /// A thread pool, where the loop sends it by itself.
+    Workers,
+}
+
+/// What an operation works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// No descriptor.
+    Nothing,
+    /// A connected socket, or one that will be.
+    Socket,
+    /// A listening socket.
+    ListeningSocket,
+    /// A file, which may be a stream: a pipe, a terminal.
+    OpenFile,
+    /// A path in the file system.
+    Name,
+    /// Any descriptor.
+    Descriptor,
+}
+
+/// Which way bytes move, and so what an operation waits for where the kernel tells readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the descriptor; it waits until that can be read.
+    In,
+    /// To the descriptor; it waits until that can be written.
+    Out,
+    /// Nowhere.
+    Neither,
+}
+
+/// What an operation needs of the caller's memory while it is in flight, beside its own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Memory {
+    /// Nothing.
+    Nothing,
+    /// One run of bytes.
+    Buffer,
+    /// A list of runs ([`IoVecs`](crate::IoVecs)).
+    BufferList,
+    /// A pool of buffers ([`BufPool`](crate::BufPool)).
+    BufferPool,
+    /// A path that ends in a zero byte.
+    Name,
+    /// A record that the kernel fills.
+    Record,
+    /// What other threads notify ([`Notifier`](crate::Notifier)).
+    NotifierState,
+}
+
+/// What is true of every operation of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Facts {
+    /// Who brings it to its end.
+    pub server: Server,
+    /// What it works on.
+    pub target: Target,
+    /// Which way bytes move.
+    pub direction: Direction,
+    /// What it needs of the caller's memory.
+    pub memory: Memory,
+    /// The calls of the safe interface that make it, in Markdown. So are the next three.
+    pub made_by: &'static str,
+    /// What the io_uring backend makes of it.
+    pub io_uring: &'static str,
+    /// What the backends make of it that are told readiness.
+    pub readiness: &'static str,
+    /// What the simulator makes of it.
+    pub sim: &'static str,
+}
+
+/// Expands to the enum, and to everything that is asked of it.
+macro_rules! operations {
+    ($(
+        $(#[doc = $doc:literal])+
+        $kind:ident { $server:ident, $target:ident, $direction:ident, $memory:ident }
+        $made_by:literal
+        io_uring: $io_uring:literal,
+        readiness: $readiness:literal,
+        sim: $sim:literal;
+    )+) => {
+        /// What an operation does; each backend maps it to its own kernel interface.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        #[non_exhaustive]
+        pub enum OpKind {
+            $($(#[doc = $doc])+ $kind,)+
+        }
+
+        impl OpKind {
+            /// Every kind, in the order of the table.
+            pub const ALL: &'static [OpKind] = &[$(OpKind::$kind),+];
+
+            /// What is true of every operation of this kind.
+            #[must_use]
+            #[inline(always)]
+            pub const fn facts(self) -> Facts {
+                match self {
+                    $(OpKind::$kind => Facts {
+                        server: Server::$server,
+                        target: Target::$target,
+                        direction: Direction::$direction,
+                        memory: Memory::$memory,
+                        made_by: $made_by,
+                        io_uring: $io_uring,
+                        readiness: $readiness,
+                        sim: $sim,
+                    },)+
+                }
+            }
+
+            /// Its name, as in the source.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(OpKind::$kind => stringify!($kind),)+
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    /// Completes at once, through the kernel where there is one to ask.
+    Nop { Backend, Nothing, Neither, Nothing }
+        "`nop`"
+        io_uring: "`NOP`",
+        readiness: "done at once",
+        sim: "done in the next poll";
+
+    /// Completes when its time has come, once or again and again.
+    Timer { EventLoop, Nothing, Neither, Nothing }
+        "`Timer::after`, `at`, `every`, `every_after`"
+        io_uring: "the loop's own wheel",
+        readiness: "the loop's own wheel",
+        sim: "the loop's own wheel, on virtual time";
+
+    /// Completes when its notifier is notified.
+    Notify { EventLoop, Nothing, Neither, NotifierState }
+        "`Notifier::wait`, `wait_multi`"
+        io_uring: "the loop's own queue",
+        readiness: "the loop's own queue",
+        sim: "the loop's own queue";
+
+    /// Works on a thread pool. A backend never sees it.
+    Offload { Workers, Nothing, Neither, Nothing }
+        "`Loop::offload`"
+        io_uring: "the loop's own way to the pool",
+        readiness: "the loop's own way to the pool",
+        sim: "done at once, on the loop's thread";
+
+    /// Waits for poll events on a descriptor.
+    Poll { Backend, Descriptor, Neither, Nothing }
+        "`raw::submit`"
+        io_uring: "`POLL_ADD`",
+        readiness: "`poll(2)`, again at each edge",
+        sim: "`poll(2)` of the virtual object";
+
+    /// Takes a connection from a listening socket; it may fill the address words.
+    Accept { Backend, ListeningSocket, In, Nothing }
+        "`TcpListener::accept`, `accept_with_addr`, `accept_multi`"
+        io_uring: "`ACCEPT`; repeated: multishot (5.19), else again by the loop",
+        readiness: "`accept4`; repeated: stays in its queue, up to 16 at each edge or poll",
+        sim: "from the virtual backlog; repeated: natively or by the loop, as the seed has it";
+
+    /// Makes a socket and connects it to the address in its words. `fd` is the new socket once the backend
+    /// has made it.
+    Connect { Backend, Socket, Out, Nothing }
+        "`TcpStream::connect`"
+        io_uring: "`CONNECT`",
+        readiness: "`connect`; when writable `SO_ERROR` and `getpeername`",
+        sim: "a request that takes its time, and an answer that does; again and again for two minutes if the backlog is full";
+
+    /// Receives into a buffer.
+    Recv { Backend, Socket, In, Buffer }
+        "`TcpStream::recv`, `recv_exact`"
+        io_uring: "`RECV`",
+        readiness: "`recv`",
+        sim: "what has arrived";
+
+    /// Receives into a buffer of a pool.
+    RecvPooled { Backend, Socket, In, BufferPool }
+        "`TcpStream::recv_pooled`, `recv_multi`"
+        io_uring: "`RECV` with a buffer ring (5.19), repeated: multishot (6.0); else `POLL_ADD` and `recv`",
+        readiness: "`recv`, into a free buffer that is taken for the call",
+        sim: "what has arrived, into a free buffer; repeated: as `Accept`";
+
+    /// Receives into a list of buffers.
+    RecvVectored { Backend, Socket, In, BufferList }
+        "`TcpStream::recv_vectored`, `recv_exact_vectored`"
+        io_uring: "`RECVMSG`",
+        readiness: "`recvmsg`",
+        sim: "as `Recv`";
+
+    /// Sends a buffer.
+    Send { Backend, Socket, Out, Buffer }
+        "`TcpStream::send`, `send_all`"
+        io_uring: "`SEND`; exact: `MSG_WAITALL`",
+        readiness: "`send`",
+        sim: "as much as the peer has room for";
+
+    /// Sends a buffer, without copying it where the backend can.
+    SendZeroCopy { Backend, Socket, Out, Buffer }
+        "`TcpStream::send_all_zero_copy`"
+        io_uring: "`SEND_ZC` (6.0), else `SEND`",
+        readiness: "`send`",
+        sim: "as `Send`";
+
+    /// Sends a list of buffers.
+    SendVectored { Backend, Socket, Out, BufferList }
+        "`TcpStream::send_vectored`, `send_all_vectored`"
+        io_uring: "`SENDMSG`",
+        readiness: "`sendmsg`",
+        sim: "as `Send`";
+
+    /// Shuts one direction of a socket down, or both.
+    Shutdown { Backend, Socket, Neither, Nothing }
+        "`TcpStream::shutdown`"
+        io_uring: "`SHUTDOWN`",
+        readiness: "`shutdown` at once",
+        sim: "in the next poll";
+
+    /// Reads from a file into a buffer.
+    Read { Backend, OpenFile, In, Buffer }
+        "`File::read`, `read_at`, `read_exact_at`"
+        io_uring: "`READ`",
+        readiness: "file: `preadv2(RWF_NOWAIT)`, what is not cached by the pool; else `readv` when ready",
+        sim: "virtual file, after its latency; pipe or socket: as `Recv`";
+
+    /// Reads from a file into a list of buffers.
+    ReadVectored { Backend, OpenFile, In, BufferList }
+        "`File::read_vectored_at`"
+        io_uring: "`READV`",
+        readiness: "as `Read`",
+        sim: "as `Read`";
+
+    /// Writes a buffer to a file.
+    Write { Backend, OpenFile, Out, Buffer }
+        "`File::write`, `write_all`, `write_at`, `write_all_at`"
+        io_uring: "`WRITE`",
+        readiness: "file: the pool; else `writev` when ready, no more than `PIPE_BUF` if it might block",
+        sim: "virtual file, after its latency; pipe or socket: as `Send`";
+
+    /// Writes a list of buffers to a file.
+    WriteVectored { Backend, OpenFile, Out, BufferList }
+        "`File::write_vectored_at`, `write_all_vectored_at`"
+        io_uring: "`WRITEV`",
+        readiness: "as `Write`",
+        sim: "as `Write`";
+
+    /// Opens a file.
+    Open { Backend, Name, Neither, Name }
+        "`File::open`"
+        io_uring: "`OPENAT`",
+        readiness: "the pool",
+        sim: "virtual file system";
+
+    /// Closes a descriptor, which the operation owns.
+    Close { Backend, Descriptor, Neither, Nothing }
+        "`close` of everything"
+        io_uring: "`CLOSE`",
+        readiness: "file: the pool; else `close` at once",
+        sim: "in the next poll";
+
+    /// Makes data and metadata of a file durable.
+    SyncAll { Backend, OpenFile, Neither, Nothing }
+        "`File::sync_all`"
+        io_uring: "`FSYNC`",
+        readiness: "the pool",
+        sim: "makes the file durable";
+
+    /// Makes the data of a file durable.
+    SyncData { Backend, OpenFile, Neither, Nothing }
+        "`File::sync_data`"
+        io_uring: "`FSYNC` with `DATASYNC`",
+        readiness: "the pool",
+        sim: "makes the data durable";
+
+    /// Fills a record with a file's kind, size, times, ….
+    Metadata { Backend, OpenFile, Neither, Record }
+        "`File::metadata`"
+        io_uring: "`STATX`",
+        readiness: "the pool",
+        sim: "kind, size, mode, inode, time of change";
+}
+
+impl OpKind {
+    /// Whether it reads bytes into the caller's memory, or writes them from there.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn moves_bytes(self) -> bool {
+        matches!(self.facts().memory, Memory::Buffer | Memory::BufferList | Memory::BufferPool)
+    }
+
+    /// Whether its memory is a list of buffers.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn is_vectored(self) -> bool {
+        matches!(self.facts().memory, Memory::BufferList)
+    }
+
+    /// Whether it reads or writes a file, by its position or at an offset.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn is_file_transfer(self) -> bool {
+        matches!(self.facts().target, Target::OpenFile) && self.moves_bytes()
+    }
+}
+
+impl fmt::Display for OpKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
