@@ -218,7 +218,7 @@ impl Compiled {
             #[cfg(all(target_os = "linux", feature = "epoll"))]
             Kind::Epoll => {
                 let selector = epoll::Epoll::new(options.baseline, waker)?;
-                Ok(Compiled::Epoll(readiness::Readiness::new(selector, options, capacity, waker.clone())))
+                readiness::Readiness::new(selector, options, capacity, waker.clone()).map(Compiled::Epoll)
             }
             #[cfg(feature = "sim")]
             Kind::Sim => {

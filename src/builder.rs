@@ -94,7 +94,8 @@ impl Builder {
     ///
     /// # Errors
     /// `EINVAL` for sizes of zero or out of range; `ENOSYS` or `EPERM` if no backend, or not the chosen one,
-    /// works here; what the operating system says otherwise.
+    /// works here; [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the machine has no memory for the
+    /// [capacity](Builder::capacity); what the operating system says otherwise.
     pub fn build(self) -> io::Result<Box<Loop>> {
         if self.capacity == 0 || self.capacity > Token::ENTRIES_MAX || self.backend.entries == 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));

@@ -143,7 +143,7 @@ impl Loop {
         let loop_id = LOOPS.fetch_add(1, Ordering::Relaxed);
         let clock = Clock::new(backend.time());
         let core: Box<Core<[()]>> = Box::new(Core {
-            ops: InFlight::new(capacity, backend.completions_max(), loop_id, remote, clock),
+            ops: InFlight::new(capacity, backend.completions_max(), loop_id, remote, clock)?,
             backend,
             buf_pools: Vec::new(),
             expired: Vec::with_capacity(EXPIRED_MAX),

@@ -41,6 +41,7 @@ mod fs;
 mod handle;
 mod in_flight;
 mod io_vecs;
+mod memory;
 #[cfg(loom)]
 mod model;
 pub mod net;

@@ -27,6 +27,7 @@ use super::{Capabilities, Options, Wait, Waker};
 use crate::buf_pool::{self, Buffers};
 use crate::in_flight::{InFlight, Token, Verdict};
 use crate::io_vecs;
+use crate::memory;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
 use features::Features;
@@ -79,7 +80,7 @@ impl IoUring {
     pub(crate) fn new(options: &Options, capacity: usize, waker: Waker) -> io::Result<IoUring> {
         let (ring, features) = Ring::new(options)?;
         let event = if ring.is_deferred() { Some(Event::new()?) } else { None };
-        let backlog = VecDeque::with_capacity(2 * capacity + 1);
+        let backlog = memory::queue(capacity.saturating_mul(2).saturating_add(1))?;
         let mut this = IoUring { ring, features, waker, backlog, event };
         this.arm_waker();
         // Now, not with the first step: other threads may wake a loop that is polled before it ever ran.

@@ -8,10 +8,12 @@
 
 #![allow(unsafe_code)]
 
+use std::io;
+
 use super::calls;
 use super::queue::Queue;
-use super::zeroed::{self, Zeroed};
 use crate::descriptor::{DESCRIPTORS_MAX, RawDescriptor, generation_of};
+use crate::memory::{self, Zeroed};
 use crate::op::{Direction, OpKind, RawOp};
 
 /// The queues of a descriptor.
@@ -248,10 +250,10 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    pub(super) fn new() -> Descriptors {
+    pub(super) fn new() -> io::Result<Descriptors> {
         const DESCRIPTORS_MIN: usize = 1024;
         let limit = calls::descriptors_limit().clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX);
-        Descriptors { records: zeroed::table(limit) }
+        Ok(Descriptors { records: memory::table(limit)? })
     }
 
     pub(super) fn record(&mut self, fd: RawDescriptor) -> &mut Record {
@@ -278,7 +280,7 @@ impl Descriptors {
         if index >= RECORDS_MAX {
             return Err(libc::EMFILE);
         }
-        let mut records = zeroed::table((index + 1).next_power_of_two());
+        let mut records = memory::table((index + 1).next_power_of_two()).map_err(|_| libc::ENOMEM)?;
         records[..self.records.len()].copy_from_slice(&self.records);
         self.records = records;
         Ok(true)

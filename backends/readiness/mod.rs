@@ -23,7 +23,6 @@ mod calls;
 mod descriptors;
 mod jobs;
 mod queue;
-mod zeroed;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -99,16 +98,21 @@ pub(crate) struct Readiness<S> {
 }
 
 impl<S: Selector> Readiness<S> {
-    pub(crate) fn new(selector: S, options: &Options, capacity: usize, waker: Waker) -> Readiness<S> {
-        Readiness {
+    pub(crate) fn new(
+        selector: S,
+        options: &Options,
+        capacity: usize,
+        waker: Waker,
+    ) -> io::Result<Readiness<S>> {
+        Ok(Readiness {
             selector,
-            descriptors: Descriptors::new(),
-            nodes: Nodes::new(capacity),
+            descriptors: Descriptors::new()?,
+            nodes: Nodes::new(capacity)?,
             jobs: Jobs::new(options.pool.clone()),
             waker,
             capacity,
             skips: 0,
-        }
+        })
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {

@@ -3,8 +3,10 @@
 
 #![allow(unsafe_code)]
 
-use super::zeroed::{self, Zeroed};
+use std::io;
+
 use crate::in_flight::Token;
+use crate::memory::{self, Zeroed};
 
 /// Where the backend keeps an operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,8 +68,8 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    pub(super) fn new(capacity: usize) -> Nodes {
-        Nodes { table: zeroed::table(capacity), runnable: Queue::default(), runnable_len: 0 }
+    pub(super) fn new(capacity: usize) -> io::Result<Nodes> {
+        Ok(Nodes { table: memory::table(capacity)?, runnable: Queue::default(), runnable_len: 0 })
     }
 
     /// Where the backend has this operation.
@@ -206,7 +208,7 @@ mod tests {
     fn a_queue_keeps_its_order_when_any_operation_leaves_it() {
         let [a, b, c] = tokens();
         for (leaver, rest) in [(a, [b, c]), (b, [a, c]), (c, [a, b])] {
-            let (mut nodes, mut queue) = (Nodes::new(3), Queue::default());
+            let (mut nodes, mut queue) = (Nodes::new(3).unwrap(), Queue::default());
             for token in [a, b, c] {
                 nodes.push(&mut queue, token, Place::Waiting);
             }
@@ -220,7 +222,7 @@ mod tests {
     #[test]
     fn an_operation_that_leaves_its_queue_is_not_run_later() {
         let [a, b, c] = tokens();
-        let (mut nodes, mut queue) = (Nodes::new(3), Queue::default());
+        let (mut nodes, mut queue) = (Nodes::new(3).unwrap(), Queue::default());
         for token in [a, b, c] {
             nodes.push(&mut queue, token, Place::Waiting);
             nodes.run_later(token);
@@ -237,7 +239,7 @@ mod tests {
     #[test]
     fn an_entry_of_an_earlier_operation_is_nowhere() {
         let [a] = tokens();
-        let (mut nodes, mut queue) = (Nodes::new(1), Queue::default());
+        let (mut nodes, mut queue) = (Nodes::new(1).unwrap(), Queue::default());
         nodes.push(&mut queue, a, Place::Waiting);
         assert_eq!(nodes.place(Token::new(0, 8)), Place::Nowhere);
     }

@@ -26,6 +26,7 @@ mod token;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::io;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ use crate::errand;
 use crate::error::code;
 use crate::handle::{self, Remote};
 use crate::io_vecs;
+use crate::memory;
 use crate::op::{Direction, NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::sync::Arc;
 use crate::timer::clock::Clock;
@@ -121,9 +123,9 @@ impl InFlight {
         loop_id: u32,
         remote: Arc<Remote>,
         clock: Clock,
-    ) -> InFlight {
-        InFlight {
-            table: Slab::with_capacity(capacity),
+    ) -> io::Result<InFlight> {
+        Ok(InFlight {
+            table: memory::slab(capacity)?,
             capacity,
             sequence: 0,
             loop_id,
@@ -131,9 +133,9 @@ impl InFlight {
             wheel: Wheel::new(clock.last_ns()),
             clock,
             ready: ReadyList::EMPTY,
-            items: VecDeque::with_capacity(items_max),
+            items: memory::queue(items_max)?,
             items_max,
-            starved: VecDeque::with_capacity(capacity),
+            starved: memory::queue(capacity)?,
             buffer_returned: Rc::new(Cell::new(false)),
             jobs: ReadyList::EMPTY,
             in_backend: 0,
@@ -141,7 +143,7 @@ impl InFlight {
             high_water: 0,
             in_step: false,
             exact_arms: 0,
-        }
+        })
     }
 
     // ---- asking

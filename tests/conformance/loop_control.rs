@@ -52,6 +52,7 @@ conformance! {
     an_embedded_loop_shows_every_step_of_its_work,
     the_descriptor_is_quiet_when_there_is_nothing_to_do,
     senseless_sizes_are_refused,
+    a_capacity_that_the_machine_has_no_memory_for_is_an_error,
     the_loop_tells_its_backend_and_what_it_can_do,
     a_nop_completes_through_every_mode,
 }
@@ -533,6 +534,16 @@ fn the_descriptor_is_quiet_when_there_is_nothing_to_do(v: Variant) {
         // One more step may have to take what is left of the wake-up.
         lp.run(RunMode::NoWait).unwrap();
         assert!(!is_readable(&lp, PollTimeout::ZERO), "it would spin");
+    }
+}
+
+fn a_capacity_that_the_machine_has_no_memory_for_is_an_error(v: Variant) {
+    // From what fits to the largest there is. Where an administrator lets every program have what it asks
+    // for, all of them are built.
+    for bits in 20..31 {
+        if let Err(error) = v.builder().capacity((1 << bits) + (1 << (bits - 1))).build() {
+            assert_eq!(error.kind(), io::ErrorKind::OutOfMemory, "{error}");
+        }
     }
 }
 
