@@ -5,14 +5,13 @@
 //! cargo run --release --features sim --example fuzz -- --minutes 10
 //! ```
 
-#[path = "fuzz/mod.rs"]
-mod fuzz;
+mod fuzzer;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use fuzz::{Backend, Driver, Plan, Stats};
+use fuzzer::{Backend, Driver, Plan, Stats};
 
 /// Random programs against an executable model of the contract.
 #[derive(Debug, Parser)]
@@ -98,7 +97,7 @@ fn fuzz_on(backend: Backend, arguments: &Arguments, programs: u64, end: Option<I
     println!("{backend}: seeds from {first}");
     while count < programs && end.is_none_or(|end| Instant::now() < end) {
         let seed = first.wrapping_add(count);
-        if let Err(failure) = fuzz::check(&driver, plan, seed, &mut stats) {
+        if let Err(failure) = fuzzer::check(&driver, plan, seed, &mut stats) {
             println!("{failure}");
             return false;
         }

@@ -1,8 +1,4 @@
-//! What the fuzzer has found, each as a plain program and a claim; and a short run of the fuzzer itself.
-
-mod common;
-#[path = "../examples/fuzz/mod.rs"]
-mod fuzz;
+//! What the fuzzer has found, each as a plain program and a claim.
 
 use std::cell::Cell;
 use std::hint;
@@ -12,7 +8,6 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fuzz::{Backend, Driver, Plan, Stats};
 use oxev::{Completion, IoVecs, Loop, RunMode, TcpListener, TcpStream, Timer};
 
 /// A connection: our end, and the other's.
@@ -24,7 +19,7 @@ fn pair() -> (TcpStream, StdStream) {
 
 /// A loop on each backend that works here.
 fn loops() -> impl Iterator<Item = Box<Loop>> {
-    common::backends().into_iter().map(|kind| Loop::builder().backend(kind).build().unwrap())
+    crate::common::backends().into_iter().map(|kind| Loop::builder().backend(kind).build().unwrap())
 }
 
 // io_uring takes it to a thread, where sendmsg(2) does not wait on a socket that is O_NONBLOCK, as ours are: EAGAIN.
@@ -205,41 +200,6 @@ fn a_connection_that_comes_when_one_accept_ends_is_had_by_the_other() {
             }
             lp.run(RunMode::UntilDone).unwrap();
             drop(client.join().unwrap());
-        }
-    }
-}
-
-// ---- the fuzzer
-
-/// How long each backend is fuzzed. A minute and more: `cargo run --release --features sim --example fuzz -- --minutes 1`.
-fn seconds() -> f64 {
-    std::env::var("OXEV_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(2.0)
-}
-
-/// Programs whose descriptors are counted run one after the other, and nothing else does beside them: the plain tests above are in
-/// a process of their own.
-#[test]
-fn random_programs_find_the_contract_kept() {
-    if std::env::args().any(|argument| argument == "random_programs_find_the_contract_kept") {
-        return fuzz_all();
-    }
-    let this = std::env::current_exe().unwrap();
-    let name = "random_programs_find_the_contract_kept";
-    let output = std::process::Command::new(this).args(["--exact", name, "--nocapture"]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn fuzz_all() {
-    let driver = Driver::new().unwrap();
-    for backend in Backend::available() {
-        // A leak checker may watch.
-        let plan = Plan { backend, steps_max: 50, candidates: 2000 };
-        let end = Instant::now() + Duration::from_secs_f64(seconds());
-        let mut stats = Stats::default();
-        for seed in (0..).take_while(|_| Instant::now() < end) {
-            if let Err(failure) = fuzz::check(&driver, plan, seed, &mut stats) {
-                panic!("{failure}");
-            }
         }
     }
 }
