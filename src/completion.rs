@@ -19,7 +19,8 @@ pub(crate) type Complete = unsafe fn(lp: Option<&mut Loop>, header: NonNull<Head
 pub enum Action {
     /// Go on: more results are wanted.
     Rearm,
-    /// Stop: no more results come, and the end callback runs.
+    /// Stop: nothing more is asked for, what has arrived by then is still delivered, and the end callback
+    /// runs. [`Loop::submit_multi`] says how much that may be; the actions of these items are not looked at.
     Disarm,
 }
 

@@ -202,9 +202,17 @@ impl Loop {
     ///
     /// `prepare` borrows from the `source` of a [`Multi`]; the `state` beside it stays reachable: `on_item`
     /// gets it with each result and says whether it wants more. `on_end` runs once, afterwards, with the
-    /// owner: `Ok` after [`Action::Disarm`] or at the end of a stream, the error otherwise. Results that come
-    /// between [`Action::Disarm`] and the end are dropped; results that come after [`Loop::cancel`] are
-    /// delivered.
+    /// owner: `Ok` after [`Action::Disarm`] or at the end of a stream, the error otherwise.
+    ///
+    /// **Nothing that has arrived is thrown away**, however the operation ends: by [`Action::Disarm`], by
+    /// [`Loop::cancel`], by its deadline, or by a panic of `on_item`, which disarms. A connection that was
+    /// accepted by then, or a buffer that was filled, comes to `on_item` before the end, and the action of
+    /// that item is not looked at; a program that has no use for it drops it. How much may still come after
+    /// the first [`Action::Disarm`]: on io_uring what the kernel had done before it heard of it, no more than
+    /// the completion queue holds; on readiness backends up to 256 connections, and no buffers. Of a timer
+    /// nothing comes any more, and a notification waits for the notifier's next wait. A receive whose
+    /// connection is reset meanwhile ends with that error, as the kernel tells it only once. Only dropping
+    /// the loop drops what it has not delivered.
     ///
     /// Native on io_uring where the kernel can; elsewhere the backend or the loop repeats the operation.
     ///

@@ -61,11 +61,11 @@ impl Ledger {
         }
     }
 
-    /// An item must come before the end.
-    fn item(&self, entry: usize, disarmed: bool) {
+    /// An item must come before the end, and a tick before `Disarm`.
+    fn item(&self, entry: usize, too_late: bool) {
         let fate = self.fates.borrow()[entry];
-        if fate != Fate::InFlight || disarmed || self.tearing_down.get() {
-            self.complain(format!("submission {entry}: an item, and was {fate:?}, disarmed: {disarmed}"));
+        if fate != Fate::InFlight || too_late || self.tearing_down.get() {
+            self.complain(format!("submission {entry}: an item, and was {fate:?}, too late: {too_late}"));
         }
     }
 
@@ -207,12 +207,13 @@ struct Regular {
 }
 
 fn item<R>(lp: &mut Loop, regular: &mut Regular, result: R) -> Action {
+    // A connection or a buffer has arrived, and so it comes; a tick need not.
+    let is_resource = std::mem::needs_drop::<R>();
     drop(result);
-    regular.guest.ledger.item(regular.guest.entry, regular.disarmed);
+    regular.guest.ledger.item(regular.guest.entry, regular.disarmed && !is_resource);
     let ledger = Rc::clone(&regular.guest.ledger);
     regular.items_left = regular.items_left.saturating_sub(1);
-    if regular.items_left == 0 {
-        regular.disarmed = true;
+    if regular.items_left == 0 && !std::mem::replace(&mut regular.disarmed, true) {
         then(lp, regular.guest.then, &ledger);
         return Action::Disarm;
     }

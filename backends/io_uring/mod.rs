@@ -194,11 +194,26 @@ impl IoUring {
                     return self.backlog.push_front(user_data);
                 }
             } else if ops.is_ending(token) {
-                let _ = ops.complete(token, Outcome::untried(-libc::ECANCELED));
+                self.end_in_backlog(token, ops);
             } else if let Some(op) = ops.op(token) {
                 // SAFETY: S3: the table says that the operation is ours.
                 unsafe { self.push(token, op, ops) };
             }
+        }
+    }
+
+    /// Ends an operation that is to be ended and has waited for its next try.
+    #[cold]
+    fn end_in_backlog(&mut self, token: Token, ops: &mut InFlight) {
+        let canceled = Outcome::untried(-libc::ECANCELED);
+        // SAFETY: S3: a field of the backend's own.
+        let is_begun = ops.op(token).is_some_and(|op| unsafe { (*op).backend_state } != 0);
+        let outcome = match ops.op_kind(token) {
+            Some(OpKind::Accept) if is_begun => accept_at_last(token, canceled, &mut self.backlog, ops),
+            _ => Some(canceled),
+        };
+        if let Some(outcome) = outcome {
+            let _ = ops.complete(token, outcome);
         }
     }
 
@@ -322,7 +337,7 @@ fn report_part(
         OpKind::RecvVectored | OpKind::SendVectored | OpKind::Accept if outcome.result == -libc::EAGAIN => {
             try_again(token, backlog, ops)
         }
-        OpKind::Accept if outcome.result == -libc::ECANCELED => accept_at_last(token, outcome, ops),
+        OpKind::Accept if outcome.result == -libc::ECANCELED => accept_at_last(token, outcome, backlog, ops),
         _ => Some(outcome),
     }
 }
@@ -344,18 +359,44 @@ fn try_again(token: Token, backlog: &mut VecDeque<u64>, ops: &mut InFlight) -> O
     None
 }
 
-/// An accept is cancelled, and a connection came at that moment: of all who accept on the listener the kernel
-/// has woken this one alone, so it has to take it, or nobody does before the next connection comes.
-fn accept_at_last(token: Token, outcome: Outcome, ops: &mut InFlight) -> Option<Outcome> {
-    if ops.is_disarmed(token) {
+/// An accept is cancelled, and connections came at that moment: of all who accept on the listener the kernel
+/// has woken this one alone, so it has to take them, or they wait until another one comes. A loop that is
+/// being dropped would close what it took, so it takes nothing.
+///
+/// An accept that goes on and on may have been woken for each of those that are there; it takes no more than
+/// these, one a step, however fast others come.
+fn accept_at_last(
+    token: Token,
+    outcome: Outcome,
+    backlog: &mut VecDeque<u64>,
+    ops: &mut InFlight,
+) -> Option<Outcome> {
+    if ops.is_abandoned() {
         return Some(outcome);
     }
     let op = ops.op(token)?;
     // SAFETY: S3: the kernel is done with it, so the description is ours.
     let op = unsafe { &mut *op };
     // A foreign listener may block.
-    let accepted = if op.flags & RawOp::UNTRACKED == 0 { socket::accept_now(op) } else { -libc::EAGAIN };
-    Some(if accepted >= 0 { Outcome::new(accepted) } else { outcome })
+    if op.flags & RawOp::UNTRACKED != 0 {
+        return Some(outcome);
+    }
+    if op.flags & RawOp::MULTI != 0 && op.backend_state == 0 {
+        // One more, which says that they have been counted.
+        op.backend_state = socket::waiting_connections(op.fd).saturating_add(1);
+    }
+    let accepted = if op.backend_state == 1 { -libc::EAGAIN } else { socket::accept_now(op) };
+    if accepted < 0 {
+        op.backend_state = 0;
+        return Some(outcome);
+    }
+    if op.flags & RawOp::MULTI == 0 {
+        return Some(Outcome::new(accepted));
+    }
+    op.backend_state -= 1;
+    // It is looked at again when it comes out of the backlog.
+    backlog.push_back(token.bits());
+    Some(Outcome { flags: Outcome::MORE, ..Outcome::new(accepted) })
 }
 
 /// A pooled receive without buffer rings is a poll, and then a receive that does not block.

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
+use crate::error::code;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
 #[cfg(test)]
 use crate::timer::wheel::NIL;
@@ -111,6 +112,13 @@ impl Entry {
     /// Whether this outcome of a multi-result operation says that the peer sends no more.
     pub(super) fn is_end_of_stream(&self, outcome: Outcome) -> bool {
         outcome.result == 0 && self.op_kind() == OpKind::RecvPooled
+    }
+
+    /// Whether this outcome of a multi-result operation is an error that the kernel tells only once: the next
+    /// receive would not hear of a reset, and take it for the end of the stream.
+    pub(super) fn is_told_once(&self, outcome: Outcome) -> bool {
+        let is_end_of_ours = matches!(-outcome.result, libc::ENOBUFS | libc::ECANCELED | code::DEADLINE);
+        outcome.result < 0 && !is_end_of_ours && self.op_kind() == OpKind::RecvPooled
     }
 
     /// Whether an exact operation, that nobody wants to end, has moved all that was left.

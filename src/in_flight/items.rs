@@ -54,7 +54,7 @@ impl InFlight {
         let delivery = match is_value {
             false if item.outcome.used_buffer().is_some() => Delivery::Discard(header),
             false => Delivery::Nothing,
-            true if entry.flags & flag::DISARMED != 0 => Delivery::Discard(header),
+            // Also after `Disarm`: what has arrived is the program's, which alone may throw it away.
             true => Delivery::Item(header),
         };
         Some((item, delivery))
@@ -79,7 +79,7 @@ impl InFlight {
             return AfterItem::Nothing;
         }
         let end = match item.outcome.result {
-            _ if ending & flag::DISARMED != 0 => Some(0),
+            _ if ending & flag::DISARMED != 0 && !entry.is_told_once(item.outcome) => Some(0),
             result if result < 0 && !wants_buffer => Some(result),
             _ if entry.is_end_of_stream(item.outcome) => Some(0),
             _ if ending & flag::TIMED_OUT != 0 => Some(-code::DEADLINE),

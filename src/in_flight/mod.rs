@@ -114,6 +114,8 @@ pub(crate) struct InFlight {
     /// The loop runs: it can not be run in itself.
     pub(crate) in_step: bool,
     exact_arms: u32,
+    /// The loop is being dropped.
+    abandoned: bool,
 }
 
 impl InFlight {
@@ -143,6 +145,7 @@ impl InFlight {
             high_water: 0,
             in_step: false,
             exact_arms: 0,
+            abandoned: false,
         })
     }
 
@@ -223,9 +226,9 @@ impl InFlight {
         self.get(token).is_some_and(|entry| entry.flags & flag::ENDING != 0)
     }
 
-    /// Whether its item callback wants no more.
-    pub(crate) fn is_disarmed(&mut self, token: Token) -> bool {
-        self.get(token).is_some_and(|entry| entry.flags & flag::DISARMED != 0)
+    /// Whether the loop is being dropped.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = InFlightOp> + '_ {
@@ -596,6 +599,7 @@ impl InFlight {
     /// Ends what the loop itself can end, when the loop is dropped, and gives the tokens of what the backend
     /// has to cancel, one by one.
     pub(crate) fn abandon_next(&mut self, cursor: &mut usize) -> Option<Token> {
+        self.abandoned = true;
         while *cursor < self.high_water {
             let index = std::mem::replace(cursor, *cursor + 1);
             let Some(entry) = self.table.get_mut(index) else { continue };

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::SockRef;
 
-use crate::descriptor::begin_generation;
+use crate::descriptor::{RawDescriptor, begin_generation};
 use crate::op::{Op, OpKind, Output, RawOp};
 use crate::virtual_world;
 
@@ -127,6 +127,20 @@ pub(crate) fn accept_now(op: &mut RawOp) -> i32 {
     }
 }
 
+/// How many connections wait to be accepted on a TCP listener (`tcpi_unacked` of `tcp(7)`: of a listener it
+/// is the length of its queue); one if it cannot be asked.
+#[cold]
+pub(crate) fn waiting_connections(fd: RawDescriptor) -> u16 {
+    // SAFETY: S8: integers only, for which zero is valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: S8: record and length are valid for the length of the call.
+    let status = unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
+    };
+    if status == 0 { info.tcpi_unacked.try_into().unwrap_or(u16::MAX) } else { 1 }
+}
+
 /// Receives what there is, without blocking: a count or a negative errno.
 ///
 /// # Safety
@@ -146,7 +160,7 @@ pub(crate) unsafe fn recv_now(fd: i32, place: *mut u8, len: usize) -> i32 {
 /// As [`Op::from_raw`].
 pub(crate) unsafe fn transfer<'a, R: Output>(
     kind: OpKind,
-    fd: crate::descriptor::RawDescriptor,
+    fd: RawDescriptor,
     buf: *mut u8,
     len: usize,
     flags: u8,

@@ -86,7 +86,8 @@ impl TcpListener {
         unsafe { Op::from_raw(raw) }
     }
 
-    /// Accepts connection after connection, for [`Loop::submit_multi`](crate::Loop::submit_multi).
+    /// Accepts connection after connection, for [`Loop::submit_multi`](crate::Loop::submit_multi). Connections
+    /// that were accepted when it is disarmed or cancelled are still delivered.
     pub fn accept_multi(&self) -> MultiOp<'_, TcpStream> {
         MultiOp::repeat(self.accept())
     }

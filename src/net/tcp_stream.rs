@@ -114,7 +114,8 @@ impl TcpStream {
     }
 
     /// Receives buffer after buffer, for [`Loop::submit_multi`](crate::Loop::submit_multi). The end of the
-    /// stream is the end of the submission, with `Ok`.
+    /// stream is the end of the submission, with `Ok`. Bytes that were received when it is disarmed or
+    /// cancelled are still delivered, so that another receive goes on where it ended.
     pub fn recv_multi<'a>(&'a self, pool: &'a BufPool) -> MultiOp<'a, Lease> {
         MultiOp::repeat(self.recv_pooled(pool))
     }

@@ -17,6 +17,7 @@ mod buffers;
 mod cancel;
 mod cross_thread;
 mod deadline;
+mod disarm;
 mod file;
 mod libxev_families;
 mod loop_control;

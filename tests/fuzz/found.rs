@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oxev::{Completion, IoVecs, Loop, RunMode, TcpListener, TcpStream, Timer};
+use oxev::{Action, Completion, IoVecs, Loop, Multi, RunMode, TcpListener, TcpStream, Timer};
 
 /// A connection: our end, and the other's.
 fn pair() -> (TcpStream, StdStream) {
@@ -200,6 +200,66 @@ fn a_connection_that_comes_when_one_accept_ends_is_had_by_the_other() {
             }
             lp.run(RunMode::UntilDone).unwrap();
             drop(client.join().unwrap());
+        }
+    }
+}
+
+// io_uring: as above, of an accept that goes on and on and is disarmed by its first connection. The kernel may have woken it for more than one
+// of those that come then; those it does not have the other one has.
+#[test]
+fn connections_that_come_when_an_accept_is_disarmed_are_had_by_it_or_by_the_other() {
+    const CLIENTS: usize = 3;
+    const PATIENCE: Duration = Duration::from_secs(10);
+    type Accepting = (Rc<TcpListener>, Rc<Cell<usize>>);
+    fn count(lp: &mut Loop, accepted: &Cell<usize>) {
+        accepted.set(accepted.get() + 1);
+        if accepted.get() == CLIENTS {
+            lp.stop();
+        }
+    }
+    fn accept_next(lp: &mut Loop, owner: Box<Completion<Accepting>>) {
+        lp.submit(
+            owner,
+            |(listener, _)| listener.accept().timeout(PATIENCE),
+            |lp, owner, stream| {
+                if stream.is_ok() {
+                    count(lp, &owner.1);
+                    accept_next(lp, owner);
+                }
+            },
+        );
+    }
+    for mut lp in loops() {
+        for round in 0..1000 {
+            let listener = Rc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+            let address = listener.local_addr().unwrap();
+            let accepted = Rc::new(Cell::new(0));
+            // It is the first that is woken.
+            lp.submit_multi(
+                Box::new(Completion::new(Multi::new(Rc::clone(&listener), Rc::clone(&accepted)))),
+                |listener| listener.accept_multi(),
+                |lp, accepted: &mut Rc<Cell<usize>>, _| {
+                    count(lp, accepted);
+                    Action::Disarm
+                },
+                |_, _, end| end.unwrap(),
+            );
+            accept_next(&mut lp, Box::new(Completion::new((Rc::clone(&listener), Rc::clone(&accepted)))));
+            lp.run(RunMode::NoWait).unwrap();
+            let clients = thread::spawn(move || {
+                [(); CLIENTS].map(|()| {
+                    let begin = Instant::now();
+                    while begin.elapsed() < Duration::from_micros(round % 60) {
+                        hint::spin_loop();
+                    }
+                    StdStream::connect(address).unwrap()
+                })
+            });
+            lp.run(RunMode::UntilDone).unwrap();
+            assert_eq!(accepted.get(), CLIENTS, "{}: nobody took a connection", lp.backend());
+            lp.cancel_all(&*listener);
+            lp.run(RunMode::UntilDone).unwrap();
+            drop(clients.join().unwrap());
         }
     }
 }

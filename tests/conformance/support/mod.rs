@@ -182,8 +182,8 @@ impl<R> StartedMulti<R> {
     }
 }
 
-/// Starts a multi-result operation that is disarmed when it has given `wanted` items. The source is dropped
-/// at the end.
+/// Starts a multi-result operation that is disarmed when it has given `wanted` items; what has arrived by then
+/// comes, too. The source is dropped at the end.
 pub(crate) fn start_multi<S, R, F>(lp: &mut Loop, source: S, wanted: usize, prepare: F) -> StartedMulti<R>
 where
     S: 'static,
@@ -196,10 +196,9 @@ where
         Box::new(Completion::new(Multi::new(source, kept))),
         prepare,
         |_, kept: &mut KeptItems<R>, item| {
-            assert!(kept.wanted > 0, "an item after `Disarm`");
             assert!(kept.end.borrow().is_none(), "an item after the end");
             kept.items.push(item);
-            kept.wanted -= 1;
+            kept.wanted = kept.wanted.saturating_sub(1);
             if kept.wanted > 0 { Action::Rearm } else { Action::Disarm }
         },
         |_, owner, end| {

@@ -867,7 +867,8 @@ fn item<R: Yields>(lp: &mut Loop, regular: &mut Regular, result: R) -> Action {
         }
         _ => {}
     }
-    regular.items_left -= 1;
+    // After `Disarm` come those that have arrived.
+    regular.items_left = regular.items_left.saturating_sub(1);
     let disarms = regular.items_left == 0;
     if std::mem::take(&mut regular.is_first) {
         if regular.item == Then::Panic {

@@ -418,6 +418,11 @@ impl Job {
         matches!(self, Job::Single(Work::Accept { .. }) | Job::Many(Series::Accept))
     }
 
+    /// What has arrived for it comes to the program in any case.
+    fn brings_resources(self) -> bool {
+        matches!(self, Job::Many(Series::Accept | Series::Recv { .. }))
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Job::Single(work) => work.name(),
@@ -811,7 +816,8 @@ impl Model {
     fn may_fail(&self, entry: &Entry, errno: i32) -> bool {
         let world = self.backend == Backend::Sim;
         match (&entry.effect, entry.job) {
-            (_, Job::Many(_)) if entry.disarmed => false,
+            // A receive that was disarmed tells what the kernel tells once.
+            (_, Job::Many(_)) if entry.disarmed && !matches!(entry.effect, Effect::Receive { .. }) => false,
             (Effect::Send { side, .. }, _) => match errno {
                 libc::EPIPE => self.may_be_reset(*side) || self.sides[*side].shut_write,
                 libc::ECONNRESET => self.may_be_reset(*side),
@@ -874,7 +880,7 @@ impl Model {
         self.enter_callback(on, life, address, submitted_in_run);
         let rule = match () {
             () if state != State::InFlight => Some("items come between submit and the end"),
-            () if disarmed => Some("no item comes after Disarm"),
+            () if disarmed && !job.brings_resources() => Some("no tick comes after Disarm"),
             () if in_item => Some("one item callback at a time"),
             () if self.entries[number].refused => Some("a full table refuses an operation"),
             () => None,
@@ -922,9 +928,6 @@ impl Model {
         let entry = &mut self.entries[number];
         entry.in_item = false;
         entry.disarmed |= disarms;
-        // What comes between `Disarm` and the end is dropped.
-        self.accepts_lost |= disarms && entry.job.accepts();
-        let entry = &mut self.entries[number];
         if matches!(entry.job, Job::Many(Series::EveryAfter(_))) && !entry.was_reset {
             // The delay counts from the end of the callback.
             entry.ticks.next_ns = now_ns + entry.ticks.period_ns;
@@ -1198,9 +1201,8 @@ impl Model {
     pub(crate) fn end_receive(&mut self, number: usize, result: Result<usize, Failure>) {
         let Effect::Receive { side, chunk, len, exact } = self.entries[number].effect else { return };
         let entry = &self.entries[number];
-        // Only a receive of exactly so many may have had some of them; and results of a series that come after `Disarm` are dropped.
+        // Only a receive of exactly so many may have had some of them.
         let hidden_max = match result {
-            _ if matches!(entry.job, Job::Many(_)) && entry.disarmed => len,
             _ if matches!(entry.job, Job::Many(_)) => 0,
             Err(_) if exact && !entry.refused => len,
             _ => 0,
