@@ -17,6 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::buf_pool::Buffers;
 use crate::in_flight::{InFlight, Token};
 use crate::op::RawOp;
+use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
 use crate::virtual_world::{Place, VirtualTime};
 
@@ -223,11 +224,11 @@ impl Compiled {
             #[cfg(feature = "sim")]
             Kind::Sim => {
                 let carried = options.simulation.as_ref().and_then(|carried| carried.get());
-                let (world, host) = carried.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+                let (world, host) = carried.ok_or_else(|| errno::error(errno::EINVAL))?;
                 Ok(Compiled::Sim(sim::Sim::new(world, host, waker.clone())))
             }
             #[allow(unreachable_patterns, reason = "if all are compiled in")]
-            _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
+            _ => Err(errno::error(errno::ENOSYS)),
         }
     }
 }
@@ -256,7 +257,7 @@ impl Backend {
                 Err(error) => return Err(error),
             }
         }
-        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+        Err(errno::error(errno::ENOSYS))
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -356,5 +357,5 @@ impl AsFd for Backend {
 /// administrator says it. What is wrong for the moment, as no memory or no descriptors, is no reason to take
 /// another one.
 fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
+    matches!(error.raw_os_error(), Some(errno::ENOSYS | errno::EPERM | errno::EACCES))
 }

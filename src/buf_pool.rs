@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::op::{OpKind, Outcome, Output, RawOp};
+use crate::sys::errno;
 
 /// The ids of pools. io_uring kept groups below 64 in an array (seen on 6.1) and did not reset what it had
 /// counted there: a ring that took the number of an earlier one started in the middle, and had buffers handed
@@ -113,7 +114,7 @@ impl Buffers {
         ring: bool,
     ) -> io::Result<Buffers> {
         if count == 0 || count > BUFFERS_MAX || size == 0 {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            return Err(errno::error(errno::EINVAL));
         }
         let memory = Mapping::new(usize::from(count) * size as usize)?;
         let supply = if ring {
@@ -328,7 +329,7 @@ impl Mapping {
             return Err(io::Error::last_os_error());
         }
         let Some(base) = NonNull::new(base.cast()) else {
-            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+            return Err(errno::error(errno::ENOMEM));
         };
         Ok(Mapping { base, len })
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::backends::{Kind, Options};
 use crate::event_loop::Loop;
 use crate::in_flight::Token;
+use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
 
 /// Sets up a [`Loop`].
@@ -98,7 +99,7 @@ impl Builder {
     /// [capacity](Builder::capacity); what the operating system says otherwise.
     pub fn build(self) -> io::Result<Box<Loop>> {
         if self.capacity == 0 || self.capacity > Token::ENTRIES_MAX || self.backend.entries == 0 {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            return Err(errno::error(errno::EINVAL));
         }
         Loop::with(&self)
     }

@@ -22,6 +22,7 @@ use crate::handle::Remote;
 use crate::in_flight::Token;
 use crate::op::{Outcome, RawOp};
 use crate::sync::{Arc, AtomicU16, Ordering};
+use crate::sys::errno;
 use crate::thread_pool::{Disposition, RawTask, RunFn, ScheduleError, ThreadPool};
 
 const QUEUED: u16 = 0;
@@ -124,7 +125,7 @@ pub(crate) unsafe fn run(
         unsafe { state_of(op) }.compare_exchange(QUEUED, RUNNING, Ordering::Relaxed, Ordering::Relaxed);
     let result = match (claim, disposition) {
         (Ok(_), Disposition::Run) => work(header),
-        _ => -libc::ECANCELED,
+        _ => -errno::ECANCELED,
     };
     // SAFETY: S14: as above.
     unsafe { (*header.as_ptr()).outcome = Outcome::new(result) };
@@ -149,7 +150,7 @@ pub(crate) unsafe fn token_of(header: NonNull<Header>) -> Token {
 /// The errno of a pool that does not take a task.
 pub(crate) fn refusal(error: &ScheduleError) -> i32 {
     match error {
-        ScheduleError::ThreadCreation(error) => error.raw_os_error().unwrap_or(libc::EAGAIN),
-        _ => libc::ESHUTDOWN,
+        ScheduleError::ThreadCreation(error) => error.raw_os_error().unwrap_or(errno::EAGAIN),
+        _ => errno::ESHUTDOWN,
     }
 }

@@ -4,31 +4,36 @@
 use std::fmt;
 use std::io;
 
+use crate::sys::errno;
+
 /// Turns a negative result (an errno, or a code of the crate's own) into an error.
 pub(crate) fn from_result(result: i32) -> io::Error {
     debug_assert!(result < 0);
     match Cause::of_code(-result) {
         // A kind alone, which no error of a kernel is: those have an errno.
         Some(cause) => io::Error::from(cause.kind()),
-        None => io::Error::from_raw_os_error(-result),
+        None => errno::error(-result),
     }
 }
 
-/// The crate's own codes, beyond every errno of every system. The kernel's words stay the kernel's: an
-/// `ETIMEDOUT` is always a connection's, never a deadline's.
+/// The crate's own codes. The kernel's words stay the kernel's: an `ETIMEDOUT` is always a connection's, never a
+/// deadline's.
+///
+/// Bit 29 is what Windows leaves to applications (`SetLastError`), and is beyond every errno of a Unix system.
 pub(crate) mod code {
+    const FIRST: i32 = 1 << 29;
     /// The stream ended before the buffer was full.
-    pub(crate) const UNEXPECTED_EOF: i32 = 0x4000;
+    pub(crate) const UNEXPECTED_EOF: i32 = FIRST;
     /// The file takes no more bytes.
-    pub(crate) const WRITE_ZERO: i32 = 0x4001;
+    pub(crate) const WRITE_ZERO: i32 = FIRST + 1;
     /// The work panicked.
-    pub(crate) const PANICKED: i32 = 0x4002;
+    pub(crate) const PANICKED: i32 = FIRST + 2;
     /// The operation's deadline passed.
-    pub(crate) const DEADLINE: i32 = 0x4003;
+    pub(crate) const DEADLINE: i32 = FIRST + 3;
     /// The loop's table of operations is full.
-    pub(crate) const TABLE_FULL: i32 = 0x4004;
+    pub(crate) const TABLE_FULL: i32 = FIRST + 4;
     /// Another operation waits for the same notifier.
-    pub(crate) const ALREADY_WAITING: i32 = 0x4005;
+    pub(crate) const ALREADY_WAITING: i32 = FIRST + 5;
 }
 
 /// What the crate itself says with an error; everything else is the operating system's word.
@@ -84,7 +89,7 @@ impl Cause {
     #[must_use]
     pub fn of(error: &io::Error) -> Option<Cause> {
         match error.raw_os_error() {
-            Some(libc::ECANCELED) => return Some(Cause::Canceled),
+            Some(errno::ECANCELED) => return Some(Cause::Canceled),
             Some(_) => return None,
             None if error.get_ref().is_some() => return None,
             None => {}
@@ -181,10 +186,10 @@ mod tests {
 
     #[test]
     fn errors_of_the_system_keep_their_errno_and_kind() {
-        assert!(is_canceled(&from_result(-libc::ECANCELED)));
-        let kernel = from_result(-libc::ETIMEDOUT);
+        assert!(is_canceled(&from_result(-errno::ECANCELED)));
+        let kernel = from_result(-errno::ETIMEDOUT);
         assert_eq!((kernel.kind(), Cause::of(&kernel)), (io::ErrorKind::TimedOut, None));
-        assert_eq!(Cause::of(&from_result(-libc::ENOBUFS)), None);
+        assert_eq!(Cause::of(&from_result(-errno::ENOBUFS)), None);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::in_flight::{
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
 use crate::stateless::{Stateless, assert_captures_nothing};
 use crate::sync::Arc;
+use crate::sys::errno;
 use crate::thread_pool::{RunFn, ThreadPool};
 use crate::timer::clock::Clock;
 use crate::virtual_world::{self, Entered};
@@ -325,7 +326,7 @@ impl Loop {
     unsafe fn launch_special(&mut self, header: NonNull<Header>, op: RawOp, timeout_ns: u64) -> Token {
         let refusal = match op.kind {
             OpKind::Nop => op.immediate_result(),
-            OpKind::RecvPooled if !buf_pool::belongs_to(&op, self.core.ops.loop_id()) => Some(-libc::EINVAL),
+            OpKind::RecvPooled if !buf_pool::belongs_to(&op, self.core.ops.loop_id()) => Some(-errno::EINVAL),
             _ => None,
         };
         if let Some(result) = refusal {
@@ -615,7 +616,7 @@ impl Loop {
     /// # Errors
     /// `EINVAL` for sizes out of range; what the kernel says otherwise.
     pub fn buf_pool(&mut self, count: usize, size: usize) -> io::Result<BufPool> {
-        let einval = || io::Error::from_raw_os_error(libc::EINVAL);
+        let einval = || errno::error(errno::EINVAL);
         let count = u16::try_from(count).ok().filter(|&n| n <= BUFFERS_MAX).ok_or_else(einval)?;
         let size = u32::try_from(size).ok().filter(|&n| i32::try_from(n).is_ok()).ok_or_else(einval)?;
         self.core.buf_pools.retain(|pool| {
@@ -1017,7 +1018,7 @@ struct Running<'a> {
 impl<'a> Running<'a> {
     fn enter(lp: &'a mut Loop) -> io::Result<Running<'a>> {
         if std::mem::replace(&mut lp.core.ops.in_step, true) {
-            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+            return Err(errno::error(errno::EDEADLK));
         }
         let entered = virtual_world::enter(lp.core.backend.place());
         Ok(Running { lp, _entered: entered })

@@ -14,6 +14,7 @@ use crate::descriptor::{Descriptor, descriptor_conversions};
 use crate::io_vecs::{Gather, Scatter};
 use crate::net::socket::transfer;
 use crate::op::{Op, OpKind, Outcome, Output, RawOp};
+use crate::sys::errno;
 use crate::virtual_world;
 
 /// An open file; closed when it is dropped.
@@ -58,7 +59,7 @@ impl File {
     /// On epoll a thread does it, and cannot be interrupted: what waits for somebody else to open the other
     /// end (a FIFO) keeps its thread, deadline or not. `O_NONBLOCK` avoids that.
     pub fn open<'a>(path: &'a CStr, options: &OpenOptions) -> Op<'a, File> {
-        let Some(flags) = options.flags() else { return Op::failed(libc::EINVAL) };
+        let Some(flags) = options.flags() else { return Op::failed(errno::EINVAL) };
         let mut raw = RawOp::new(OpKind::Open, -1);
         raw.buf = path.as_ptr().cast_mut().cast();
         raw.len = flags as usize;
@@ -184,7 +185,7 @@ fn at(mut op: Op<'_, usize>, offset: u64) -> Op<'_, usize> {
         return op;
     }
     if i64::try_from(offset).is_err() {
-        return Op::failed(libc::EINVAL);
+        return Op::failed(errno::EINVAL);
     }
     op.raw.offset = offset;
     op
@@ -303,7 +304,7 @@ impl OpenOptions {
     /// # Errors
     /// Those of `open(2)`; `EINVAL` if the choices contradict each other.
     pub fn open_blocking(&self, path: impl AsRef<std::path::Path>) -> io::Result<File> {
-        let einval = || io::Error::from_raw_os_error(libc::EINVAL);
+        let einval = || errno::error(errno::EINVAL);
         let name = CString::new(path.as_ref().as_os_str().as_bytes()).map_err(|_| einval())?;
         if let Some(fd) = virtual_world::open(&name, self.flags().ok_or_else(einval)?, self.mode) {
             // SAFETY: S7: the world made the descriptor for us.

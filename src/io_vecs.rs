@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::ptr;
 
 use crate::op::{OpKind, RawOp};
+use crate::sys::errno;
 
 /// Room for a scatter/gather list of up to `N` buffers (`readv(2)`, `sendmsg(2)`), for the vectored
 /// operations.
@@ -121,7 +122,7 @@ impl List<'_> {
     /// The operation over this list. `buf` points to the message header.
     pub(crate) fn into_op(self, kind: OpKind, fd: crate::descriptor::RawDescriptor) -> RawOp {
         if !self.fits {
-            return RawOp::immediate(-libc::EMSGSIZE);
+            return RawOp::immediate(-errno::EMSGSIZE);
         }
         RawOp::with_buffer(kind, fd, self.message.cast(), self.bytes)
     }
@@ -191,6 +192,6 @@ mod tests {
     fn too_many_buffers_are_refused() {
         let mut vecs_of = IoVecs::<1>::new();
         let op = vecs_of.gather([&[1u8][..], &[2]]).list.into_op(OpKind::SendVectored, 3);
-        assert_eq!(op.immediate_result(), Some(-libc::EMSGSIZE));
+        assert_eq!(op.immediate_result(), Some(-errno::EMSGSIZE));
     }
 }

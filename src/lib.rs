@@ -53,6 +53,7 @@ pub mod raw;
 pub mod sim;
 mod stateless;
 mod sync;
+mod sys;
 pub mod thread_pool;
 mod timer;
 #[cfg(feature = "sim")]

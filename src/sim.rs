@@ -205,6 +205,7 @@ pub use crate::backends::sim::{Faults, SimOptions};
 use crate::descriptor::Descriptor;
 use crate::event_loop::Loop;
 use crate::op::duration_to_ns;
+use crate::sys::errno;
 use crate::virtual_world;
 use crate::{File, TcpListener};
 pub use peer::Peer;
@@ -294,7 +295,7 @@ impl Simulation {
             let timers = loops.iter_mut().filter_map(|lp| lp.next_timer_ns());
             match timers.chain(self.world.next_ns()).min() {
                 Some(at_ns) => self.world.advance_to(at_ns.min(end_ns)),
-                None if end_ns == u64::MAX => return Err(io::Error::from_raw_os_error(libc::EDEADLK)),
+                None if end_ns == u64::MAX => return Err(errno::error(errno::EDEADLK)),
                 None => self.world.advance_to(end_ns),
             }
         }

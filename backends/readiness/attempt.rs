@@ -6,6 +6,7 @@ use super::calls;
 use super::descriptors::{FileKind, Lane, Record};
 use crate::buf_pool;
 use crate::op::{OpKind, Outcome, RawOp};
+use crate::sys::errno;
 
 /// How a try went.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
         OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => {
             (calls::stream(op, record.file_kind(op.fd).unwrap_or(FileKind::BlockingStream)), 0)
         }
-        _ => (-libc::EOPNOTSUPP, 0),
+        _ => (-errno::EOPNOTSUPP, 0),
     };
     if result > 0 && (result as usize) < asked {
         record.note_short_transfer(Lane::of(op.kind), op.fd);
@@ -47,7 +48,7 @@ pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
 }
 
 fn over_unless_not_ready(result: i32) -> Attempt {
-    if result == -libc::EAGAIN || result == -libc::EWOULDBLOCK {
+    if result == -errno::EAGAIN {
         return Attempt::NotReady;
     }
     Attempt::Over(Outcome::new(result))
@@ -61,7 +62,7 @@ fn connect(op: &mut RawOp) -> Attempt {
         op.backend_state = CONNECTING;
         calls::connect(op)
     };
-    if result == -libc::EINPROGRESS {
+    if result == -errno::EINPROGRESS {
         return Attempt::NotReady;
     }
     // EAGAIN is no promise here: there is no free port.
@@ -72,7 +73,7 @@ fn connect(op: &mut RawOp) -> Attempt {
 fn receive_pooled(op: &mut RawOp, record: &mut Record) -> Attempt {
     let buffers = buf_pool::buffers_of(op);
     let Some(index) = buffers.take() else {
-        return Attempt::Over(Outcome::new(-libc::ENOBUFS));
+        return Attempt::Over(Outcome::new(-errno::ENOBUFS));
     };
     let (place, size) = (buffers.place(index), buffers.size() as usize);
     // SAFETY: S13: the buffer is free and ours until it is given back or reported.

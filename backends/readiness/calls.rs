@@ -3,25 +3,19 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
-
 use crate::descriptor::RawDescriptor;
 use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{Direction, OpKind, RawOp};
+use crate::sys::errno;
 
 use super::descriptors::FileKind;
-
-/// What the last call of this thread failed with.
-fn errno() -> i32 {
-    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
-}
 
 /// What a call returned, as a count or a negative errno. No call here moves more than an `i32` counts.
 fn result_of(returned: libc::ssize_t) -> i32 {
     match i32::try_from(returned) {
         Ok(count @ 0..) => count,
-        _ => -errno(),
+        _ => -errno::last(),
     }
 }
 
@@ -39,7 +33,7 @@ fn socket_option(fd: RawDescriptor, option: i32) -> Result<i32, i32> {
     // SAFETY: S8: value and length are valid for the length of the call.
     let status =
         unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len) };
-    if status == 0 { Ok(value) } else { Err(errno()) }
+    if status == 0 { Ok(value) } else { Err(errno::last()) }
 }
 
 pub(super) fn is_tcp(fd: RawDescriptor) -> bool {
@@ -66,7 +60,7 @@ pub(super) fn file_kind(fd: RawDescriptor) -> Result<FileKind, i32> {
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: S8: the record is valid for the length of the call.
     if unsafe { libc::fstat(fd, &raw mut stat) } != 0 {
-        return Err(errno());
+        return Err(errno::last());
     }
     Ok(match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK if status_flags(fd) & libc::O_DIRECT != 0 => {
@@ -84,8 +78,8 @@ pub(super) fn poll(fd: RawDescriptor, events: libc::c_short) -> i32 {
     let mut poll = libc::pollfd { fd, events, revents: 0 };
     // SAFETY: S8: the one record is valid for the length of the call.
     match unsafe { libc::poll(&raw mut poll, 1, 0) } {
-        ..0 => -errno(),
-        _ if poll.revents & libc::POLLNVAL != 0 => -libc::EBADF,
+        ..0 => -errno::last(),
+        _ if poll.revents & libc::POLLNVAL != 0 => -errno::EBADF,
         _ => i32::from(poll.revents),
     }
 }
@@ -118,8 +112,8 @@ pub(super) fn accept(op: &mut RawOp) -> i32 {
     if op.flags & RawOp::UNTRACKED != 0 && is_blocking(op.fd) {
         // Our own listeners do not block; of a foreign one we have to know that there is somebody.
         match poll(op.fd, libc::POLLIN) {
-            0 => return -libc::EAGAIN,
-            ..0 => return -libc::EBADF,
+            0 => return -errno::EAGAIN,
+            ..0 => return -errno::EBADF,
             _ => {}
         }
     }
@@ -135,7 +129,7 @@ pub(super) fn connect(op: &mut RawOp) -> i32 {
     let status = unsafe { libc::connect(op.fd, address.cast_const().cast(), len) };
     match result_of(status as libc::ssize_t) {
         // connect(2): the connection is made in the background all the same.
-        errno if errno == -libc::EINTR => -libc::EINPROGRESS,
+        errno if errno == -errno::EINTR => -errno::EINPROGRESS,
         result => result,
     }
 }
@@ -154,8 +148,8 @@ pub(super) fn connected(fd: RawDescriptor) -> i32 {
     let status = unsafe { libc::getpeername(fd, address.as_mut_ptr().cast(), &raw mut len) };
     match status {
         0 => 0,
-        _ if errno() == libc::ENOTCONN => -libc::EINPROGRESS,
-        _ => -errno(),
+        _ if errno::last() == errno::ENOTCONN => -errno::EINPROGRESS,
+        _ => -errno::last(),
     }
 }
 
@@ -201,7 +195,7 @@ pub(super) fn read_cached(op: &RawOp) -> i32 {
 fn at_offset(op: &RawOp, call: impl Fn(i64) -> i32) -> i32 {
     let offset = offset(op);
     match call(offset) {
-        errno if errno != -libc::ESPIPE || offset == -1 => errno,
+        errno if errno != -errno::ESPIPE || offset == -1 => errno,
         errno if offset != 0 && is_socket(op.fd) => errno,
         _ => call(-1),
     }
@@ -228,7 +222,7 @@ fn stream_at(op: &RawOp, kind: FileKind, offset: i64) -> i32 {
         unsafe { libc::pwritev2(op.fd, vecs, count, offset, libc::RWF_NOWAIT) }
     };
     match result_of(moved) {
-        errno if errno != -libc::EOPNOTSUPP && errno != -libc::ENOSYS => errno,
+        errno if errno != -errno::EOPNOTSUPP && errno != -errno::ENOSYS => errno,
         _ if kind == FileKind::Stream => call_at(op, vecs, count, offset),
         _ => ready_stream(op, kind, vecs, count, offset),
     }
@@ -242,7 +236,7 @@ fn ready_stream(op: &RawOp, kind: FileKind, vecs: *const libc::iovec, count: i32
     const TERMINAL_BYTES: usize = 32;
     let events = if is_read(op) { libc::POLLIN } else { libc::POLLOUT };
     match poll(op.fd, events) {
-        0 => return -libc::EAGAIN,
+        0 => return -errno::EAGAIN,
         errno @ ..0 => return errno,
         _ => {}
     }
@@ -288,7 +282,7 @@ pub(super) unsafe fn blocking(op: &RawOp) -> i32 {
         // SAFETY: S6: the caller's promise.
         let result = unsafe { blocking_once(op) };
         // close(2): the descriptor is gone all the same, and may be another's by now.
-        match (result == -libc::EINTR, op.kind) {
+        match (result == -errno::EINTR, op.kind) {
             (true, OpKind::Close) => return 0,
             (true, _) => {}
             (false, _) => return result,
@@ -317,7 +311,7 @@ unsafe fn blocking_once(op: &RawOp) -> i32 {
             (unsafe { libc::statx(op.fd, c"".as_ptr(), flags, mask, op.buf.cast()) }) as libc::ssize_t
         }
         OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => return transfer(op),
-        _ => return -libc::EOPNOTSUPP,
+        _ => return -errno::EOPNOTSUPP,
     })
 }
 

@@ -15,6 +15,7 @@ use super::queue::Queue;
 use crate::descriptor::{DESCRIPTORS_MAX, RawDescriptor, generation_of};
 use crate::memory::{self, Zeroed};
 use crate::op::{Direction, OpKind, RawOp};
+use crate::sys::errno;
 
 /// The queues of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,7 +265,7 @@ impl Descriptors {
     /// another file now. The error is an errno.
     #[inline(always)]
     pub(super) fn is_stale(&mut self, op: &RawOp) -> Result<bool, i32> {
-        let index = usize::try_from(op.fd).map_err(|_| libc::EBADF)?;
+        let index = usize::try_from(op.fd).map_err(|_| errno::EBADF)?;
         let Some(record) = self.records.get(index) else { return self.grow(index) };
         if op.flags & RawOp::UNTRACKED != 0 || index >= DESCRIPTORS_MAX {
             return Ok(record.is_idle());
@@ -278,9 +279,9 @@ impl Descriptors {
         /// Half a gigabyte of records. Nobody gets there but by asking for such a number.
         const RECORDS_MAX: usize = 1 << 24;
         if index >= RECORDS_MAX {
-            return Err(libc::EMFILE);
+            return Err(errno::EMFILE);
         }
-        let mut records = memory::table((index + 1).next_power_of_two()).map_err(|_| libc::ENOMEM)?;
+        let mut records = memory::table((index + 1).next_power_of_two()).map_err(|_| errno::ENOMEM)?;
         records[..self.records.len()].copy_from_slice(&self.records);
         self.records = records;
         Ok(true)

@@ -34,6 +34,7 @@ use crate::in_flight::{InFlight, Token, Verdict};
 use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
+use crate::sys::errno;
 use attempt::{Attempt, attempt};
 use descriptors::{Descriptors, FileKind, Lane};
 pub(crate) use descriptors::{Edge, Interest};
@@ -85,7 +86,7 @@ const SKIPS_MAX: u32 = 4;
 
 /// Errors that say no more than that a read is for a thread: what there is has to be fetched, or cannot be
 /// read so.
-const NOT_FROM_CACHE: [i32; 4] = [libc::EAGAIN, libc::EOPNOTSUPP, libc::ENOSYS, libc::ESPIPE];
+const NOT_FROM_CACHE: [i32; 4] = [errno::EAGAIN, errno::EOPNOTSUPP, errno::ENOSYS, errno::ESPIPE];
 
 pub(crate) struct Readiness<S> {
     selector: S,
@@ -213,7 +214,7 @@ impl<S: Selector> Readiness<S> {
         match stale {
             Ok(_) => {
                 // Nobody is left there unless a descriptor was closed under its operations.
-                Lane::ALL.into_iter().for_each(|lane| self.fail_lane(op.fd, lane, libc::EBADF, ops));
+                Lane::ALL.into_iter().for_each(|lane| self.fail_lane(op.fd, lane, errno::EBADF, ops));
                 self.descriptors.forget(op.fd);
                 true
             }
@@ -461,13 +462,13 @@ impl<S: Selector> Readiness<S> {
             let Some(op) = ops.op(token) else { continue };
             // SAFETY: S3: nobody else looks at it now.
             let kind = unsafe { (*op).kind };
-            if errno == libc::EPERM && kind.is_file_transfer() {
+            if errno == errno::EPERM && kind.is_file_transfer() {
                 self.descriptors.record(fd).set_regular();
                 // SAFETY: S3: the operation is ours.
                 unsafe { self.start_job(token, op, ops) };
             } else {
                 // io_uring's word for a file that has no events.
-                let refusal = if errno == libc::EPERM { libc::EINVAL } else { errno };
+                let refusal = if errno == errno::EPERM { errno::EINVAL } else { errno };
                 report(token, -refusal, ops);
             }
         }
@@ -534,13 +535,13 @@ impl<S: Selector> Readiness<S> {
         match self.nodes.place(token) {
             Place::Waiting => {
                 self.nodes.remove(self.descriptors.record(fd).lane(lane), token);
-                report(token, -libc::ECANCELED, ops);
+                report(token, -errno::ECANCELED, ops);
                 // Whoever is first now has not been tried.
                 self.run_later(fd, lane);
             }
             Place::WaitingForJob | Place::InJob => {
                 if self.jobs.withdraw(token, &mut self.nodes) {
-                    self.conclude_job(token, Outcome::untried(-libc::ECANCELED), ops);
+                    self.conclude_job(token, Outcome::untried(-errno::ECANCELED), ops);
                 }
             }
             Place::Nowhere => debug_assert!(false, "what the backend has is somewhere"),

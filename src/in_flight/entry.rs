@@ -8,6 +8,7 @@ use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::error::code;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
+use crate::sys::errno;
 #[cfg(test)]
 use crate::timer::wheel::NIL;
 use crate::timer::wheel::Place;
@@ -131,7 +132,7 @@ impl Entry {
 
     /// Whether this outcome says that the pool of a receive is empty.
     pub(super) fn wants_buffer(&self, outcome: Outcome) -> bool {
-        outcome.result == -libc::ENOBUFS && self.op_kind() == OpKind::RecvPooled
+        outcome.result == -errno::ENOBUFS && self.op_kind() == OpKind::RecvPooled
     }
 
     pub(super) fn is_one_shot_timer(&self) -> bool {

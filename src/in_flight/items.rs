@@ -9,6 +9,7 @@ use super::{InFlight, Token};
 use crate::completion::Header;
 use crate::error::code;
 use crate::op::{OpKind, Outcome, RawOp};
+use crate::sys::errno;
 use crate::timer::wheel::Place;
 
 /// A result of a multi-result operation.
@@ -83,7 +84,7 @@ impl InFlight {
             result if result < 0 && !wants_buffer => Some(result),
             _ if entry.is_end_of_stream(item.outcome) => Some(0),
             _ if ending & flag::TIMED_OUT != 0 => Some(-code::DEADLINE),
-            _ if ending & flag::CANCEL != 0 => Some(-libc::ECANCELED),
+            _ if ending & flag::CANCEL != 0 => Some(-errno::ECANCELED),
             _ => None,
         };
         if let Some(result) = end {

@@ -44,6 +44,7 @@ use crate::io_vecs;
 use crate::memory;
 use crate::op::{Direction, NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::sync::Arc;
+use crate::sys::errno;
 use crate::timer::clock::Clock;
 use crate::timer::wheel::{NIL, Place, Wheel};
 use entry::flag;
@@ -384,7 +385,7 @@ impl InFlight {
         }
         let has_deadline = entry.place != Place::NONE;
         let ends_it = entry.flags & flag::ANY_RESULT == 0 || entry.is_whole(outcome);
-        if has_deadline || !ends_it || outcome.result == -libc::EINTR {
+        if has_deadline || !ends_it || outcome.result == -errno::EINTR {
             return self.complete_special(token, outcome);
         }
         self.in_backend -= 1;
@@ -412,13 +413,13 @@ impl InFlight {
         let entry = &mut self.table[token.index()];
         let ending = entry.flags & flag::ENDING;
         // A close that was interrupted has closed: close(2).
-        if outcome.result == -libc::EINTR && entry.op_kind() != OpKind::Close {
+        if outcome.result == -errno::EINTR && entry.op_kind() != OpKind::Close {
             if ending == 0 {
                 return Err(Verdict::Continue);
             }
-            outcome.result = -libc::ECANCELED;
+            outcome.result = -errno::ECANCELED;
         }
-        if outcome.result == -libc::ECANCELED && ending & flag::TIMED_OUT != 0 {
+        if outcome.result == -errno::ECANCELED && ending & flag::TIMED_OUT != 0 {
             outcome.result = -code::DEADLINE;
         }
         if entry.flags & (flag::COMPOUND | flag::EXACT) == 0 {
@@ -442,7 +443,7 @@ impl InFlight {
                 self.starve(token);
                 return Err(Verdict::Done);
             }
-            outcome.result = if ending == flag::TIMED_OUT { -code::DEADLINE } else { -libc::ECANCELED };
+            outcome.result = if ending == flag::TIMED_OUT { -code::DEADLINE } else { -errno::ECANCELED };
             return Ok(outcome);
         }
         if flags & RawOp::EXACT == 0 || outcome.result < 0 {
@@ -461,7 +462,7 @@ impl InFlight {
             _ if op.len == 0 => Ok(outcome),
             0 => Err(Verdict::Continue),
             flag::TIMED_OUT => Ok(Outcome { result: -code::DEADLINE, ..outcome }),
-            _ => Ok(Outcome { result: -libc::ECANCELED, ..outcome }),
+            _ => Ok(Outcome { result: -errno::ECANCELED, ..outcome }),
         }
     }
 
@@ -488,11 +489,11 @@ impl InFlight {
                 if op.kind == OpKind::Notify && !handle::withdraw(&op) {
                     return Cancel::Late;
                 }
-                self.settle(token, -libc::ECANCELED);
+                self.settle(token, -errno::ECANCELED);
                 Cancel::Noted
             }
             State::Starved => {
-                self.settle(token, -libc::ECANCELED);
+                self.settle(token, -errno::ECANCELED);
                 Cancel::Noted
             }
             State::Pending => {
@@ -612,9 +613,9 @@ impl InFlight {
                     if op.kind == OpKind::Notify {
                         handle::withdraw(&op);
                     }
-                    self.settle(token, -libc::ECANCELED);
+                    self.settle(token, -errno::ECANCELED);
                 }
-                State::Starved => self.settle(token, -libc::ECANCELED),
+                State::Starved => self.settle(token, -errno::ECANCELED),
                 // Its last item is in the queue.
                 State::Pending => {}
             }

@@ -11,6 +11,7 @@ use std::thread::panicking;
 use crate::buf_pool::Buffers;
 use crate::in_flight::{InFlight, Token};
 use crate::op::{Outcome, RawOp};
+use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
 use crate::virtual_world::{Place, VirtualTime};
 
@@ -95,7 +96,7 @@ impl Backend {
     pub(crate) unsafe fn submit(&mut self, _: Token, _: *mut RawOp, _: &mut InFlight) {}
 
     pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
-        let _ = ops.complete(token, Outcome::new(-libc::ECANCELED));
+        let _ = ops.complete(token, Outcome::new(-errno::ECANCELED));
     }
 
     /// Time does not pass: a wait that has a limit ends by a wake-up, too.

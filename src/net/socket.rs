@@ -11,6 +11,7 @@ use socket2::SockRef;
 
 use crate::descriptor::{RawDescriptor, begin_generation};
 use crate::op::{Op, OpKind, Output, RawOp};
+use crate::sys::errno;
 use crate::virtual_world;
 
 /// Accepted sockets are like those that this crate makes: not inherited, and not blocking, so that every
@@ -74,13 +75,13 @@ pub(crate) fn address_of(op: &RawOp) -> io::Result<SocketAddr> {
             let port = u16::from_be(raw.sin6_port);
             Ok(SocketAddrV6::new(ip, port, raw.sin6_flowinfo, raw.sin6_scope_id).into())
         }
-        _ => Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
+        _ => Err(errno::error(errno::EAFNOSUPPORT)),
     }
 }
 
 /// An address of the family that TCP sockets have.
 fn socket_addr(address: socket2::SockAddr) -> io::Result<SocketAddr> {
-    address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+    address.as_socket().ok_or_else(|| errno::error(errno::EAFNOSUPPORT))
 }
 
 /// `getsockname(2)`.
@@ -106,7 +107,7 @@ pub(crate) fn open_for_connect(op: &mut RawOp) -> Result<(), i32> {
     // SAFETY: S8: no memory is passed.
     op.fd = unsafe { libc::socket(i32::from(family), libc::SOCK_STREAM | ACCEPT_FLAGS, 0) };
     if op.fd < 0 {
-        return Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO));
+        return Err(errno::last());
     }
     begin_generation(op.fd);
     Ok(())
@@ -123,7 +124,7 @@ pub(crate) fn accept_now(op: &mut RawOp) -> i32 {
     // SAFETY: S3: the overlay is the operation's own; null asks for no address.
     match unsafe { libc::accept4(op.fd, address.cast(), len, ACCEPT_FLAGS) } {
         fd @ 0.. => fd,
-        _ => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
+        _ => -errno::last(),
     }
 }
 
@@ -150,7 +151,7 @@ pub(crate) unsafe fn recv_now(fd: i32, place: *mut u8, len: usize) -> i32 {
     let received = unsafe { libc::recv(fd, place.cast(), len, libc::MSG_DONTWAIT) };
     match i32::try_from(received) {
         Ok(count @ 0..) => count,
-        _ => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
+        _ => -errno::last(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::buf_pool::{BufPool, Lease};
 use crate::descriptor::{Descriptor, close_raw, descriptor_conversions};
 use crate::io_vecs::{Gather, Scatter};
 use crate::op::{MultiOp, Op, OpKind, Outcome, Output, RawOp};
+use crate::sys::errno;
 
 /// A TCP connection; closed when it is dropped.
 ///
@@ -49,8 +50,8 @@ impl TcpStream {
     pub fn connect<'a>(address: impl ToSocketAddrs) -> Op<'a, TcpStream> {
         let address = match address.to_socket_addrs().map(|mut all| all.next()) {
             Ok(Some(address)) => address,
-            Ok(None) => return Op::failed(libc::EADDRNOTAVAIL),
-            Err(error) => return Op::failed(error.raw_os_error().unwrap_or(libc::EINVAL)),
+            Ok(None) => return Op::failed(errno::EADDRNOTAVAIL),
+            Err(error) => return Op::failed(error.raw_os_error().unwrap_or(errno::EINVAL)),
         };
         let mut raw = RawOp::new(OpKind::Connect, -1);
         socket::put_address(&mut raw, address);

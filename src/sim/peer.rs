@@ -9,6 +9,7 @@ use crate::backends::sim::World;
 use crate::descriptor::{Descriptor, RawDescriptor, descriptor_conversions};
 use crate::fs::File;
 use crate::net::TcpStream;
+use crate::sys::errno;
 use crate::virtual_world;
 
 /// One end of a virtual connection, or of a [pipe](super::Simulation::pipe), that belongs to the test and not
@@ -111,7 +112,7 @@ pub(super) fn ask_about<R: Send + 'static>(
     fd: RawDescriptor,
     attempt: impl Fn(&World, RawDescriptor) -> Option<io::Result<R>> + Send + 'static,
 ) -> io::Result<R> {
-    let not_here = || io::Error::from_raw_os_error(libc::EBADF);
+    let not_here = || errno::error(errno::EBADF);
     match (virtual_world::world_of(fd), script::line()) {
         (Some(world), _) => {
             let world = world.as_any().downcast_ref::<World>().ok_or_else(not_here)?;

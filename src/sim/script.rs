@@ -16,6 +16,7 @@ use super::peer::Peer;
 use crate::backends::sim::{Attempt, World};
 use crate::descriptor::Descriptor;
 use crate::op::duration_to_ns;
+use crate::sys::errno;
 use crate::virtual_world;
 
 /// From a script to its world: questions, and at last the end.
@@ -44,7 +45,7 @@ pub(super) fn ask<R: Send + 'static>(
         answer.map(|answer| reply.send(answer));
         is_answered
     });
-    let is_gone = || io::Error::from_raw_os_error(libc::ECONNABORTED);
+    let is_gone = || errno::error(errno::ECONNABORTED);
     line.send(Some(question)).map_err(|_| is_gone())?;
     replied.recv().map_err(|_| is_gone())?
 }
@@ -95,7 +96,7 @@ impl Script {
 }
 
 pub(super) fn first(address: impl ToSocketAddrs) -> io::Result<SocketAddr> {
-    let nothing = || io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+    let nothing = || errno::error(errno::EADDRNOTAVAIL);
     address.to_socket_addrs()?.next().ok_or_else(nothing)
 }
 

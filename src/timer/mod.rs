@@ -9,6 +9,7 @@ pub(crate) mod wheel;
 use std::time::{Duration, Instant};
 
 use crate::op::{MultiOp, Op, OpKind, RawOp, duration_to_ns};
+use crate::sys::errno;
 
 /// Makes timer operations. A timer is never early; it is late by no more than the step that it waits for, and
 /// the wheel's resolution of 1.024 µs. Timers with equal deadlines fire in the order in which they were
@@ -93,7 +94,7 @@ impl Timer {
 
     fn repeating(period: Duration, flags: u8) -> MultiOp<'static, u64> {
         if period.is_zero() {
-            return MultiOp::repeat(Op::failed(libc::EINVAL));
+            return MultiOp::repeat(Op::failed(errno::EINVAL));
         }
         let mut raw = RawOp::new(OpKind::Timer, -1);
         raw.offset = duration_to_ns(period);

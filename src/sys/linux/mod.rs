@@ -1,0 +1,3 @@
+//! Linux, Android's too.
+
+pub(crate) use super::unix::errno;

@@ -1,0 +1,3 @@
+//! What all Unix systems have.
+
+pub(crate) mod errno;
