@@ -1,22 +1,20 @@
 //! A fuzzer over the public interface, against an executable model of what it promises.
 //!
-//! `program` (what a seed expands to) · `driver` (runs it, step by step) · `guests` (the owners of operations and their callbacks) ·
-//! `world`, `stage` (what they work with) · `model` (what may happen), with `wires` (the bytes of connections) and `files` · `shrink` (makes
-//! a failing program small) · `stats` (what has happened).
+//! `program` (what a seed expands to) · `driver` (runs it, step by step) · `submissions` (the owners of operations and their callbacks) ·
+//! `world`, `environment` (what they work with) · `poster` (another thread) · `model` (what may happen) · `shrink` (makes a failing program
+//! small) · `stats` (what has happened).
 
-mod courier;
 mod descriptors;
 mod driver;
-mod files;
-mod guests;
+mod environment;
 mod model;
+mod poster;
 mod program;
 mod random;
 mod shrink;
-mod stage;
 mod stats;
+mod submissions;
 mod watchdog;
-mod wires;
 mod world;
 
 use std::fmt;

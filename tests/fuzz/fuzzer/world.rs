@@ -16,9 +16,9 @@ use oxev::{
     TcpStream, ThreadPool,
 };
 
-use super::guests::Guest;
-use super::model::{complain, model};
+use super::model::{model, report};
 use super::program::{Backend, ENDS, Setting};
+use super::submissions::SingleState;
 
 thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
@@ -98,13 +98,16 @@ impl HeldLease {
 impl Drop for HeldLease {
     fn drop(&mut self) {
         if self.lease[..] != self.copy[..] {
-            complain("a lease is nobody else's", format!("{:?} was {:?}", &self.lease[..], self.copy));
+            report(
+                "the bytes of a lease do not change",
+                format!("{:?} was {:?}", &self.lease[..], self.copy),
+            );
         }
     }
 }
 
 /// An end that waits for its peer to be known: the address of the one that connected.
-struct Bachelor {
+struct Unpaired {
     key: SocketAddr,
     connected: bool,
     link: Link,
@@ -115,7 +118,7 @@ pub(crate) struct World {
     pub(crate) setting: Setting,
     pub(crate) thread_pool: ThreadPool,
     pub(crate) ends: [Option<Link>; ENDS as usize],
-    bachelors: Vec<Bachelor>,
+    unpaired: Vec<Unpaired>,
     pub(crate) listener: Rc<TcpListener>,
     pub(crate) address: SocketAddr,
     pub(crate) nowhere: SocketAddr,
@@ -129,29 +132,29 @@ pub(crate) struct World {
     pub(crate) handles: Vec<LoopHandle>,
     pub(crate) bufs: Vec<BufPool>,
     pub(crate) leases: Vec<HeldLease>,
-    pub(crate) pool: Pool<Guest>,
+    pub(crate) pool: Pool<SingleState>,
     sockets: Pool<Socket>,
-    pub(crate) places: Places,
+    pub(crate) platform: Platform,
     /// The loop clock's time of the model's zero.
     pub(crate) base: Instant,
     /// Posts that have been run or dropped.
-    pub(crate) parcels_gone: Arc<AtomicUsize>,
+    pub(crate) posts_gone: Arc<AtomicUsize>,
 }
 
 /// Where loops are made, and files opened.
-pub(crate) enum Places {
+pub(crate) enum Platform {
     Real,
     #[cfg(feature = "sim")]
-    Hosts(Vec<oxev::sim::Simulation>),
+    Simulated(Vec<oxev::sim::Simulation>),
 }
 
-impl Places {
+impl Platform {
     /// Does something where files and listeners are the world's.
     pub(crate) fn enter<R>(&self, what: impl FnOnce() -> R) -> R {
         match self {
-            Places::Real => what(),
+            Platform::Real => what(),
             #[cfg(feature = "sim")]
-            Places::Hosts(hosts) => hosts[0].enter(what),
+            Platform::Simulated(hosts) => hosts[0].enter(what),
         }
     }
 
@@ -163,7 +166,7 @@ impl Places {
             .drain_timeout(Duration::from_secs(3));
         match (self, backend) {
             #[cfg(feature = "sim")]
-            (Places::Hosts(hosts), _) => builder.simulation(&hosts[on]).build(),
+            (Platform::Simulated(hosts), _) => builder.simulation(&hosts[on]).build(),
             (_, Backend::Epoll) => builder.backend(Kind::Epoll).build(),
             _ => {
                 let _ = on;
@@ -182,7 +185,7 @@ pub(crate) struct Parts {
     pub(crate) address: SocketAddr,
     pub(crate) nowhere: SocketAddr,
     pub(crate) directory: String,
-    pub(crate) places: Places,
+    pub(crate) platform: Platform,
     pub(crate) base: Instant,
 }
 
@@ -190,7 +193,7 @@ impl World {
     pub(crate) fn new(parts: Parts) -> io::Result<World> {
         let open = |name: &str| {
             let path = format!("{}/{name}", parts.directory);
-            parts.places.enter(|| OpenOptions::new().read(true).write(true).open_blocking(path))
+            parts.platform.enter(|| OpenOptions::new().read(true).write(true).open_blocking(path))
         };
         let (file, constant) = (Rc::new(open("data")?), Rc::new(open("constant")?));
         Ok(World {
@@ -200,7 +203,7 @@ impl World {
             setting: parts.setting,
             thread_pool: parts.thread_pool,
             ends: [const { None }; ENDS as usize],
-            bachelors: Vec::new(),
+            unpaired: Vec::new(),
             listener: Rc::new(parts.listener),
             address: parts.address,
             nowhere: parts.nowhere,
@@ -211,15 +214,15 @@ impl World {
             handles: Vec::new(),
             bufs: Vec::new(),
             leases: Vec::new(),
-            places: parts.places,
+            platform: parts.platform,
             base: parts.base,
-            parcels_gone: Arc::default(),
+            posts_gone: Arc::default(),
         })
     }
 
     /// Makes a loop for a place, with a pool of buffers.
     pub(crate) fn new_loop(&self, on: usize) -> io::Result<(Box<Loop>, BufPool)> {
-        let mut lp = self.places.new_loop(self.backend, &self.setting, on)?;
+        let mut lp = self.platform.new_loop(self.backend, &self.setting, on)?;
         let (count, size) = self.setting.buffers;
         let bufs = lp.buf_pool(count, size)?;
         if self.setting.embedded {
@@ -267,9 +270,9 @@ impl World {
         let key = key.or_else(|| if connected { stream.local_addr().ok() } else { stream.peer_addr().ok() });
         let link = self.link(stream);
         let Some(key) = key else { return [Some(link), None] };
-        let other = self.bachelors.iter().position(|b| b.key == key && b.connected != connected);
-        let Some(other) = other.map(|index| self.bachelors.swap_remove(index).link) else {
-            self.bachelors.push(Bachelor { key, connected, link });
+        let other = self.unpaired.iter().position(|b| b.key == key && b.connected != connected);
+        let Some(other) = other.map(|index| self.unpaired.swap_remove(index).link) else {
+            self.unpaired.push(Unpaired { key, connected, link });
             return [None, None];
         };
         model(|m| m.pair(link.side, other.side));

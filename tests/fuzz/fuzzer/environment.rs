@@ -7,27 +7,27 @@ use std::time::Duration;
 
 use oxev::{Loop, TcpListener, TcpStream, ThreadPool};
 
-use super::files::initial_content;
-use super::guests::address_of;
+use super::model::initial_content;
 use super::model::{LoopModel, model};
 use super::program::{Backend, ENDS, Program};
-use super::world::{Parts, Places, World, enter_world, world};
+use super::submissions::address_of;
+use super::world::{Parts, Platform, World, enter_world, world};
 
 /// Loops that keep their address, by which the model knows them.
 pub(crate) type Loops = Vec<Box<Loop>>;
 
 /// What all programs of a thread share.
-pub(crate) struct Stage {
+pub(crate) struct Environment {
     /// Makes pairs of real connections.
     listener: StdListener,
-    /// A port at which nobody listens.
+    /// A port without a listener.
     nowhere: SocketAddr,
     _reserved: socket2::Socket,
     directory: PathBuf,
 }
 
-impl Stage {
-    pub(crate) fn new() -> io::Result<Stage> {
+impl Environment {
+    pub(crate) fn new() -> io::Result<Environment> {
         use std::sync::atomic::{AtomicU32, Ordering};
         static STAGES: AtomicU32 = AtomicU32::new(0);
         let number = STAGES.fetch_add(1, Ordering::Relaxed);
@@ -37,7 +37,12 @@ impl Stage {
         let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
         reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
         let nowhere = reserved.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-        Ok(Stage { listener: StdListener::bind("127.0.0.1:0")?, nowhere, _reserved: reserved, directory })
+        Ok(Environment {
+            listener: StdListener::bind("127.0.0.1:0")?,
+            nowhere,
+            _reserved: reserved,
+            directory,
+        })
     }
 
     fn pair(&self) -> io::Result<(TcpStream, TcpStream)> {
@@ -47,26 +52,26 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for Environment {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
 /// Sets a program up: its world, and its loops.
-pub(crate) fn set_up(stage: &Stage, program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
+pub(crate) fn set_up(environment: &Environment, program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
     match program.backend {
         #[cfg(feature = "sim")]
-        Backend::Sim => virtual_stage::set_up(program, pool),
+        Backend::Sim => simulated::set_up(program, pool),
         #[cfg(not(feature = "sim"))]
         Backend::Sim => Err(io::ErrorKind::Unsupported.into()),
-        _ => set_up_real(stage, program, pool),
+        _ => set_up_real(environment, program, pool),
     }
 }
 
-fn set_up_real(stage: &Stage, program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
-    let directory = stage.directory.to_str().ok_or(io::ErrorKind::Unsupported)?.to_owned();
-    std::fs::write(stage.directory.join("data"), initial_content())?;
+fn set_up_real(environment: &Environment, program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
+    let directory = environment.directory.to_str().ok_or(io::ErrorKind::Unsupported)?.to_owned();
+    std::fs::write(environment.directory.join("data"), initial_content())?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let base = std::time::Instant::now();
     model(|m| m.clock = super::model::Clock::Real(base));
@@ -76,14 +81,14 @@ fn set_up_real(stage: &Stage, program: &Program, pool: &ThreadPool) -> io::Resul
         thread_pool: pool.clone(),
         address: listener.local_addr()?,
         listener,
-        nowhere: stage.nowhere,
+        nowhere: environment.nowhere,
         directory,
-        places: Places::Real,
+        platform: Platform::Real,
         base,
     })?);
     let loops = make_loops(program)?;
     for pair in 0..usize::from(ENDS) / 2 {
-        let (one, other) = stage.pair()?;
+        let (one, other) = environment.pair()?;
         if pair > 0 {
             for stream in [&one, &other] {
                 stream.set_send_buffer_size(program.setting.socket_bytes)?;
@@ -103,7 +108,7 @@ fn make_loops(program: &Program) -> io::Result<Loops> {
         world(|w| w.install(on, &lp, bufs));
         model(|m| {
             m.loops.push(LoopModel::default());
-            m.born(on, address_of(&lp), program.setting.capacity);
+            m.loop_built(on, address_of(&lp), program.setting.capacity);
         });
         loops.push(lp);
     }
@@ -120,7 +125,7 @@ fn put_pair(pair: usize, one: TcpStream, other: TcpStream) {
 }
 
 /// Takes a world apart, when its loops are gone. The trace of it, if it is simulated.
-pub(crate) fn strike(mut world: World) -> u64 {
+pub(crate) fn tear_down(mut world: World) -> u64 {
     check_file(&world);
     drop(std::mem::take(&mut world.leases));
     let links = world.ends.iter().flatten();
@@ -129,10 +134,10 @@ pub(crate) fn strike(mut world: World) -> u64 {
         links.for_each(|link| _ = link.stream().set_linger(Some(Duration::ZERO)));
         let _ = std::fs::remove_file(format!("{}/new", world.directory));
     }
-    let trace = match &world.places {
-        Places::Real => 0,
+    let trace = match &world.platform {
+        Platform::Real => 0,
         #[cfg(feature = "sim")]
-        Places::Hosts(hosts) => hosts[0].trace(),
+        Platform::Simulated(hosts) => hosts[0].trace(),
     };
     drop(world);
     trace
@@ -140,22 +145,22 @@ pub(crate) fn strike(mut world: World) -> u64 {
 
 /// What is in the file is what was written.
 fn check_file(world: &World) {
-    let content = match &world.places {
-        Places::Real => std::fs::read(format!("{}/data", world.directory)).ok(),
+    let content = match &world.platform {
+        Platform::Real => std::fs::read(format!("{}/data", world.directory)).ok(),
         #[cfg(feature = "sim")]
-        Places::Hosts(hosts) => hosts[0].read_file(&world.path("data")),
+        Platform::Simulated(hosts) => hosts[0].read_file(&world.path("data")),
     };
     let checked = match content {
         Some(content) => model(|m| m.file.check_content(&content)),
         None => Err("it is gone".to_owned()),
     };
     if let Err(detail) = checked {
-        super::model::complain("files hold what was written", detail);
+        super::model::report("files hold what was written", detail);
     }
 }
 
 #[cfg(feature = "sim")]
-pub(crate) use virtual_stage::{partition, reset_connections, run_together};
+pub(crate) use simulated::{partition, reset_connections, run_together};
 
 #[cfg(not(feature = "sim"))]
 pub(crate) fn partition(_: bool) {}
@@ -169,7 +174,7 @@ pub(crate) fn run_together(_: &mut [Box<Loop>], _: u16) -> io::Result<()> {
 }
 
 #[cfg(feature = "sim")]
-mod virtual_stage {
+mod simulated {
     use std::cell::Cell;
     use std::ffi::CString;
     use std::net::Ipv4Addr;
@@ -209,7 +214,7 @@ mod virtual_stage {
             address: (host(0), PORT).into(),
             nowhere: (host(0), PORT + 1).into(),
             directory: "/disk".to_owned(),
-            places: Places::Hosts(hosts),
+            platform: Platform::Simulated(hosts),
             base: std::time::Instant::now(),
         })?);
         let mut loops = make_loops(program)?;
@@ -285,9 +290,9 @@ mod virtual_stage {
     }
 
     fn simulation() -> Option<(Simulation, usize)> {
-        world(|w| match &w.places {
-            Places::Real => None,
-            Places::Hosts(hosts) => Some((hosts[0].clone(), hosts.len())),
+        world(|w| match &w.platform {
+            Platform::Real => None,
+            Platform::Simulated(hosts) => Some((hosts[0].clone(), hosts.len())),
         })
     }
 

@@ -1,7 +1,7 @@
 //! What went into a connection's direction, and what came out. Every byte that is sent says by which send, so that what came out can be
 //! compared with what went in even where some of it is not known: a send that was cancelled may have sent any part of its bytes.
 
-use super::random::mix;
+use super::super::random::mix;
 
 /// The bytes of one send.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ struct Chunk {
     hidden_max: usize,
 }
 
-/// Of a wire with more bytes than these the trace is lost when some of them are not shown.
+/// Of a ledger with more bytes than these the trace is lost when some of them are not shown.
 const FOLLOWED_MAX: usize = 3000;
 
 /// How much a transfer has moved.
@@ -44,26 +44,26 @@ impl Moved {
 
 /// One direction of a connection.
 #[derive(Debug, Default)]
-pub(crate) struct Wire {
+pub(crate) struct ByteLedger {
     segments: Vec<Segment>,
     chunks: Vec<Chunk>,
     /// Of sends and receives in flight: on which loop they are, as far as their order is known.
-    pub(crate) sends: Lane,
-    pub(crate) receives: Lane,
+    pub(crate) sends: Transfers,
+    pub(crate) receives: Transfers,
     /// The receiver was told of the end, in order.
     pub(crate) end_seen: bool,
 }
 
 /// Operations of one direction.
 #[derive(Debug, Default)]
-pub(crate) struct Lane {
+pub(crate) struct Transfers {
     pub(crate) in_flight: usize,
     on: Option<(usize, usize)>,
-    /// Operations were in flight together whose order nobody promises.
+    /// Operations were in flight together whose order is not promised.
     pub(crate) is_tangled: bool,
 }
 
-impl Lane {
+impl Transfers {
     /// `in_order`: operations of this kind, one after the other on one loop, are done in that order.
     fn enter(&mut self, on: (usize, usize), in_order: bool) {
         if self.in_flight > 0 && (!in_order || self.on != Some(on)) {
@@ -92,7 +92,7 @@ pub(crate) fn bytes_of(key: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-impl Wire {
+impl ByteLedger {
     /// A send begins: its number.
     pub(crate) fn begin_send(&mut self, key: u64, len: usize, on: (usize, usize), in_order: bool) -> usize {
         self.sends.enter(on, in_order);
@@ -130,7 +130,7 @@ impl Wire {
         self.chunks.iter().map(|chunk| chunk.bytes.len()).sum()
     }
 
-    /// Whether something was sent that nobody can have received. Only asked while nobody is about to receive.
+    /// Whether something was sent that cannot have been received yet. Only asked while no receive is in flight beside one.
     pub(crate) fn surely_holds_bytes(&self) -> bool {
         let least = |segment: &Segment| if let Moved::Exactly(n) = segment.sent { n } else { 0 };
         let sent: usize = self.segments.iter().map(least).sum();
@@ -156,7 +156,7 @@ impl Wire {
         if !self.is_ordered() {
             return Ok(());
         }
-        let places = Places::new(&self.segments);
+        let places = Positions::new(&self.segments);
         let mut here = vec![0];
         places.close_over(&mut here);
         for (number, chunk) in self.chunks.iter().enumerate() {
@@ -191,18 +191,18 @@ impl Wire {
 }
 
 /// Where the next byte is: between any two of all segments, numbered from the first to the end.
-struct Places<'a> {
+struct Positions<'a> {
     segments: &'a [Segment],
     starts: Vec<usize>,
 }
 
-impl Places<'_> {
-    fn new(segments: &[Segment]) -> Places<'_> {
+impl Positions<'_> {
+    fn new(segments: &[Segment]) -> Positions<'_> {
         let mut starts = vec![0];
         for segment in segments {
             starts.push(starts.last().unwrap_or(&0) + segment.sent.most() + 1);
         }
-        Places { segments, starts }
+        Positions { segments, starts }
     }
 
     /// Behind the last segment.

@@ -42,7 +42,7 @@ pub(crate) fn initial_content() -> Vec<u8> {
 }
 
 fn initial_byte(at: usize) -> u8 {
-    super::random::mix(at as u64 + 1) as u8
+    super::super::random::mix(at as u64 + 1) as u8
 }
 
 impl FileModel {
@@ -61,7 +61,7 @@ impl FileModel {
         WriteTicket { region, changes: r.changes, alone: r.writers == 1 }
     }
 
-    /// `written`: how many of these bytes were written for sure, and no others; `None`: nobody knows.
+    /// `written`: how many of these bytes were written for sure, and no others; `None`: not known.
     pub(crate) fn end_write(&mut self, ticket: WriteTicket, bytes: &[u8], written: Option<usize>) {
         let region = &mut self.regions[ticket.region];
         let alone = ticket.alone && region.changes == ticket.changes;
@@ -101,7 +101,7 @@ impl FileModel {
         Ok(checked)
     }
 
-    /// What a read at the file's own position, of the file that nobody writes, gives from there.
+    /// What a read at the file's own position, of the file that is never written, gives from there.
     pub(crate) fn check_read_on(position: usize, bytes: &[u8]) -> Result<(), String> {
         let wrong = bytes.iter().enumerate().find(|(offset, byte)| initial_byte(position + offset) != **byte);
         wrong.map_or(Ok(()), |(offset, _)| Err(format!("the byte at {} is wrong", position + offset)))

@@ -1,0 +1,118 @@
+//! How a program ends: what must have happened then.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::super::descriptors::is_readable;
+use super::super::environment;
+use super::super::model::{model, report};
+use super::super::program::{Backend, Mode};
+use super::super::world::world;
+use super::Run;
+
+impl Run<'_> {
+    /// Cancels everything: then everything ends, in a bounded number of rounds.
+    pub(super) fn end_by_cancel(&mut self) {
+        const ROUNDS_MAX: usize = 300;
+        let patience = Instant::now() + Duration::from_secs(10);
+        self.quiet();
+        for round in 0.. {
+            for (on, lp) in self.loops.iter_mut().enumerate() {
+                let ids: Vec<_> = lp.in_flight().map(|op| (op.id, op.kind)).collect();
+                for (id, kind) in ids {
+                    let Ok(number) = model(|m| m.listed(on, id, kind)) else { continue };
+                    let said = lp.cancel(id);
+                    model(|m| m.canceled(number, true, said));
+                }
+            }
+            let posts = (0..self.loops.len()).any(|on| model(|m| m.posts_under_way(on)) > 0);
+            if !posts && self.loops.iter().all(|lp| lp.is_empty()) {
+                break;
+            }
+            // A thread pool takes the time that it takes.
+            if round > ROUNDS_MAX && (self.backend == Backend::Sim || Instant::now() > patience) {
+                let left: Vec<_> = self.loops.iter().flat_map(|lp| lp.in_flight()).collect();
+                return report("what is cancelled ends", format!("after {round} rounds: {left:?}"));
+            }
+            for on in 0..self.loops.len() {
+                self.run(on, Mode::NoWait);
+            }
+            self.run_all(300);
+            if model(|m| !m.violations.is_empty()) {
+                return;
+            }
+        }
+        self.audit();
+        self.audit_settled();
+    }
+
+    /// Goes on until nothing is in flight but what waits for something that has not happened.
+    pub(super) fn settle(&mut self) {
+        const ROUNDS_MAX: usize = 100;
+        let patience = Instant::now() + Duration::from_secs(10);
+        self.quiet();
+        let polls = self.backend != Backend::Sim && world(|w| w.setting.embedded);
+        for round in 0.. {
+            if polls {
+                (0..self.loops.len()).for_each(|on| self.run_if_readable(on));
+            }
+            for on in (0..self.loops.len()).filter(|_| !polls) {
+                // Virtual time does not pass for background operations alone, but if one waits for them.
+                self.run(on, if self.backend == Backend::Sim { Mode::Once } else { Mode::NoWait });
+            }
+            if !polls {
+                self.run_all(if round < 10 { 300 } else { 3000 });
+            }
+            if model(|m| !m.violations.is_empty()) {
+                return;
+            }
+            let stuck = (0..self.loops.len()).find_map(|on| {
+                let posts = model(|m| m.posts_under_way(on));
+                if posts > 0 { Some(format!("{posts} posts")) } else { model(|m| m.why_stuck(on)) }
+            });
+            let Some(what) = stuck else { break };
+            if round > ROUNDS_MAX && (self.backend == Backend::Sim || Instant::now() > patience) {
+                return report("nothing hangs", what);
+            }
+        }
+        model(|m| m.stats.count("programs that", "immediate"));
+        self.audit();
+    }
+
+    /// As a program that has the loop in another one: nothing is run but what the descriptor or the clock tells of.
+    pub(super) fn run_if_readable(&mut self, on: usize) {
+        let lp = &mut self.loops[on];
+        if let Err(error) = lp.flush() {
+            return report("a loop can be flushed", error.to_string());
+        }
+        let timeout = lp.next_timeout();
+        let timeout_ms = timeout.map_or(1, |timeout| i32::from(!timeout.is_zero()));
+        let is_due = is_readable(lp.as_fd(), timeout_ms) || lp.next_timeout().is_some_and(|t| t.is_zero());
+        if is_due {
+            model(|m| m.stats.count("run", "when polled"));
+            self.run(on, Mode::NoWait);
+        }
+    }
+
+    /// Nothing more comes from elsewhere, nothing is cut off, and all buffers are there.
+    pub(super) fn quiet(&self) {
+        if self.backend != Backend::Sim {
+            self.poster.settle();
+        }
+        environment::partition(false);
+        drop(world(|w| std::mem::take(&mut w.leases)));
+    }
+
+    pub(super) fn audit_settled(&self) {
+        for on in 0..self.loops.len() {
+            let (operations, _) = model(|m| m.in_flight(on));
+            if operations > 0 {
+                report("what is cancelled ends", format!("loop {on}: {operations} have not"));
+            }
+        }
+        let (available, capacity) = world(|w| (w.pool.available(), w.pool.capacity()));
+        if available != capacity {
+            report("slots are given back", format!("{available} of {capacity}"));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Runs a program, and asks the model after every step: `steps` (what a program does) · `running` (how `run` ends) · `audit` (what a loop
+//! says of itself) · `ending` (what must have happened in the end).
+
+mod audit;
+mod ending;
+mod running;
+mod steps;
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::sync::atomic::Ordering;
+
+use oxev::{Loop, ThreadPool};
+
+use super::descriptors::Descriptors;
+use super::environment::{self, Environment, Loops};
+use super::model::{Clock, Model, Violation, model, report};
+use super::poster::PosterThread;
+use super::program::{Backend, Ending, Program};
+use super::stats::Stats;
+use super::world::{leave_world, world};
+
+/// What came of a program.
+pub(crate) struct Report {
+    pub(crate) violation: Option<Violation>,
+    /// Over all that callbacks have seen, and what happened in the simulated world.
+    pub(crate) digest: (u64, u64),
+    pub(crate) stats: Stats,
+}
+
+/// What programs need that run one after the other on a thread.
+pub(crate) struct Driver {
+    pub(crate) environment: Environment,
+    pub(crate) poster: PosterThread,
+    pub(crate) thread_pool: ThreadPool,
+}
+
+impl Driver {
+    pub(crate) fn new() -> io::Result<Driver> {
+        let driver = Driver {
+            environment: Environment::new()?,
+            poster: PosterThread::new(),
+            thread_pool: ThreadPool::new(),
+        };
+        Ok(driver)
+    }
+
+    /// Runs a program from beginning to end.
+    pub(crate) fn run(&self, program: &Program) -> Report {
+        quiet_panics();
+        let descriptors = Descriptors::open();
+        RUNNING.set(true);
+        model(|m| *m = Model::new(program.backend, Clock::real()));
+        let trace = match catch_unwind(AssertUnwindSafe(|| self.run_whole(program))) {
+            Ok(Ok(trace)) => trace,
+            Ok(Err(error)) => {
+                report("a program can be set up", error.to_string());
+                0
+            }
+            Err(panic) => {
+                // What comes of it is not as interesting.
+                let violation =
+                    Violation { rule: "nothing panics that was not told to", detail: message(&*panic) };
+                model(|m| m.violations.insert(0, violation));
+                0
+            }
+        };
+        // If it went wrong halfway.
+        drop(leave_world());
+        if let Some(detail) = descriptors.leaked() {
+            report("descriptors do not leak", detail);
+        }
+        RUNNING.set(false);
+        // Nothing is left that could tell the model anything.
+        let m = model(|m| std::mem::replace(m, Model::new(program.backend, Clock::real())));
+        Report { violation: m.violations.into_iter().next(), digest: (m.digest, trace), stats: m.stats }
+    }
+
+    fn run_whole(&self, program: &Program) -> io::Result<u64> {
+        let mut loops = environment::set_up(&self.environment, program, &self.thread_pool)?;
+        let mut run =
+            Run { loops: &mut loops, poster: &self.poster, backend: program.backend, waited: false };
+        for step in &program.steps {
+            run.execute(*step);
+            run.audit();
+            if model(|m| !m.violations.is_empty()) {
+                break;
+            }
+        }
+        match program.ending {
+            _ if model(|m| !m.violations.is_empty()) => {}
+            Ending::Drop => {}
+            Ending::Cancel => run.end_by_cancel(),
+            Ending::Settle => run.settle(),
+        }
+        if program.backend != Backend::Sim {
+            self.poster.settle();
+        }
+        Ok(tear_down(loops, program))
+    }
+}
+
+thread_local! {
+    /// Where the last panic of this thread was.
+    static PANICKED_AT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Panics are looked at where they are caught, and are not printed.
+fn quiet_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !RUNNING.get() {
+                return previous(panic);
+            }
+            PANICKED_AT.set(panic.location().map(ToString::to_string).unwrap_or_default());
+        }));
+    });
+}
+
+thread_local! {
+    /// A program runs on this thread.
+    static RUNNING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What a panic says, and where it was.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("{} at {}", said.as_deref().unwrap_or("something"), PANICKED_AT.with_borrow(Clone::clone))
+}
+
+/// Drops everything, and looks whether everything is over.
+fn tear_down(loops: Loops, program: &Program) -> u64 {
+    let leases_first = program.seed.is_multiple_of(2);
+    if leases_first {
+        drop(world(|w| std::mem::take(&mut w.leases)));
+    }
+    for (on, lp) in loops.into_iter().enumerate() {
+        drop_loop(on, lp);
+    }
+    let world = leave_world().expect("a program runs");
+    let posted = model(|m| m.posts());
+    let gone = world.posts_gone.load(Ordering::Acquire);
+    if posted != gone {
+        report("each post arrives or is dropped", format!("{posted} posted, {gone} gone"));
+    }
+    let trace = environment::tear_down(world);
+    model(Model::finish);
+    trace
+}
+
+fn drop_loop(on: usize, lp: Box<Loop>) {
+    model(|m| m.tear_down(on, true));
+    drop(lp);
+    model(|m| m.tear_down(on, false));
+}
+
+struct Run<'a> {
+    loops: &'a mut Loops,
+    poster: &'a PosterThread,
+    backend: Backend,
+    /// A wait for a notifier was submitted: there are more callbacks than the program sees.
+    waited: bool,
+}

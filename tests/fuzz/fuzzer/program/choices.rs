@@ -1,0 +1,239 @@
+//! How programs are made of random numbers.
+
+use super::super::random::Random;
+use super::{
+    Backend, ENDS, Half, Mode, NOTIFIERS, OpenWhat, Receive, Series, Setting, Step, Then, Transmit, Work,
+};
+
+impl Setting {
+    pub(super) fn new(random: &mut Random, backend: Backend) -> Setting {
+        let sizes = [(256, 64), (256, 64), (256, 4), (64, 1), (12, 2), (4, 4), (1, 1)];
+        let (capacity, entries) = random.pick(&sizes);
+        Setting {
+            loops: random.weighted(&[(4, 1), (3, 2), (if backend == Backend::Sim { 2 } else { 0 }, 3)]),
+            capacity,
+            entries,
+            baseline: random.one_in(3),
+            buffers: (random.pick(&[1, 2, 4]), random.pick(&[1, 16, 64])),
+            slots: random.pick(&[0, 2, 16]),
+            socket_bytes: random.pick(&[8, 64, 300, 65_536]),
+            pooled_sockets: random.one_in(3),
+            exclusive: random.one_in(2),
+            calm: random.one_in(6),
+            embedded: random.one_in(4),
+        }
+    }
+}
+
+/// How often something is chosen, beside others.
+type Choice<T> = (u64, T);
+type MakeStep = fn(&mut Random, &Profile) -> Step;
+type MakeWork = fn(&mut Random, &Profile) -> Work;
+type MakeSeries = fn(&mut Random, &Profile) -> Series;
+type MakeThen = fn(&mut Random, &Profile) -> Then;
+
+/// What a program likes to do: swarm testing (Groce et al., ISSTA 2012). What all programs do evenly, none does thoroughly.
+pub(super) struct Profile {
+    steps: Vec<Choice<MakeStep>>,
+    works: Vec<Choice<MakeWork>>,
+    series: Vec<Choice<MakeSeries>>,
+    thens: Vec<Choice<MakeThen>>,
+    /// Ends that it uses: from the first to this one.
+    ends: u8,
+    /// How many in a hundred submissions have a deadline, and are background operations.
+    limits: u64,
+    backgrounds: u64,
+}
+
+/// Leaves about a quarter of the choices out.
+fn some_of<T: Copy>(random: &mut Random, all: &[Choice<T>]) -> Vec<Choice<T>> {
+    let mut some: Vec<Choice<T>> = all.iter().copied().filter(|_| !random.one_in(4)).collect();
+    if some.is_empty() {
+        some.push(all[random.below(all.len() as u64) as usize]);
+    }
+    some
+}
+
+fn micros(random: &mut Random) -> u16 {
+    random.pick(&[0, 1, 5, 30, 100, 300, 1000, 5000])
+}
+
+fn notifier(random: &mut Random) -> u8 {
+    random.below(u64::from(NOTIFIERS)) as u8
+}
+
+fn on(random: &mut Random) -> u8 {
+    random.below(3) as u8
+}
+
+/// Numbers of operations: mostly one of the latest.
+fn which(random: &mut Random) -> u16 {
+    if random.one_in(5) { random.below(60) as u16 } else { random.below(6) as u16 }
+}
+
+fn receive(random: &mut Random) -> Receive {
+    use Receive::{Exact, ExactVectored, Pooled, Some, Vectored};
+    random.weighted(&[(4, Some), (3, Exact), (1, Vectored), (1, ExactVectored), (3, Pooled)])
+}
+
+fn transmit(random: &mut Random) -> Transmit {
+    use Transmit::{All, AllVectored, Some, Vectored, ZeroCopy};
+    random.weighted(&[(4, Some), (4, All), (1, Vectored), (2, AllVectored), (1, ZeroCopy)])
+}
+
+const WORKS: &[Choice<MakeWork>] = &[
+    (4, |_, _| Work::Nop),
+    (4, |r, _| Work::After(micros(r))),
+    (3, |r, _| Work::At(r.below(12) as u8)),
+    (1, |_, _| Work::Hour),
+    (14, |r, t| Work::Recv { end: t.end(r), how: receive(r), len: r.pick(&[0, 1, 7, 40, 200]) }),
+    (14, |r, t| Work::Send {
+        end: t.end(r),
+        how: transmit(r),
+        len: r.pick(&[0, 1, 7, 7, 40, 40, 200, 1000, 60_000]),
+    }),
+    (3, |r, _| Work::Accept { address: r.one_in(2) }),
+    (3, |r, _| Work::Connect { nowhere: r.one_in(6) }),
+    (1, |r, t| Work::Shutdown {
+        end: t.end(r),
+        half: r.pick(&[Half::Read, Half::Write, Half::Write, Half::Both]),
+    }),
+    (1, |r, t| Work::Close { end: t.end(r) }),
+    (4, |r, _| Work::Read { at: r.below(560) as u16, len: r.pick(&[0, 1, 64, 100]), how: receive(r) }),
+    (4, |r, _| Work::Write { region: r.below(8) as u8, len: r.pick(&[0, 1, 40, 64, 64]), how: transmit(r) }),
+    (2, |r, _| Work::ReadOn { len: r.pick(&[1, 30, 90]) }),
+    (2, |r, _| Work::Sync { data: r.one_in(2) }),
+    (1, |_, _| Work::Metadata),
+    (2, |r, _| {
+        Work::Open(r.pick(&[
+            OpenWhat::Existing,
+            OpenWhat::Missing,
+            OpenWhat::CreateNew,
+            OpenWhat::Contradiction,
+        ]))
+    }),
+    (1, |_, _| Work::CloseFile),
+    (4, |r, _| Work::Wait { notifier: notifier(r) }),
+    (3, |r, _| Work::Offload { panics: r.one_in(5) }),
+    (1, |r, _| Work::Stray { sends: r.one_in(2) }),
+    (1, |r, _| Work::OnClosed { sends: r.one_in(2) }),
+    (1, |r, t| Work::ForeignPool { end: t.end(r) }),
+];
+
+const SERIES: &[Choice<MakeSeries>] = &[
+    (2, |r, _| Series::Every(r.pick(&[0, 1, 30, 200, 1000]))),
+    (2, |r, _| Series::EveryAfter(r.pick(&[0, 1, 30, 200, 1000]))),
+    (2, |_, _| Series::Accept),
+    (4, |r, t| Series::Recv { end: t.end(r) }),
+    (2, |r, _| Series::Wait { notifier: notifier(r) }),
+];
+
+const THENS: &[Choice<MakeThen>] = &[
+    (24, |_, _| Then::Nothing),
+    (10, |r, t| Then::Again(t.work(r))),
+    (4, |r, _| Then::Cancel(which(r))),
+    (2, |r, _| Then::Reset(which(r), micros(r))),
+    (1, |_, _| Then::Stop),
+    (2, |_, _| Then::Panic),
+    (1, |_, _| Then::Run),
+    (2, |_, _| Then::Post),
+    (2, |r, _| Then::Notify(notifier(r))),
+    (2, |_, _| Then::DropLease),
+];
+
+const STEPS: &[Choice<MakeStep>] = &[
+    (70, |r, t| {
+        let (limit_us, background) = (t.limit(r), t.background(r));
+        Step::Submit {
+            on: on(r),
+            work: t.work(r),
+            limit_us,
+            background,
+            pooled: r.one_in(3),
+            then: t.then(r),
+        }
+    }),
+    (16, |r, t| {
+        let (series, items) = (t.series(r), 1 + r.below(5) as u8);
+        let (limit_us, background) = (t.limit(r), t.background(r));
+        Step::SubmitSeries {
+            on: on(r),
+            series,
+            items,
+            limit_us,
+            background,
+            item: t.then(r),
+            then: t.then(r),
+        }
+    }),
+    (2, |r, _| Step::PanicInPrepare { on: on(r), pooled: r.one_in(2) }),
+    (16, |r, _| Step::Cancel { which: which(r), twice: r.one_in(3) }),
+    (2, |r, _| Step::CancelForeign { which: which(r) }),
+    (3, |r, t| Step::CancelAll { end: t.end(r) }),
+    (8, |r, _| Step::Reset { which: which(r), us: micros(r) }),
+    (16, |r, _| Step::Run { on: on(r), mode: Mode::NoWait }),
+    (8, |r, _| Step::Run { on: on(r), mode: Mode::Once }),
+    (3, |r, _| Step::Run { on: on(r), mode: Mode::UntilDone }),
+    (8, |r, _| Step::Run { on: on(r), mode: Mode::For(micros(r).min(300)) }),
+    (12, |r, _| Step::RunAll { us: r.pick(&[10, 100, 300, 3000]) }),
+    (2, |r, _| Step::Stop { on: on(r), by_handle: r.one_in(2) }),
+    (2, |r, _| Step::Wake { on: on(r) }),
+    (6, |r, t| Step::Post { on: on(r), elsewhere: r.one_in(2), then: t.then(r) }),
+    (8, |r, _| Step::Notify { notifier: notifier(r), elsewhere: r.one_in(2) }),
+    (6, |r, _| Step::DropLease { which: r.below(8) as u8 }),
+    (3, |r, t| Step::DropEnd { end: t.end(r) }),
+    (1, |r, _| Step::DropLoop { on: on(r) }),
+    (2, |r, _| Step::Flush { on: on(r) }),
+    (1, |r, _| Step::NextTimeout { on: on(r) }),
+];
+
+const STEPS_OF_WORLDS: &[Choice<MakeStep>] =
+    &[(4, |r, _| Step::Partition { cut: r.one_in(2) }), (1, |_, _| Step::ResetConnections)];
+
+impl Profile {
+    pub(super) fn new(random: &mut Random, backend: Backend) -> Profile {
+        let mut steps = some_of(random, STEPS);
+        if backend == Backend::Sim && random.one_in(3) {
+            steps.extend(STEPS_OF_WORLDS);
+        }
+        // A program that never submits or never runs says little.
+        steps.extend(&STEPS[..1]);
+        Profile {
+            steps,
+            works: some_of(random, WORKS),
+            series: some_of(random, SERIES),
+            thens: some_of(random, THENS),
+            ends: random.pick(&[2, 2, 4, ENDS]),
+            limits: random.pick(&[0, 20, 60]),
+            backgrounds: random.pick(&[0, 10, 40]),
+        }
+    }
+
+    pub(super) fn step(&self, random: &mut Random) -> Step {
+        random.weighted(&self.steps)(random, self)
+    }
+
+    fn work(&self, random: &mut Random) -> Work {
+        random.weighted(&self.works)(random, self)
+    }
+
+    fn series(&self, random: &mut Random) -> Series {
+        random.weighted(&self.series)(random, self)
+    }
+
+    fn end(&self, random: &mut Random) -> u8 {
+        random.below(u64::from(self.ends)) as u8
+    }
+
+    fn then(&self, random: &mut Random) -> Then {
+        random.weighted(&self.thens)(random, self)
+    }
+
+    fn limit(&self, random: &mut Random) -> Option<u16> {
+        (random.below(100) < self.limits).then(|| micros(random))
+    }
+
+    fn background(&self, random: &mut Random) -> bool {
+        random.below(100) < self.backgrounds
+    }
+}

@@ -1,0 +1,325 @@
+//! What a program is: a setting, a list of steps, and an end. A seed expands to one.
+
+mod choices;
+mod display;
+
+use std::fmt;
+
+use choices::Profile;
+
+use super::random::Random;
+
+/// What a program runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Sim,
+    IoUring,
+    Epoll,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Backend::Sim => "sim",
+            Backend::IoUring => "io_uring",
+            Backend::Epoll => "epoll",
+        })
+    }
+}
+
+/// How much of everything there is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Setting {
+    pub(crate) loops: usize,
+    /// Of each loop's table.
+    pub(crate) capacity: usize,
+    /// Of its submission queue.
+    pub(crate) entries: u32,
+    pub(crate) baseline: bool,
+    /// Of each loop's buffer pool: how many, and how large.
+    pub(crate) buffers: (usize, usize),
+    /// Slots of the pool of owners.
+    pub(crate) slots: usize,
+    /// What a connection holds in each direction.
+    pub(crate) socket_bytes: usize,
+    /// Sockets are shared by slots of a pool instead of by reference counts.
+    pub(crate) pooled_sockets: bool,
+    /// No second operation on one direction of one socket while there is one.
+    pub(crate) exclusive: bool,
+    /// No faults.
+    pub(crate) calm: bool,
+    /// The program polls the loops' descriptors.
+    pub(crate) embedded: bool,
+}
+
+/// What a receive is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Receive {
+    Some,
+    Exact,
+    Vectored,
+    ExactVectored,
+    Pooled,
+}
+
+/// What a send is called; a write, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transmit {
+    Some,
+    All,
+    Vectored,
+    AllVectored,
+    ZeroCopy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    Read,
+    Write,
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenWhat {
+    Existing,
+    Missing,
+    CreateNew,
+    Contradiction,
+}
+
+/// A single operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    Nop,
+    /// A timer, in microseconds.
+    After(u16),
+    /// A timer at a tick of a coarse clock, so that deadlines coincide.
+    At(u8),
+    /// A timer that does not fire while the program runs.
+    Hour,
+    Recv {
+        end: u8,
+        how: Receive,
+        len: u8,
+    },
+    Send {
+        end: u8,
+        how: Transmit,
+        len: u16,
+    },
+    Accept {
+        address: bool,
+    },
+    Connect {
+        nowhere: bool,
+    },
+    Shutdown {
+        end: u8,
+        half: Half,
+    },
+    /// Closes an end as an operation, or lets go of it if it is in use.
+    Close {
+        end: u8,
+    },
+    Read {
+        at: u16,
+        len: u8,
+        how: Receive,
+    },
+    Write {
+        region: u8,
+        len: u8,
+        how: Transmit,
+    },
+    /// A read at the file's own position.
+    ReadOn {
+        len: u8,
+    },
+    Sync {
+        data: bool,
+    },
+    Metadata,
+    Open(OpenWhat),
+    CloseFile,
+    Wait {
+        notifier: u8,
+    },
+    Offload {
+        panics: bool,
+    },
+    /// On a socket that is no connection.
+    Stray {
+        sends: bool,
+    },
+    /// On a stream that was closed in place.
+    OnClosed {
+        sends: bool,
+    },
+    /// A receive into the buffers of another loop.
+    ForeignPool {
+        end: u8,
+    },
+}
+
+/// Several results from one submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Series {
+    /// Microseconds.
+    Every(u16),
+    EveryAfter(u16),
+    Accept,
+    Recv {
+        end: u8,
+    },
+    Wait {
+        notifier: u8,
+    },
+}
+
+/// What a callback does beside looking at its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    Nothing,
+    /// Submits the owner again.
+    Again(Work),
+    Cancel(u16),
+    Reset(u16, u16),
+    Stop,
+    Panic,
+    /// Tries to run the loop in itself.
+    Run,
+    Post,
+    Notify(u8),
+    DropLease,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    NoWait,
+    Once,
+    UntilDone,
+    /// Microseconds.
+    For(u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Submit {
+        on: u8,
+        work: Work,
+        limit_us: Option<u16>,
+        background: bool,
+        pooled: bool,
+        then: Then,
+    },
+    SubmitSeries {
+        on: u8,
+        series: Series,
+        items: u8,
+        limit_us: Option<u16>,
+        background: bool,
+        item: Then,
+        then: Then,
+    },
+    PanicInPrepare {
+        on: u8,
+        pooled: bool,
+    },
+    /// Cancels an operation, finished or not, twice if so said.
+    Cancel {
+        which: u16,
+        twice: bool,
+    },
+    /// With the id of another loop's operation.
+    CancelForeign {
+        which: u16,
+    },
+    CancelAll {
+        end: u8,
+    },
+    Reset {
+        which: u16,
+        us: u16,
+    },
+    Run {
+        on: u8,
+        mode: Mode,
+    },
+    /// All loops together (sim), or one after the other. Microseconds.
+    RunAll {
+        us: u16,
+    },
+    Stop {
+        on: u8,
+        by_handle: bool,
+    },
+    Wake {
+        on: u8,
+    },
+    Post {
+        on: u8,
+        elsewhere: bool,
+        then: Then,
+    },
+    Notify {
+        notifier: u8,
+        elsewhere: bool,
+    },
+    DropLease {
+        which: u8,
+    },
+    DropEnd {
+        end: u8,
+    },
+    DropLoop {
+        on: u8,
+    },
+    Flush {
+        on: u8,
+    },
+    NextTimeout {
+        on: u8,
+    },
+    /// Sim: cuts two hosts off from each other, or mends that.
+    Partition {
+        cut: bool,
+    },
+    /// Sim: resets all connections between two hosts.
+    ResetConnections,
+}
+
+/// What becomes of what is in flight at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Drop,
+    /// Everything is cancelled: then all must end.
+    Cancel,
+    /// It is given time: then what should end must have ended.
+    Settle,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Program {
+    pub(crate) seed: u64,
+    pub(crate) backend: Backend,
+    pub(crate) setting: Setting,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) ending: Ending,
+}
+
+/// How many there are to choose from.
+pub(crate) const ENDS: u8 = 6;
+pub(crate) const NOTIFIERS: u8 = 2;
+
+impl Program {
+    /// The program of a seed, of no more than `steps_max` steps.
+    pub(crate) fn new(seed: u64, backend: Backend, steps_max: usize) -> Program {
+        let mut random = Random::new(seed);
+        let setting = Setting::new(&mut random, backend);
+        let count = 1 + random.below(steps_max.max(1) as u64) as usize;
+        let profile = Profile::new(&mut random, backend);
+        let steps: Vec<Step> = (0..count).map(|_| profile.step(&mut random)).collect();
+        let ending = random.pick(&[Ending::Drop, Ending::Cancel, Ending::Settle]);
+        Program { seed, backend, setting, steps, ending }
+    }
+}
