@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::virtual_world;
 
-/// The operating system's number for an open file or socket.
-pub type RawDescriptor = RawFd;
+pub use crate::sys::RawDescriptor;
 
 /// Numbers from here on have no generation; hardly a process has so many descriptors.
 pub(crate) const DESCRIPTORS_MAX: usize = 1 << 20;

@@ -9,8 +9,8 @@ use super::features::Features;
 use super::{BY_PARTS, COPIED};
 use crate::buf_pool;
 use crate::io_vecs;
-use crate::net::socket;
 use crate::op::{OpKind, RawOp, TRANSFER_BYTES_MAX};
+use crate::sys::linux::socket;
 
 /// Makes the entry of an operation that programs do often; `None` for the others. These differ in a few
 /// fields, which stay in registers; with all operations in one match every field goes through memory twice.
@@ -87,17 +87,17 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             }
         }
         OpKind::Accept if multi && features.multishot_accept => {
-            opcode::AcceptMulti::new(fd).flags(socket::ACCEPT_FLAGS).build()
+            opcode::AcceptMulti::new(fd).flags(socket::FLAGS).build()
         }
         OpKind::Accept if raw.flags & RawOp::ADDRESS != 0 => {
             let (address, len) = (RawOp::address_place(op), RawOp::address_len_place(op));
             // SAFETY: S3: the overlay's place for the length; the kernel does not have it yet.
             unsafe { len.write(RawOp::ADDRESS_BYTES as u32) };
-            opcode::Accept::new(fd, address.cast(), len).flags(socket::ACCEPT_FLAGS).build()
+            opcode::Accept::new(fd, address.cast(), len).flags(socket::FLAGS).build()
         }
         OpKind::Accept => {
             let null = std::ptr::null_mut();
-            opcode::Accept::new(fd, null, null.cast()).flags(socket::ACCEPT_FLAGS).build()
+            opcode::Accept::new(fd, null, null.cast()).flags(socket::FLAGS).build()
         }
         OpKind::Connect => {
             // SAFETY: S3: the overlay's place for the length.

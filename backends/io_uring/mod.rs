@@ -30,6 +30,7 @@ use crate::io_vecs;
 use crate::memory;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
+use crate::sys::{self, RawDescriptor};
 use features::Features;
 use ring::Ring;
 
@@ -383,7 +384,7 @@ fn accept_at_last(
     }
     if op.flags & RawOp::MULTI != 0 && op.backend_state == 0 {
         // One more, which says that they have been counted.
-        op.backend_state = socket::waiting_connections(op.fd).saturating_add(1);
+        op.backend_state = connections_waiting(op.fd).saturating_add(1);
     }
     let accepted = if op.backend_state == 1 { -libc::EAGAIN } else { socket::accept_now(op) };
     if accepted < 0 {
@@ -397,6 +398,12 @@ fn accept_at_last(
     // It is looked at again when it comes out of the backlog.
     backlog.push_back(token.bits());
     Some(Outcome { flags: Outcome::MORE, ..Outcome::new(accepted) })
+}
+
+/// One if it cannot be asked.
+#[cold]
+fn connections_waiting(listener: RawDescriptor) -> u16 {
+    sys::socket::connections_waiting(listener).unwrap_or(1).try_into().unwrap_or(u16::MAX)
 }
 
 /// A pooled receive without buffer rings is a poll, and then a receive that does not block.
@@ -416,7 +423,7 @@ fn receive_after_poll(
     let Some(index) = buffers.take() else { return Some(Outcome::new(-libc::ENOBUFS)) };
     let (place, len) = (buffers.place(index), buffers.size() as usize);
     // SAFETY: S13: the buffer is free and ours until it is given back or reported.
-    let result = unsafe { socket::recv_now(op.fd, place, len) };
+    let result = unsafe { sys::socket::recv(op.fd, place, len) };
     if result > 0 {
         return Some(Outcome::in_buffer(result, index));
     }

@@ -6,7 +6,7 @@ use super::calls;
 use super::descriptors::{FileKind, Lane, Record};
 use crate::buf_pool;
 use crate::op::{OpKind, Outcome, RawOp};
-use crate::sys::errno;
+use crate::sys::{self, errno};
 
 /// How a try went.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ fn over_unless_not_ready(result: i32) -> Attempt {
 /// Begins to connect, or looks how it went.
 fn connect(op: &mut RawOp) -> Attempt {
     let result = if op.backend_state == CONNECTING {
-        calls::connected(op.fd)
+        sys::socket::connected(op.fd)
     } else {
         op.backend_state = CONNECTING;
         calls::connect(op)
@@ -77,7 +77,7 @@ fn receive_pooled(op: &mut RawOp, record: &mut Record) -> Attempt {
     };
     let (place, size) = (buffers.place(index), buffers.size() as usize);
     // SAFETY: S13: the buffer is free and ours until it is given back or reported.
-    let result = unsafe { crate::net::socket::recv_now(op.fd, place, size) };
+    let result = unsafe { sys::socket::recv(op.fd, place, size) };
     if result <= 0 {
         buffers.give_back(index);
         return over_unless_not_ready(result);

@@ -7,7 +7,7 @@ use crate::descriptor::RawDescriptor;
 use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{Direction, OpKind, RawOp};
-use crate::sys::errno;
+use crate::sys::{self, errno};
 
 use super::descriptors::FileKind;
 
@@ -25,19 +25,6 @@ pub(super) fn descriptors_limit() -> usize {
     // SAFETY: S8: the record is valid for the length of the call.
     let status = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     if status == 0 { usize::try_from(limit.rlim_max).unwrap_or(usize::MAX) } else { usize::MAX }
-}
-
-fn socket_option(fd: RawDescriptor, option: i32) -> Result<i32, i32> {
-    let mut value = 0i32;
-    let mut len = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: S8: value and length are valid for the length of the call.
-    let status =
-        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len) };
-    if status == 0 { Ok(value) } else { Err(errno::last()) }
-}
-
-pub(super) fn is_tcp(fd: RawDescriptor) -> bool {
-    socket_option(fd, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP)
 }
 
 fn status_flags(fd: RawDescriptor) -> i32 {
@@ -88,24 +75,22 @@ pub(super) fn poll(fd: RawDescriptor, events: libc::c_short) -> i32 {
 
 pub(super) fn recv(op: &RawOp) -> i32 {
     // SAFETY: S6: the buffer is the operation's.
-    unsafe { socket::recv_now(op.fd, op.buf, op.transfer_len() as usize) }
+    unsafe { sys::socket::recv(op.fd, op.buf, op.transfer_len() as usize) }
 }
 
 pub(super) fn send(op: &RawOp) -> i32 {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: S6: the buffer is the operation's.
-    result_of(unsafe { libc::send(op.fd, op.buf.cast(), op.transfer_len() as usize, flags) })
+    unsafe { sys::socket::send(op.fd, op.buf, op.transfer_len() as usize) }
 }
 
 pub(super) fn recv_vectored(op: &RawOp) -> i32 {
     // SAFETY: S6: the message and its buffers are the operation's.
-    result_of(unsafe { libc::recvmsg(op.fd, op.buf.cast(), libc::MSG_DONTWAIT) })
+    unsafe { sys::socket::recv_message(op.fd, op.buf.cast()) }
 }
 
 pub(super) fn send_vectored(op: &RawOp) -> i32 {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: S6: the message and its buffers are the operation's.
-    result_of(unsafe { libc::sendmsg(op.fd, op.buf.cast(), flags) })
+    unsafe { sys::socket::send_message(op.fd, op.buf.cast()) }
 }
 
 pub(super) fn accept(op: &mut RawOp) -> i32 {
@@ -122,40 +107,13 @@ pub(super) fn accept(op: &mut RawOp) -> i32 {
 
 /// Begins to connect: `EINPROGRESS` if that takes its time.
 pub(super) fn connect(op: &mut RawOp) -> i32 {
-    let (address, len) = (RawOp::address_place(op), RawOp::address_len_place(op));
-    // SAFETY: S3: the overlay's place for the length.
-    let len = unsafe { len.read() };
-    // SAFETY: S3: the overlay is the operation's own.
-    let status = unsafe { libc::connect(op.fd, address.cast_const().cast(), len) };
-    match result_of(status as libc::ssize_t) {
-        // connect(2): the connection is made in the background all the same.
-        errno if errno == -errno::EINTR => -errno::EINPROGRESS,
-        result => result,
-    }
-}
-
-/// How a connect that was begun went: `EINPROGRESS` if it goes on.
-pub(super) fn connected(fd: RawDescriptor) -> i32 {
-    match socket_option(fd, libc::SO_ERROR) {
-        Err(errno) => return -errno,
-        Ok(0) => {}
-        Ok(errno) => return -errno,
-    }
-    // No error and no peer: it was an edge of something else.
-    let mut address = [0u8; RawOp::ADDRESS_BYTES];
-    let mut len = address.len() as libc::socklen_t;
-    // SAFETY: S8: place and length are valid for the length of the call.
-    let status = unsafe { libc::getpeername(fd, address.as_mut_ptr().cast(), &raw mut len) };
-    match status {
-        0 => 0,
-        _ if errno::last() == errno::ENOTCONN => -errno::EINPROGRESS,
-        _ => -errno::last(),
-    }
+    let (address, len) = socket::address_place(op);
+    // SAFETY: S3: the address is the operation's own.
+    unsafe { sys::socket::connect(op.fd, address, len) }
 }
 
 pub(super) fn shutdown(op: &RawOp) -> i32 {
-    // SAFETY: S8: no memory is passed.
-    result_of(unsafe { libc::shutdown(op.fd, op.len as i32) } as libc::ssize_t)
+    sys::socket::shutdown(op.fd, op.len as i32)
 }
 
 // ---- files
@@ -196,13 +154,9 @@ fn at_offset(op: &RawOp, call: impl Fn(i64) -> i32) -> i32 {
     let offset = offset(op);
     match call(offset) {
         errno if errno != -errno::ESPIPE || offset == -1 => errno,
-        errno if offset != 0 && is_socket(op.fd) => errno,
+        errno if offset != 0 && sys::socket::is_socket(op.fd) => errno,
         _ => call(-1),
     }
-}
-
-fn is_socket(fd: RawDescriptor) -> bool {
-    socket_option(fd, libc::SO_TYPE).is_ok()
 }
 
 /// Reads from, or writes to, something that is not a file on a disk, and that is not waited for.

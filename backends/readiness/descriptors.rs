@@ -15,7 +15,7 @@ use super::queue::Queue;
 use crate::descriptor::{DESCRIPTORS_MAX, RawDescriptor, generation_of};
 use crate::memory::{self, Zeroed};
 use crate::op::{Direction, OpKind, RawOp};
-use crate::sys::errno;
+use crate::sys::{self, errno};
 
 /// The queues of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,7 +219,7 @@ impl Record {
 
     #[cold]
     fn look_what_it_is(&mut self, fd: RawDescriptor) {
-        self.kind = if calls::is_tcp(fd) { FileKind::Tcp } else { FileKind::Stream };
+        self.kind = if sys::socket::is_tcp(fd) { FileKind::Tcp } else { FileKind::Stream };
     }
 
     /// What the descriptor is, for operations on files.

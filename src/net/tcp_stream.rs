@@ -13,7 +13,7 @@ use crate::buf_pool::{BufPool, Lease};
 use crate::descriptor::{Descriptor, close_raw, descriptor_conversions};
 use crate::io_vecs::{Gather, Scatter};
 use crate::op::{MultiOp, Op, OpKind, Outcome, Output, RawOp};
-use crate::sys::errno;
+use crate::sys::{self, errno};
 
 /// A TCP connection; closed when it is dropped.
 ///
@@ -156,11 +156,7 @@ impl TcpStream {
     /// Shuts one direction down, or both (`shutdown(2)`): `Write` sends the end of the stream.
     pub fn shutdown(&self, how: Shutdown) -> Op<'_, ()> {
         let mut raw = RawOp::new(OpKind::Shutdown, self.descriptor.number());
-        raw.len = match how {
-            Shutdown::Read => libc::SHUT_RD,
-            Shutdown::Write => libc::SHUT_WR,
-            Shutdown::Both => libc::SHUT_RDWR,
-        } as usize;
+        raw.len = sys::socket::direction(how) as usize;
         // SAFETY: S6: the operation points to nothing, and the socket is borrowed.
         unsafe { Op::from_raw(raw) }
     }

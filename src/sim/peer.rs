@@ -9,7 +9,7 @@ use crate::backends::sim::World;
 use crate::descriptor::{Descriptor, RawDescriptor, descriptor_conversions};
 use crate::fs::File;
 use crate::net::TcpStream;
-use crate::sys::errno;
+use crate::sys::{self, errno};
 use crate::virtual_world;
 
 /// One end of a virtual connection, or of a [pipe](super::Simulation::pipe), that belongs to the test and not
@@ -59,11 +59,7 @@ impl Peer {
     /// # Errors
     /// Those of `shutdown(2)`.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        let how = match how {
-            Shutdown::Read => libc::SHUT_RD,
-            Shutdown::Write => libc::SHUT_WR,
-            Shutdown::Both => libc::SHUT_RDWR,
-        };
+        let how = sys::socket::direction(how);
         self.ask(move |world, fd| Some(world.shutdown(fd, how)))
     }
 

@@ -8,12 +8,25 @@
 #![allow(unused_imports, reason = "every backend uses a part of the floor")]
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-mod linux;
+pub(crate) mod linux;
 #[cfg(unix)]
 mod unix;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use linux as platform;
+
+/// The operating system's number for an open file or socket. Everywhere it has 32 bits: handles of Windows have
+/// as many that count.
+pub type RawDescriptor = i32;
+
+/// Addresses in the system's form, which kernels read and write in place.
+pub(crate) mod address {
+    /// The bytes of the largest address of IP. Those of other families are longer.
+    pub(crate) use super::platform::address::IP_BYTES_MAX;
+
+    /// The family of an address, the IP address in a place, and an IP address into a place.
+    pub(crate) use super::platform::address::{family, get, put};
+}
 
 /// The system's error codes, under the names that POSIX has for them.
 pub(crate) mod errno {
@@ -30,4 +43,30 @@ pub(crate) mod errno {
     pub(crate) fn error(code: i32) -> std::io::Error {
         std::io::Error::from_raw_os_error(code)
     }
+}
+
+/// Calls on sockets, none of which blocks. Unless it says otherwise, a call gives a count, a descriptor or a
+/// negative error code.
+pub(crate) mod socket {
+    /// Makes a stream socket of a family: not inherited, and not blocking. It, or the error's code.
+    pub(crate) use super::platform::socket::open_stream;
+
+    /// Takes a connection that is there, as such a socket. If `address` is not null, the peer's goes there, and
+    /// its length to `len`, which says before how much room there is.
+    pub(crate) use super::platform::socket::accept;
+
+    /// Begin to connect, and look how it went: `EINPROGRESS` if it goes on.
+    pub(crate) use super::platform::socket::{connect, connected};
+
+    /// Move what can be moved now. A peer that is gone is an error, never a signal.
+    pub(crate) use super::platform::socket::{recv, recv_message, send, send_message};
+
+    /// Shuts a direction down, which has a number of the system's.
+    pub(crate) use super::platform::socket::{direction, shutdown};
+
+    /// What a descriptor is.
+    pub(crate) use super::platform::socket::{is_socket, is_tcp};
+
+    /// How many connections wait to be accepted on a TCP listener, where the system tells.
+    pub(crate) use super::platform::socket::connections_waiting;
 }

@@ -1,3 +1,5 @@
 //! Linux, Android's too.
 
-pub(crate) use super::unix::errno;
+pub(crate) mod socket;
+
+pub(crate) use super::unix::{address, errno};

@@ -1,3 +1,14 @@
 //! What all Unix systems have.
 
+pub(crate) mod address;
 pub(crate) mod errno;
+pub(crate) mod socket;
+
+/// What a call returned, as a count or a negative errno. No call here moves more than an `i32` counts.
+#[inline(always)]
+pub(in crate::sys) fn result_of(returned: isize) -> i32 {
+    match i32::try_from(returned) {
+        Ok(count @ 0..) => count,
+        _ => -errno::last(),
+    }
+}

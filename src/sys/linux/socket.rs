@@ -1,0 +1,49 @@
+//! Sockets that are made with their flags, in one call (Linux 2.6.28).
+
+#![allow(unsafe_code)]
+
+use super::errno;
+pub(crate) use crate::sys::unix::socket::{
+    connect, connected, direction, is_socket, option, recv, recv_message, send, send_message, shutdown,
+};
+use crate::sys::{RawDescriptor, unix::result_of};
+
+/// How sockets are made, by us or by an accept: not inherited, and not blocking, so that every backend can use
+/// them.
+pub(crate) const FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+
+/// The peer's reset is an error, never a signal.
+pub(crate) const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL;
+
+pub(crate) fn open_stream(family: i32) -> Result<RawDescriptor, i32> {
+    // SAFETY: S8: no memory is passed.
+    match unsafe { libc::socket(family, libc::SOCK_STREAM | FLAGS, 0) } {
+        fd @ 0.. => Ok(fd),
+        _ => Err(errno::last()),
+    }
+}
+
+/// # Safety
+/// `address` is valid for writes of `len` bytes, and `len` is, too; or both are null.
+pub(crate) unsafe fn accept(fd: RawDescriptor, address: *mut u8, len: *mut u32) -> i32 {
+    // SAFETY: S8: the caller's promise.
+    result_of(unsafe { libc::accept4(fd, address.cast(), len, FLAGS) } as isize)
+}
+
+/// `SO_PROTOCOL` (Linux 2.6.32).
+pub(crate) fn is_tcp(fd: RawDescriptor) -> bool {
+    option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP)
+}
+
+/// `tcpi_unacked` of tcp(7): of a listener it is the length of its queue.
+#[cold]
+pub(crate) fn connections_waiting(fd: RawDescriptor) -> Option<u32> {
+    // SAFETY: S8: integers only, for which zero is valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: S8: record and length are valid for the length of the call.
+    let status = unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
+    };
+    (status == 0).then_some(info.tcpi_unacked)
+}
