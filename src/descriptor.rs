@@ -5,6 +5,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::sys;
 use crate::virtual_world;
 
 pub use crate::sys::RawDescriptor;
@@ -115,6 +116,13 @@ pub(crate) fn close_raw(fd: RawDescriptor) {
         virtual_world::closing(fd);
         close_number(fd);
     }
+}
+
+/// Closes what a close operation owned that was not begun. As the operation, it does not wait for a peer.
+#[cold]
+pub(crate) fn close_unbegun(fd: RawDescriptor) {
+    sys::socket::linger_in_background(fd);
+    close_raw(fd);
 }
 
 /// Closes a descriptor that the caller owns and that stands for nothing else; -1 is already closed.

@@ -137,12 +137,16 @@ impl IoUring {
     #[inline(never)]
     unsafe fn push_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: nobody else has it now.
-        if unsafe { (*op).kind } == OpKind::Connect {
-            // SAFETY: S3: as above.
-            if let Err(errno) = socket::open_for_connect(unsafe { &mut *op }) {
-                let _ = ops.complete(token, Outcome::new(-errno));
-                return;
+        let raw = unsafe { &mut *op };
+        match raw.kind {
+            OpKind::Connect => {
+                if let Err(errno) = socket::open_for_connect(raw) {
+                    let _ = ops.complete(token, Outcome::new(-errno));
+                    return;
+                }
             }
+            OpKind::Close => sys::socket::linger_in_background(raw.fd),
+            _ => {}
         }
         // SAFETY: S3: as above.
         let entry = unsafe { entry::of(op, &self.features) };

@@ -34,7 +34,7 @@ use crate::in_flight::{InFlight, Token, Verdict};
 use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
-use crate::sys::errno;
+use crate::sys::{self, errno};
 use attempt::{Attempt, attempt};
 use descriptors::{Descriptors, FileKind, Lane};
 pub(crate) use descriptors::{Edge, Interest};
@@ -356,6 +356,7 @@ impl<S: Selector> Readiness<S> {
             // SAFETY: S3: the caller's promise.
             return unsafe { self.start_job(token, op, ops) };
         }
+        sys::socket::linger_in_background(raw.fd);
         // SAFETY: S7: the operation owns the descriptor.
         let result = unsafe { calls::blocking(raw) };
         report(token, result, ops);

@@ -162,7 +162,8 @@ impl TcpStream {
     }
 
     /// Closes the connection as an operation; dropping it closes it, too, at once. Further operations on it
-    /// end with `EBADF`.
+    /// end with `EBADF`. What is unsent is sent in the background, also if the connection
+    /// [lingers](TcpStream::set_linger).
     ///
     /// Nothing can be in flight on it: operations borrow the stream, and this takes it mutably. For a shared
     /// stream see [`Loop::cancel_all`](crate::Loop::cancel_all).
@@ -232,12 +233,25 @@ impl TcpStream {
         }
     }
 
-    /// Sets what closing does with unsent data (`SO_LINGER`): `Some(0)` resets the connection.
+    /// Sets what closing does with unsent data (`SO_LINGER`): `Some(0)` throws it away and resets the
+    /// connection; with `None`, the default, the kernel goes on sending in the background.
+    ///
+    /// With a time, which the kernel has in seconds and which is rounded up to them, **dropping the stream
+    /// blocks the thread**, and the loop with it, until the peer has taken everything or the time has passed;
+    /// then the kernel goes on in the background as well, and nothing tells how that ended (`socket(7)`). The
+    /// operation [`close`](TcpStream::close) does not wait: it sets the
+    /// option back first. To know that the peer has everything, [`shutdown`](TcpStream::shutdown) `Write` and
+    /// receive until the peer's end.
     ///
     /// # Errors
     /// Those of `setsockopt(2)`.
     pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
-        SockRef::from(self).set_linger(linger)
+        // A part of a second is not none, which would be a reset.
+        let whole_seconds = |time: Duration| {
+            let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+            Duration::from_secs(seconds.min(i32::MAX as u64))
+        };
+        SockRef::from(self).set_linger(linger.map(whole_seconds))
     }
 
     /// The bytes of the receive buffer (`SO_RCVBUF`).

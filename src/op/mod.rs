@@ -81,7 +81,7 @@ impl<R> Drop for Op<'_, R> {
     /// Only a `Close` that was never submitted owns anything.
     fn drop(&mut self) {
         if self.raw.kind == OpKind::Close {
-            crate::descriptor::close_raw(self.raw.fd);
+            crate::descriptor::close_unbegun(self.raw.fd);
         }
     }
 }

@@ -112,7 +112,7 @@ unsafe impl Output for usize {
 unsafe impl Output for () {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<()> {
         if op.kind == OpKind::Close && outcome.flags & Outcome::UNTRIED != 0 {
-            crate::descriptor::close_raw(op.fd);
+            crate::descriptor::close_unbegun(op.fd);
         }
         outcome.count().map(drop)
     }

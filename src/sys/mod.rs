@@ -64,6 +64,11 @@ pub(crate) mod socket {
     /// Shuts a direction down, which has a number of the system's.
     pub(crate) use super::platform::socket::{direction, shutdown};
 
+    /// Lets a socket that is about to be closed send what is unsent in the background, as it would when the time
+    /// has passed for which it lingers. A linger of none stays: it asks for a reset. What is no socket is left
+    /// alone.
+    pub(crate) use super::platform::socket::linger_in_background;
+
     /// What a descriptor is.
     pub(crate) use super::platform::socket::{is_socket, is_tcp};
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use oxev::{IoVecs, Pool, RunMode, TcpListener, TcpStream};
+use oxev::{IoVecs, Loop, Pool, RunMode, TcpListener, TcpStream, Timer};
 
 use crate::support::crowds::crowd;
 use crate::support::sockets::{
@@ -53,6 +53,9 @@ conformance! {
     operations_on_a_closed_stream_are_refused,
     operations_on_a_closed_listener_are_refused,
     close_reaches_the_peer,
+    close_of_a_lingering_connection_holds_neither_the_loop_nor_the_data,
+    a_close_that_is_refused_does_not_linger,
+    a_linger_of_less_than_a_second_is_no_reset,
     dropping_a_stream_reaches_the_peer,
     shutdown_of_writing_leaves_reading,
     shutdown_ends_a_receive_in_flight,
@@ -581,6 +584,63 @@ fn close_reaches_the_peer(v: Variant) {
     let (mut ours, mut peer) = pair();
     drop(ours.close());
     assert_closed(&mut peer);
+}
+
+/// A connection that lingers for an hour, whose peer has not read any of so many bytes, and cannot take more.
+fn lingering(lp: &mut Loop) -> (TcpStream, Peer, usize) {
+    let (ours, peer) = small_pair();
+    ours.set_linger(Some(HOUR)).unwrap();
+    let (mut state, mut sent) = ((ours, vec![7; 1 << 20]), 0);
+    loop {
+        let (back, more) = complete(lp, state, |(s, b)| s.send(b).timeout(20 * MS));
+        match more {
+            Ok(bytes) => sent += bytes,
+            Err(_) => return (back.0, peer, sent),
+        }
+        state = back;
+    }
+}
+
+fn read_to_the_end(mut peer: Peer) -> usize {
+    let mut all = Vec::new();
+    peer.read_to_end(&mut all).unwrap()
+}
+
+fn close_of_a_lingering_connection_holds_neither_the_loop_nor_the_data(v: Variant) {
+    let mut lp = v.new_loop();
+    let (ours, peer, sent) = lingering(&mut lp);
+    complete(&mut lp, ours, |s| s.close()).1.unwrap();
+    assert_eq!(read_to_the_end(peer), sent);
+    // An operation that was made and never submitted closes, too.
+    let (mut ours, peer, sent) = lingering(&mut lp);
+    drop(ours.close());
+    assert_eq!(read_to_the_end(peer), sent);
+}
+
+fn a_close_that_is_refused_does_not_linger(v: Variant) {
+    let mut lp = v.builder().capacity(1).build().unwrap();
+    let (ours, peer, sent) = lingering(&mut lp);
+    let timer = start(&mut lp, (), |()| Timer::after(HOUR));
+    let close = start(&mut lp, ours, |s| s.close());
+    assert!(oxev::is_table_full(&close.wait(&mut lp).1.unwrap_err()));
+    assert_eq!(read_to_the_end(peer), sent);
+    lp.cancel(timer.id);
+}
+
+fn a_linger_of_less_than_a_second_is_no_reset(v: Variant) {
+    let mut lp = v.new_loop();
+    let (ours, mut peer) = pair();
+    ours.set_linger(Some(MS)).unwrap();
+    let linger = || socket2::SockRef::from(&ours).linger().unwrap();
+    assert_eq!(linger(), Some(Duration::from_secs(1)));
+    ours.set_linger(Some(Duration::MAX)).unwrap();
+    assert!(linger().is_some_and(|linger| linger >= HOUR));
+    ours.set_linger(Some(MS)).unwrap();
+    let ((ours, _), sent) = complete(&mut lp, (ours, *b"whole"), |(s, b)| s.send_all(b));
+    sent.unwrap();
+    drop(ours);
+    let mut all = Vec::new();
+    assert_eq!(peer.read_to_end(&mut all).unwrap(), 5);
 }
 
 fn dropping_a_stream_reaches_the_peer(v: Variant) {

@@ -4,7 +4,8 @@
 
 use super::errno;
 pub(crate) use crate::sys::unix::socket::{
-    connect, connected, direction, is_socket, option, recv, recv_message, send, send_message, shutdown,
+    connect, connected, direction, is_socket, linger_in_background, option, recv, recv_message, send,
+    send_message, shutdown,
 };
 use crate::sys::{RawDescriptor, unix::result_of};
 

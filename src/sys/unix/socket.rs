@@ -96,3 +96,20 @@ pub(crate) fn shutdown(fd: RawDescriptor, direction: i32) -> i32 {
     // SAFETY: S8: no memory is passed.
     result_of(unsafe { libc::shutdown(fd, direction) } as isize)
 }
+
+/// `close(2)` of a socket that lingers (`SO_LINGER`) waits until the peer has taken everything, or for the time
+/// that was set, whether the descriptor blocks or not. In io_uring it does so in the thread that submits.
+pub(crate) fn linger_in_background(fd: RawDescriptor) {
+    let mut linger = libc::linger { l_onoff: 0, l_linger: 0 };
+    let mut len = size_of::<libc::linger>() as libc::socklen_t;
+    // SAFETY: S8: record and length are valid for the length of the call.
+    let status = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw mut linger).cast(), &raw mut len)
+    };
+    if status != 0 || linger.l_onoff == 0 || linger.l_linger == 0 {
+        return;
+    }
+    linger.l_onoff = 0;
+    // SAFETY: S8: the record is valid for the length of the call. It cannot fail: it is a socket.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), len) };
+}
