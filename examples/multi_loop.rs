@@ -80,7 +80,8 @@ fn raise_descriptor_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
-/// One socket for each loop, on one address. If that asks for a free port, all get the port of the first.
+/// One socket for each loop, on one address: for a connection to a socket that they shared the kernel would wake
+/// any of them, also one that is busy. If the address asks for a free port, all get the port of the first.
 fn listen(address: &str, count: usize) -> io::Result<Vec<TcpListener>> {
     let options = TcpListener::options().reuse_port(true);
     let first = options.bind(address)?;

@@ -33,13 +33,14 @@ pub(crate) const BUFFERS_MAX: u16 = 1 << 15;
 ///
 /// ```
 /// use oxev::{BufPool, Completion, Loop, RunMode, TcpStream};
-/// # use std::io::Write;
+/// use std::io::Write;
+///
 /// struct Conn { stream: TcpStream, pool: BufPool }
 ///
 /// # fn main() -> std::io::Result<()> {
-/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-/// # let stream = TcpStream::from_std(std::net::TcpStream::connect(listener.local_addr()?)?)?;
-/// # listener.accept()?.0.write_all(b"hello")?;
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let stream = TcpStream::from_std(std::net::TcpStream::connect(listener.local_addr()?)?)?;
+/// listener.accept()?.0.write_all(b"hello")?;
 /// let mut lp = Loop::new()?;
 /// let conn = Conn { stream, pool: lp.buf_pool(8, 4096)? };
 /// lp.submit(Box::new(Completion::new(conn)), |c| c.stream.recv_pooled(&c.pool), |_, _, received| {

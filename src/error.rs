@@ -167,12 +167,11 @@ pub fn is_deadline(error: &io::Error) -> bool {
 /// use oxev::{Completion, Loop, Notifier, RunMode};
 ///
 /// let mut lp = Loop::builder().capacity(1).build()?;
-/// let first = lp.submit(Box::new(Completion::new(Notifier::new())), |n| n.wait(), |_, _, _| ());
+/// lp.submit(Box::new(Completion::new(Notifier::new())), |n| n.wait(), |_, _, _| ());
 /// lp.submit(Box::new(Completion::new(())), |_| oxev::nop(), |_, _, refused| {
 ///     assert!(oxev::is_table_full(&refused.unwrap_err()));
 /// });
 /// lp.run(RunMode::NoWait)?;
-/// # lp.cancel(first);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[must_use]

@@ -534,9 +534,9 @@ impl Loop {
     /// struct Conn { stream: TcpStream, header: [u8; 8] }
     ///
     /// # fn main() -> std::io::Result<()> {
-    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    /// # let mut peer = std::net::TcpStream::connect(listener.local_addr()?)?;
-    /// # let stream = TcpStream::from_std(listener.accept()?.0)?;
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let mut peer = std::net::TcpStream::connect(listener.local_addr()?)?;
+    /// let stream = TcpStream::from_std(listener.accept()?.0)?;
     /// let mut lp = Loop::new()?;
     /// peer.write_all(b"abc")?; // and no more
     /// lp.submit(

@@ -180,9 +180,11 @@ unsafe fn reverse(mut list: *mut Header) -> *mut Header {
 /// Reaches a loop from any thread: it can be cloned and sent, and outlives the loop harmlessly.
 ///
 /// ```
-/// use oxev::{Completion, Loop, RunMode};
+/// use oxev::{Completion, Loop, Notifier, RunMode};
 ///
 /// let mut lp = Loop::new()?;
+/// // `UntilDone` returns when nothing is in flight, and no loop knows who is about to post.
+/// lp.submit(Box::new(Completion::new(Notifier::new())), |n| n.wait(), |_, _, _| ());
 /// let handle = lp.handle();
 /// let worker = std::thread::spawn(move || {
 ///     let message = Box::new(Completion::new(String::from("hello")));
@@ -191,8 +193,6 @@ unsafe fn reverse(mut list: *mut Header) -> *mut Header {
 ///         lp.stop();
 ///     })
 /// });
-/// # let keep = oxev::Notifier::new();
-/// # lp.submit(Box::new(Completion::new(keep)), |n| n.wait(), |_, _, _| ());
 /// lp.run(RunMode::UntilDone)?;
 /// assert!(worker.join().unwrap().is_ok());
 /// # Ok::<(), std::io::Error>(())

@@ -20,8 +20,8 @@ use crate::sys::errno;
 /// struct Message { stream: TcpStream, head: [u8; 4], body: Vec<u8>, vecs: IoVecs<2> }
 ///
 /// # fn main() -> std::io::Result<()> {
-/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-/// # let stream = TcpStream::from_std(std::net::TcpStream::connect(listener.local_addr()?)?)?;
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let stream = TcpStream::from_std(std::net::TcpStream::connect(listener.local_addr()?)?)?;
 /// let mut lp = Loop::new()?;
 /// let message = Message { stream, head: *b"head", body: b"and body".to_vec(), vecs: IoVecs::new() };
 /// lp.submit(

@@ -19,7 +19,7 @@
 //!
 //! ```
 //! use oxev::sim::{Faults, SimOptions, Simulation};
-//! use oxev::{Completion, Loop, TcpListener, TcpStream};
+//! use oxev::{Completion, Loop, TcpListener, TcpStream, Timer};
 //! use std::io::{self, ErrorKind};
 //! use std::time::Duration;
 //!
@@ -28,12 +28,17 @@
 //! struct Conn { stream: TcpStream, buf: [u8; 64] }
 //!
 //! fn serve(lp: &mut Loop, listener: Box<Completion<TcpListener>>) {
-//!     lp.submit(listener, |l| l.accept(), |lp, listener, accepted| {
-//!         if let Ok(stream) = accepted {
+//!     lp.submit(listener, |l| l.accept(), |lp, listener, accepted| match accepted {
+//!         Ok(stream) => {
 //!             let conn = Box::new(Completion::new(Conn { stream, buf: [0; 64] }));
 //!             lp.submit(conn, |c| c.stream.recv(&mut c.buf), on_recv);
+//!             serve(lp, listener);
 //!         }
-//!         serve(lp, listener);
+//!         Err(_) => {
+//!             // No descriptors left, perhaps: trying again at once would spin.
+//!             let pause = Duration::from_millis(100);
+//!             lp.submit(listener, |_| Timer::after(pause), |lp, listener, _| serve(lp, listener));
+//!         }
 //!     });
 //! }
 //!
@@ -112,48 +117,30 @@
 //!
 //! The client above runs on a loop, too. Shorter are peers that look as if they blocked:
 //! [`Simulation::connect`] for a test that runs the loops in between by itself, and [`Simulation::script`]
-//! for one that runs beside them. With a script, the echo server's test is:
+//! for one that runs beside them. Here a server greets one client:
 //!
 //! ```
 //! use oxev::sim::{SimOptions, Simulation};
-//! use oxev::{Completion, Loop, RunMode, TcpListener};
-//! use std::io::{Read, Write};
-//! # use oxev::TcpStream;
-//! # struct Conn { stream: TcpStream, buf: [u8; 64] }
-//! # fn serve(lp: &mut Loop, listener: Box<Completion<TcpListener>>) {
-//! #     lp.submit(listener, |l| l.accept(), |lp, listener, accepted| {
-//! #         let conn = Box::new(Completion::new(Conn { stream: accepted.unwrap(), buf: [0; 64] }));
-//! #         lp.submit(conn, |c| c.stream.recv(&mut c.buf), on_recv);
-//! #         serve(lp, listener);
-//! #     });
-//! # }
-//! # fn on_recv(lp: &mut Loop, conn: Box<Completion<Conn>>, received: std::io::Result<usize>) {
-//! #     if let Ok(n @ 1..) = received {
-//! #         lp.submit(conn, |c| c.stream.send_all(&c.buf[..n]), |lp, conn, sent| {
-//! #             if sent.is_ok() {
-//! #                 lp.submit(conn, |c| c.stream.recv(&mut c.buf), on_recv);
-//! #             }
-//! #         });
-//! #     }
-//! # }
+//! use oxev::{Completion, RunMode, TcpListener};
+//! use std::io::Read;
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let world = Simulation::new(SimOptions::calm());
 //! let mut lp = world.new_loop()?;
 //! let listener = world.enter(|| TcpListener::bind("10.0.0.1:7000"))?;
-//! serve(&mut lp, Box::new(Completion::new(listener)));
+//! lp.submit(Box::new(Completion::new(listener)), |l| l.accept(), |lp, _, accepted| {
+//!     let conn = Box::new(Completion::new((accepted.unwrap(), *b"hello")));
+//!     lp.submit(conn, |(stream, greeting)| stream.send_all(greeting), |_, _, sent| _ = sent.unwrap());
+//! });
 //!
-//! let server = lp.handle();
-//! let client = world.host([10, 0, 0, 2]).script(move |script| {
+//! let client = world.host([10, 0, 0, 2]).script(|script| {
 //!     let mut peer = script.connect("10.0.0.1:7000")?;
-//!     let mut echo = [0; 4];
-//!     peer.write_all(b"ping")?;
-//!     peer.read_exact(&mut echo)?;
-//!     server.stop();
-//!     Ok::<_, std::io::Error>(echo)
+//!     let mut greeting = String::new();
+//!     peer.read_to_string(&mut greeting)?;
+//!     Ok::<_, std::io::Error>(greeting)
 //! })?;
 //! lp.run(RunMode::UntilDone)?;
-//! assert_eq!(&client.join()??, b"ping");
+//! assert_eq!(client.join()??, "hello");
 //! # Ok(())
 //! # }
 //! ```

@@ -72,8 +72,8 @@ impl AsMut<Lookup> for Lookup {
 /// use oxev::net::{self, Lookup, TcpStream};
 /// use oxev::{Completion, Loop, RunMode, ThreadPool};
 ///
-/// # let listener = std::net::TcpListener::bind("localhost:0")?;
-/// # let port = listener.local_addr()?.port();
+/// let listener = std::net::TcpListener::bind("localhost:0")?;
+/// let port = listener.local_addr()?.port();
 /// let (mut lp, pool) = (Loop::new()?, ThreadPool::new());
 /// let lookup = Box::new(Completion::new(Lookup::new("localhost", port)));
 /// net::resolve(&mut lp, &pool, lookup, |lp, lookup, resolved| {

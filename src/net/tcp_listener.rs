@@ -14,6 +14,23 @@ use crate::op::{MultiOp, Op, OpKind, RawOp};
 use crate::virtual_world::{self, Listen};
 
 /// A TCP socket that accepts connections; closed when it is dropped.
+///
+/// # Several loops
+/// Give each loop a listener of its own on the same address ([`ListenOptions::reuse_port`]), as the example
+/// `multi_loop` does: the kernel shares the connections out among them, evenly, before any loop is woken.
+///
+/// If instead several loops accept on one listener (on duplicates of its descriptor), a connection goes to
+/// the loop that the kernel wakes: on io_uring it wakes one, and does not ask whether that one has time.
+/// While that loop is in a long callback the connection waits, although others are idle.
+///
+/// In either case a connection waits as long as the callback that its loop is in. So what takes long goes to
+/// a pool ([`Loop::offload`](crate::Loop::offload)). If that cannot be, let one loop that does nothing else
+/// accept, and [`post`](crate::LoopHandle::post) each connection to a loop that has time.
+///
+/// # No descriptors
+/// When the process has no descriptors left, an accept fails at once (`EMFILE`, or `ENFILE` for the whole
+/// system), and so does the next one, for the connection stays in the queue. A server waits for a while
+/// before it accepts again ([`Timer::after`](crate::Timer::after)), or until it has closed something.
 #[derive(Debug)]
 pub struct TcpListener {
     descriptor: Descriptor,
@@ -86,8 +103,8 @@ impl TcpListener {
         unsafe { Op::from_raw(raw) }
     }
 
-    /// Accepts connection after connection, for [`Loop::submit_multi`](crate::Loop::submit_multi). Connections
-    /// that were accepted when it is disarmed or cancelled are still delivered.
+    /// Accepts connection after connection, for [`Loop::submit_multi`](crate::Loop::submit_multi).
+    /// Connections that were accepted when it is disarmed or cancelled are still delivered.
     pub fn accept_multi(&self) -> MultiOp<'_, TcpStream> {
         MultiOp::repeat(self.accept())
     }
@@ -136,8 +153,10 @@ impl ListenOptions {
         self
     }
 
-    /// `SO_REUSEPORT`: several sockets on one address share the connections, one for each loop. Off by
-    /// default.
+    /// `SO_REUSEPORT` (`socket(7)`): several sockets on one address share the connections, one for each loop.
+    /// Off by default. The kernel chooses by a hash of the addresses. Connections that are in the queue of a
+    /// listener when it is closed are lost (unless `net.ipv4.tcp_migrate_req` is set, Linux 5.14), so this is
+    /// not for listeners that come and go.
     pub fn reuse_port(mut self, reuse: bool) -> ListenOptions {
         self.reuse_port = reuse;
         self

@@ -7,7 +7,7 @@ use super::{ThreadPool, affinity, sync_state};
 /// Settings of a [`ThreadPool`]; made by [`ThreadPool::builder`].
 ///
 /// ```
-/// # use oxev::thread_pool::ThreadPool;
+/// use oxev::thread_pool::ThreadPool;
 /// let pool = ThreadPool::builder()
 ///     .max_threads(4)
 ///     .stack_size(256 * 1024)

@@ -9,7 +9,7 @@
 //! * **[`RawTask`]** is the layer below, for code that brings its own memory rules.
 //!
 //! ```
-//! use oxev::thread_pool::{Shutdown, Task, ThreadPool};
+//! use oxev::thread_pool::{Task, ThreadPool};
 //! use std::sync::mpsc;
 //!
 //! struct Sum {

@@ -69,7 +69,7 @@ impl ThreadPool {
     /// others steal it if they have nothing to do.
     ///
     /// ```
-    /// # use oxev::thread_pool::{Task, ThreadPool};
+    /// use oxev::thread_pool::{Task, ThreadPool};
     /// fn step(mut task: Box<Task<u32>>) {
     ///     **task += 1;
     ///     println!("step {}", **task);
@@ -159,7 +159,7 @@ impl ThreadPool {
     /// blocked, or if the pool has been shut down: then this thread does all the work.
     ///
     /// ```
-    /// # use oxev::thread_pool::ThreadPool;
+    /// use oxev::thread_pool::ThreadPool;
     /// let pool = ThreadPool::new();
     /// let mut numbers: Vec<u64> = (0..1000).collect();
     /// let factor = 3; // borrowed
@@ -181,7 +181,7 @@ impl ThreadPool {
     /// Writes `f` of each input to the output at the same index, in the way of [`each`](ThreadPool::each).
     ///
     /// ```
-    /// # use oxev::thread_pool::ThreadPool;
+    /// use oxev::thread_pool::ThreadPool;
     /// let pool = ThreadPool::new();
     /// let words = ["proactor", "ring", "futex"];
     /// let mut lengths = [0; 3];

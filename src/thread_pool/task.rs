@@ -184,7 +184,7 @@ impl fmt::Debug for RawBatch {
 /// callback on a worker; nothing is allocated on the way.
 ///
 /// ```
-/// # use oxev::thread_pool::Task;
+/// use oxev::thread_pool::Task;
 /// let mut task = Task::new(vec![1, 2, 3]);
 /// task.push(4);
 /// assert_eq!(task.into_inner(), [1, 2, 3, 4]);
@@ -348,7 +348,7 @@ where
 /// The tasks may be of different types. Dropping a batch drops their owners.
 ///
 /// ```
-/// # use oxev::thread_pool::{Batch, Shutdown, Task, ThreadPool};
+/// use oxev::thread_pool::{Batch, Shutdown, Task, ThreadPool};
 /// let pool = ThreadPool::new();
 /// let mut batch = Batch::new();
 /// for number in 0..10 {
