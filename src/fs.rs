@@ -2,19 +2,19 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, SystemTime};
 
 use crate::descriptor::{Descriptor, descriptor_conversions};
 use crate::io_vecs::{Gather, Scatter};
 use crate::net::socket::transfer;
 use crate::op::{Op, OpKind, Outcome, Output, RawOp};
-use crate::sys::errno;
+use crate::sys::file::Opening;
+use crate::sys::metadata::{RawMetadata, Record};
+use crate::sys::{self, errno};
 use crate::virtual_world;
 
 /// An open file; closed when it is dropped.
@@ -141,9 +141,9 @@ impl File {
         unsafe { Op::from_raw(RawOp::new(OpKind::SyncData, self.descriptor.number())) }
     }
 
-    /// Fills `metadata` (`statx(2)`), which is in the owner's state.
+    /// Fills `metadata` (`fstat(2)`, on Linux `statx(2)`), which is in the owner's state.
     pub fn metadata<'a>(&'a self, metadata: &'a mut Metadata) -> Op<'a, ()> {
-        let place = (&raw mut metadata.statx).cast();
+        let place = (&raw mut metadata.record).cast();
         // SAFETY: S6: file and record are borrowed, the record alone.
         unsafe { Op::from_raw(RawOp::with_buffer(OpKind::Metadata, self.descriptor.number(), place, 0)) }
     }
@@ -210,13 +210,7 @@ unsafe impl Output for File {
 /// How to open a file: [`File::open`]. The same choices as [`std::fs::OpenOptions`].
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    read: bool,
-    write: bool,
-    append: bool,
-    truncate: bool,
-    create: bool,
-    create_new: bool,
-    custom: i32,
+    opening: Opening,
     mode: u32,
 }
 
@@ -225,7 +219,7 @@ macro_rules! switches {
         $($(#[$doc])*
         #[must_use]
         pub const fn $name(mut self, $name: bool) -> OpenOptions {
-            self.$name = $name;
+            self.opening.$name = $name;
             self
         })*
     };
@@ -235,16 +229,7 @@ impl OpenOptions {
     /// Nothing is set: at least one of `read`, `write` and `append` has to be.
     #[must_use]
     pub const fn new() -> OpenOptions {
-        OpenOptions {
-            read: false,
-            write: false,
-            append: false,
-            truncate: false,
-            create: false,
-            create_new: false,
-            custom: 0,
-            mode: 0o666,
-        }
+        OpenOptions { opening: Opening::NONE, mode: 0o666 }
     }
 
     switches! {
@@ -272,31 +257,17 @@ impl OpenOptions {
     /// Further flags of `open(2)`: `O_DIRECT`, `O_DSYNC`, ….
     #[must_use]
     pub const fn custom_flags(mut self, flags: i32) -> OpenOptions {
-        self.custom = flags;
+        self.opening.custom = flags;
         self
     }
 
     /// The flags of `open(2)`, or `None` if the choices contradict each other.
     fn flags(&self) -> Option<i32> {
-        let writes = self.write || self.append;
-        let access = match (self.read, writes) {
-            (true, false) => libc::O_RDONLY,
-            (false, true) => libc::O_WRONLY,
-            (true, true) => libc::O_RDWR,
-            (false, false) => return None,
-        };
-        let creates = self.create || self.create_new;
-        if (creates && !writes) || (self.truncate && (!self.write || self.append) && !self.create_new) {
-            return None;
-        }
-        let append = if self.append { libc::O_APPEND } else { 0 };
-        let creation = match (self.create, self.truncate, self.create_new) {
-            (_, _, true) => libc::O_CREAT | libc::O_EXCL,
-            (create, truncate, false) => {
-                (if create { libc::O_CREAT } else { 0 }) | (if truncate { libc::O_TRUNC } else { 0 })
-            }
-        };
-        Some(access | append | creation | libc::O_CLOEXEC | (self.custom & !libc::O_ACCMODE))
+        let Opening { read, write, append, truncate, create, create_new, .. } = self.opening;
+        let (writes, creates) = (write || append, create || create_new);
+        let access_is_valid = writes || (read && !creates);
+        let truncation_is_valid = !truncate || (write && !append) || create_new;
+        (access_is_valid && truncation_is_valid).then(|| sys::file::open_flags(&self.opening))
     }
 
     /// Opens the file at once, blocking: for start-up.
@@ -304,16 +275,21 @@ impl OpenOptions {
     /// # Errors
     /// Those of `open(2)`; `EINVAL` if the choices contradict each other.
     pub fn open_blocking(&self, path: impl AsRef<std::path::Path>) -> io::Result<File> {
-        let einval = || errno::error(errno::EINVAL);
-        let name = CString::new(path.as_ref().as_os_str().as_bytes()).map_err(|_| einval())?;
-        if let Some(fd) = virtual_world::open(&name, self.flags().ok_or_else(einval)?, self.mode) {
+        let (path, mode) = (sys::file::c_path(path.as_ref())?, self.mode);
+        let flags = self.flags().ok_or_else(|| errno::error(errno::EINVAL))?;
+        if let Some(fd) = virtual_world::open(&path, flags, mode) {
             // SAFETY: S7: the world made the descriptor for us.
             return Ok(File { descriptor: unsafe { Descriptor::from_raw(fd?) } });
         }
-        let mut options = std::fs::OpenOptions::new();
-        options.read(self.read).write(self.write).append(self.append).truncate(self.truncate);
-        options.create(self.create).create_new(self.create_new).mode(self.mode).custom_flags(self.custom);
-        options.open(path).map(File::from_std)
+        let opened = loop {
+            // SAFETY: S8: the path is valid for the length of the call.
+            match unsafe { sys::file::open(path.as_ptr(), flags, mode) } {
+                errno if errno == -errno::EINTR => {}
+                opened => break Outcome::new(opened),
+            }
+        };
+        // SAFETY: S7: the descriptor was opened for us, and this is the one time that it is wrapped.
+        unsafe { File::decode(&RawOp::new(OpKind::Open, -1), opened) }
     }
 }
 
@@ -326,64 +302,55 @@ impl Default for OpenOptions {
 /// What the file system knows of a file, filled by [`File::metadata`].
 #[derive(Clone, Copy)]
 pub struct Metadata {
-    statx: libc::statx,
+    record: Record,
 }
 
 impl Metadata {
     /// An empty record, to be filled.
     #[must_use]
     pub const fn new() -> Metadata {
-        // SAFETY: S8: integers only, for which zero is valid.
-        Metadata { statx: unsafe { std::mem::zeroed() } }
-    }
-
-    fn type_is(&self, kind: u32) -> bool {
-        u32::from(self.statx.stx_mode) & libc::S_IFMT == kind
+        Metadata { record: Record::new() }
     }
 
     /// The size in bytes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "as in std::fs::Metadata")]
     pub const fn len(&self) -> u64 {
-        self.statx.stx_size
+        self.record.size()
     }
 
     /// Whether it is a regular file.
     #[must_use]
     pub fn is_file(&self) -> bool {
-        self.type_is(libc::S_IFREG)
+        self.record.is_file()
     }
 
     /// Whether it is a directory.
     #[must_use]
     pub fn is_dir(&self) -> bool {
-        self.type_is(libc::S_IFDIR)
+        self.record.is_directory()
     }
 
     /// The permission bits.
     #[must_use]
     pub fn mode(&self) -> u32 {
-        u32::from(self.statx.stx_mode) & 0o7777
+        self.record.permissions()
     }
 
     /// When the content was last changed.
     #[must_use]
     pub fn modified(&self) -> SystemTime {
-        let time = self.statx.stx_mtime;
-        let nanoseconds = Duration::from_nanos(u64::from(time.tv_nsec));
-        let seconds = Duration::from_secs(time.tv_sec.unsigned_abs());
-        let whole = if time.tv_sec >= 0 {
-            SystemTime::UNIX_EPOCH + seconds
-        } else {
-            SystemTime::UNIX_EPOCH - seconds
-        };
-        whole + nanoseconds
+        let (seconds, nanoseconds) = self.record.modified();
+        let whole = Duration::from_secs(seconds.unsigned_abs());
+        let second =
+            if seconds >= 0 { SystemTime::UNIX_EPOCH + whole } else { SystemTime::UNIX_EPOCH - whole };
+        second + Duration::from_nanos(u64::from(nanoseconds))
     }
 
     /// The whole record, as the system filled it.
     #[must_use]
-    pub const fn as_statx(&self) -> &libc::statx {
-        &self.statx
+    pub const fn as_raw(&self) -> &RawMetadata {
+        self.record.raw()
     }
 }
 

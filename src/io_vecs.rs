@@ -7,6 +7,7 @@ use std::ptr;
 
 use crate::op::{OpKind, RawOp};
 use crate::sys::errno;
+use crate::sys::io_vec::{IoVec, Message};
 
 /// Room for a scatter/gather list of up to `N` buffers (`readv(2)`, `sendmsg(2)`), for the vectored
 /// operations.
@@ -36,8 +37,8 @@ use crate::sys::errno;
 #[repr(C)]
 pub struct IoVecs<const N: usize> {
     /// What `sendmsg` and `recvmsg` want; the other calls use its list alone. It must be the first field.
-    message: libc::msghdr,
-    vecs: [libc::iovec; N],
+    message: Message,
+    vecs: [IoVec; N],
 }
 
 /// A list of buffers to send or write, made by [`IoVecs::gather`].
@@ -54,7 +55,7 @@ pub struct Scatter<'a> {
 
 #[derive(Debug)]
 pub(crate) struct List<'a> {
-    message: *mut libc::msghdr,
+    message: *mut Message,
     bytes: usize,
     fits: bool,
     borrows: PhantomData<&'a mut [u8]>,
@@ -69,9 +70,7 @@ impl<const N: usize> IoVecs<N> {
     /// An empty list.
     #[must_use]
     pub const fn new() -> IoVecs<N> {
-        // SAFETY: S8: a message header is integers and pointers, for which zero is valid.
-        let message = unsafe { std::mem::zeroed() };
-        IoVecs { message, vecs: [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; N] }
+        IoVecs { message: Message::new(), vecs: [IoVec::EMPTY; N] }
     }
 
     /// Lists buffers to be sent or written, in order. With more than `N` of them the operation fails with
@@ -95,7 +94,7 @@ impl<const N: usize> IoVecs<N> {
                 break;
             }
             bytes = bytes.saturating_add(len);
-            let vec = libc::iovec { iov_base: base.cast(), iov_len: len };
+            let vec = IoVec::new(base, len);
             // SAFETY: S3: a place in `self`, which is borrowed; the list's pointers all come from `this`.
             unsafe { (*this).vecs[count] = vec };
             count += 1;
@@ -105,9 +104,7 @@ impl<const N: usize> IoVecs<N> {
         // SAFETY: S3: as above.
         let message = unsafe { &raw mut (*this).message };
         // SAFETY: S3: as above.
-        unsafe { (*message).msg_iov = vecs.cast() };
-        // SAFETY: S3: as above.
-        unsafe { (*message).msg_iovlen = count };
+        unsafe { Message::set_vecs(message, vecs.cast(), count) };
         List { message, bytes, fits, borrows: PhantomData }
     }
 }
@@ -132,13 +129,9 @@ impl List<'_> {
 ///
 /// # Safety
 /// `op` is a vectored operation in flight.
-pub(crate) unsafe fn vecs(op: &RawOp) -> (*mut libc::iovec, usize) {
-    let message: *mut libc::msghdr = op.buf.cast();
+pub(crate) unsafe fn vecs(op: &RawOp) -> (*mut IoVec, usize) {
     // SAFETY: S3: the caller's promise.
-    let vecs = unsafe { (*message).msg_iov };
-    // SAFETY: S3: as above.
-    let count = unsafe { (*message).msg_iovlen };
-    (vecs, count)
+    unsafe { Message::vecs(op.buf.cast()) }
 }
 
 /// Records that `n` bytes of an operation have been moved.
@@ -146,26 +139,22 @@ pub(crate) fn advance(op: &mut RawOp, n: usize) {
     if !op.kind.is_vectored() {
         return op.advance(n);
     }
-    let message: *mut libc::msghdr = op.buf.cast();
     // SAFETY: S3: the operation is the loop's, so its list is.
     let (mut vec, mut count) = unsafe { vecs(op) };
     let mut rest = n;
     while count > 0 {
         // SAFETY: S3: `vec` is one of the `count` vectors left.
         let place = unsafe { &mut *vec };
-        if rest < place.iov_len {
-            place.iov_base = place.iov_base.wrapping_byte_add(rest);
-            place.iov_len -= rest;
+        if rest < place.len() {
+            *place = IoVec::new(place.base().wrapping_add(rest), place.len() - rest);
             break;
         }
-        rest -= place.iov_len;
+        rest -= place.len();
         vec = vec.wrapping_add(1);
         count -= 1;
     }
     // SAFETY: S3: as above.
-    unsafe { (*message).msg_iov = vec };
-    // SAFETY: S3: as above.
-    unsafe { (*message).msg_iovlen = count };
+    unsafe { Message::set_vecs(op.buf.cast(), vec, count) };
     op.len -= n;
     op.offset = op.offset.wrapping_add(n as u64);
     op.done += n as u64;
@@ -184,7 +173,7 @@ mod tests {
         let (first, count) = unsafe { vecs(&op) };
         // SAFETY: there is one.
         let first = unsafe { *first };
-        assert_eq!((count, first.iov_len, first.iov_base.addr()), (1, 4, b.as_ptr().addr() + 2));
+        assert_eq!((count, first.len(), first.base().addr()), (1, 4, b.as_ptr().addr() + 2));
         assert_eq!((op.len, op.done), (4, 6));
     }
 

@@ -79,5 +79,6 @@ pub use op::{Direction, Facts, Memory, MultiOp, Op, OpKind, Outcome, Output, Raw
 pub use op::{TRANSFER_BYTES_MAX, nop};
 pub use pool::{Pool, Pooled, Shared};
 pub use stateless::Stateless;
+pub use sys::metadata::RawMetadata;
 pub use thread_pool::ThreadPool;
 pub use timer::Timer;

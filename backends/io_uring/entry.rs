@@ -10,7 +10,7 @@ use super::{BY_PARTS, COPIED};
 use crate::buf_pool;
 use crate::io_vecs;
 use crate::op::{OpKind, RawOp, TRANSFER_BYTES_MAX};
-use crate::sys::linux::socket;
+use crate::sys::linux::{metadata, socket};
 
 /// Makes the entry of an operation that programs do often; `None` for the others. These differ in a few
 /// fields, which stay in registers; with all operations in one match every field goes through memory twice.
@@ -65,7 +65,7 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             let (first, _) = unsafe { io_vecs::vecs(raw) };
             // SAFETY: S3: there is one as long as there are bytes left.
             let first = unsafe { *first };
-            let (place, len) = (first.iov_base.cast::<u8>(), first.iov_len.min(TRANSFER_BYTES_MAX) as u32);
+            let (place, len) = (first.base(), first.len().min(TRANSFER_BYTES_MAX) as u32);
             match raw.kind {
                 OpKind::RecvVectored => opcode::Recv::new(fd, place, len).build(),
                 _ => opcode::Send::new(fd, place, len).flags(send_flags(raw, features)).build(),
@@ -109,12 +109,12 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
         OpKind::ReadVectored => {
             // SAFETY: S3: a vectored operation of ours.
             let (vecs, count) = unsafe { io_vecs::vecs(raw) };
-            opcode::Readv::new(fd, vecs, count as u32).offset(file_offset(raw)).build()
+            opcode::Readv::new(fd, vecs.cast(), count as u32).offset(file_offset(raw)).build()
         }
         OpKind::WriteVectored => {
             // SAFETY: S3: as above.
             let (vecs, count) = unsafe { io_vecs::vecs(raw) };
-            opcode::Writev::new(fd, vecs, count as u32).offset(file_offset(raw)).build()
+            opcode::Writev::new(fd, vecs.cast(), count as u32).offset(file_offset(raw)).build()
         }
         OpKind::Open => opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), raw.buf.cast_const().cast())
             .flags(raw.len as i32)
@@ -124,8 +124,8 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
         OpKind::SyncAll => opcode::Fsync::new(fd).build(),
         OpKind::SyncData => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
         OpKind::Metadata => opcode::Statx::new(fd, c"".as_ptr(), raw.buf.cast())
-            .flags(libc::AT_EMPTY_PATH)
-            .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
+            .flags(metadata::FLAGS)
+            .mask(metadata::MASK)
             .build(),
         // The common ones are made above, and the loop's own never come here.
         OpKind::Recv

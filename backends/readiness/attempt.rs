@@ -6,6 +6,7 @@ use super::calls;
 use super::descriptors::{FileKind, Lane, Record};
 use crate::buf_pool;
 use crate::op::{OpKind, Outcome, RawOp};
+use crate::sys::poll::{POLLRDHUP, poll};
 use crate::sys::{self, errno};
 
 /// How a try went.
@@ -32,7 +33,7 @@ pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
         OpKind::Accept => (calls::accept(op), 0),
         OpKind::Connect => return connect(op),
         // That the peer has shut its end down is told in any case, as io_uring tells it.
-        OpKind::Poll => match calls::poll(op.fd, op.len as libc::c_short | libc::POLLRDHUP) {
+        OpKind::Poll => match poll(op.fd, op.len as i16 | POLLRDHUP) {
             0 => return Attempt::NotReady,
             events => (events, 0),
         },

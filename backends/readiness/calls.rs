@@ -7,68 +7,24 @@ use crate::descriptor::RawDescriptor;
 use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{Direction, OpKind, RawOp};
+use crate::sys::descriptor::{is_blocking, is_terminal};
+use crate::sys::file::FileType;
+use crate::sys::io_vec::IoVec;
+use crate::sys::metadata::Record;
+use crate::sys::poll::{POLLIN, POLLOUT, poll};
 use crate::sys::{self, errno};
 
 use super::descriptors::FileKind;
 
-/// What a call returned, as a count or a negative errno. No call here moves more than an `i32` counts.
-fn result_of(returned: libc::ssize_t) -> i32 {
-    match i32::try_from(returned) {
-        Ok(count @ 0..) => count,
-        _ => -errno::last(),
-    }
-}
-
-/// How many descriptors this process can ever have.
-pub(super) fn descriptors_limit() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: S8: the record is valid for the length of the call.
-    let status = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    if status == 0 { usize::try_from(limit.rlim_max).unwrap_or(usize::MAX) } else { usize::MAX }
-}
-
-fn status_flags(fd: RawDescriptor) -> i32 {
-    // SAFETY: S8: no memory is passed.
-    unsafe { libc::fcntl(fd, libc::F_GETFL) }.max(0)
-}
-
-fn is_blocking(fd: RawDescriptor) -> bool {
-    status_flags(fd) & libc::O_NONBLOCK == 0
-}
-
-fn is_terminal(fd: RawDescriptor) -> bool {
-    // SAFETY: S8: no memory is passed.
-    unsafe { libc::isatty(fd) == 1 }
-}
-
 /// What a descriptor is. The error is an errno.
 pub(super) fn file_kind(fd: RawDescriptor) -> Result<FileKind, i32> {
-    // SAFETY: S8: integers only, for which zero is valid.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: S8: the record is valid for the length of the call.
-    if unsafe { libc::fstat(fd, &raw mut stat) } != 0 {
-        return Err(errno::last());
-    }
-    Ok(match stat.st_mode & libc::S_IFMT {
-        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK if status_flags(fd) & libc::O_DIRECT != 0 => {
-            FileKind::Direct
-        }
-        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK => FileKind::Regular,
-        libc::S_IFCHR if is_blocking(fd) && is_terminal(fd) => FileKind::Terminal,
-        _ if is_blocking(fd) => FileKind::BlockingStream,
-        _ => FileKind::Stream,
+    Ok(match sys::file::file_type(fd)? {
+        FileType::OnDisk { is_cached: true } => FileKind::Regular,
+        FileType::OnDisk { is_cached: false } => FileKind::Direct,
+        FileType::CharacterDevice if is_blocking(fd) && is_terminal(fd) => FileKind::Terminal,
+        FileType::CharacterDevice | FileType::Other if is_blocking(fd) => FileKind::BlockingStream,
+        FileType::CharacterDevice | FileType::Other => FileKind::Stream,
     })
-}
-
-/// The poll events of `events` that a descriptor has now: a set or a negative errno.
-pub(super) fn poll(fd: RawDescriptor, events: libc::c_short) -> i32 {
-    let mut poll = libc::pollfd { fd, events, revents: 0 };
-    // SAFETY: S8: the one record is valid for the length of the call.
-    match unsafe { libc::poll(&raw mut poll, 1, 0) } {
-        ..0 => -errno::last(),
-        _ if poll.revents & libc::POLLNVAL != 0 => -errno::EBADF,
-        _ => i32::from(poll.revents),
-    }
 }
 
 // ---- sockets
@@ -96,7 +52,7 @@ pub(super) fn send_vectored(op: &RawOp) -> i32 {
 pub(super) fn accept(op: &mut RawOp) -> i32 {
     if op.flags & RawOp::UNTRACKED != 0 && is_blocking(op.fd) {
         // Our own listeners do not block; of a foreign one we have to know that there is somebody.
-        match poll(op.fd, libc::POLLIN) {
+        match poll(op.fd, POLLIN) {
             0 => return -errno::EAGAIN,
             ..0 => return -errno::EBADF,
             _ => {}
@@ -119,17 +75,15 @@ pub(super) fn shutdown(op: &RawOp) -> i32 {
 // ---- files
 
 /// The buffers of a read or write: those of its list, or the one in `single`, which is set to it.
-fn vecs(op: &RawOp, single: &mut libc::iovec) -> (*const libc::iovec, i32) {
+fn vecs(op: &RawOp, single: &mut IoVec) -> (*const IoVec, i32) {
     if op.kind.is_vectored() {
         // SAFETY: S3: a vectored operation of ours.
         let (vecs, count) = unsafe { io_vecs::vecs(op) };
         return (vecs, i32::try_from(count).unwrap_or(i32::MAX));
     }
-    *single = libc::iovec { iov_base: op.buf.cast(), iov_len: op.transfer_len() as usize };
+    *single = IoVec::new(op.buf, op.transfer_len() as usize);
     (single, 1)
 }
-
-const NO_VEC: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 fn is_read(op: &RawOp) -> bool {
     op.kind.facts().direction == Direction::In
@@ -142,10 +96,10 @@ fn offset(op: &RawOp) -> i64 {
 
 /// Reads what is in the page cache; `EAGAIN` or `EOPNOTSUPP` if that is nothing.
 pub(super) fn read_cached(op: &RawOp) -> i32 {
-    let mut single = NO_VEC;
+    let mut single = IoVec::EMPTY;
     let (vecs, count) = vecs(op, &mut single);
     // SAFETY: S6: the buffers are the operation's.
-    result_of(unsafe { libc::preadv2(op.fd, vecs, count, offset(op), libc::RWF_NOWAIT) })
+    unsafe { sys::file::read_nowait(op.fd, vecs, count, offset(op)) }
 }
 
 /// Calls with the offset of an operation. Where there are no positions it is not looked at, as on io_uring;
@@ -166,17 +120,17 @@ pub(super) fn stream(op: &RawOp, kind: FileKind) -> i32 {
 
 /// The kernel is asked not to block even if the descriptor does not: others may have made it so since.
 fn stream_at(op: &RawOp, kind: FileKind, offset: i64) -> i32 {
-    let mut single = NO_VEC;
+    let mut single = IoVec::EMPTY;
     let (vecs, count) = vecs(op, &mut single);
     let moved = if is_read(op) {
         // SAFETY: S6: the buffers are the operation's.
-        unsafe { libc::preadv2(op.fd, vecs, count, offset, libc::RWF_NOWAIT) }
+        unsafe { sys::file::read_nowait(op.fd, vecs, count, offset) }
     } else {
         // SAFETY: S6: as above.
-        unsafe { libc::pwritev2(op.fd, vecs, count, offset, libc::RWF_NOWAIT) }
+        unsafe { sys::file::write_nowait(op.fd, vecs, count, offset) }
     };
-    match result_of(moved) {
-        errno if errno != -errno::EOPNOTSUPP && errno != -errno::ENOSYS => errno,
+    match moved {
+        result if result != -errno::EOPNOTSUPP => result,
         _ if kind == FileKind::Stream => call_at(op, vecs, count, offset),
         _ => ready_stream(op, kind, vecs, count, offset),
     }
@@ -184,11 +138,11 @@ fn stream_at(op: &RawOp, kind: FileKind, offset: i64) -> i32 {
 
 /// A transfer on a descriptor that blocks, where the kernel cannot be asked not to: done only when it is
 /// ready, and writes only as much as a descriptor that is ready is sure to take.
-fn ready_stream(op: &RawOp, kind: FileKind, vecs: *const libc::iovec, count: i32, offset: i64) -> i32 {
+fn ready_stream(op: &RawOp, kind: FileKind, vecs: *const IoVec, count: i32, offset: i64) -> i32 {
     /// What a terminal has room for that says that it has some, with every character replaced by eight: a tab
     /// may be.
     const TERMINAL_BYTES: usize = 32;
-    let events = if is_read(op) { libc::POLLIN } else { libc::POLLOUT };
+    let events = if is_read(op) { POLLIN } else { POLLOUT };
     match poll(op.fd, events) {
         0 => return -errno::EAGAIN,
         errno @ ..0 => return errno,
@@ -197,15 +151,15 @@ fn ready_stream(op: &RawOp, kind: FileKind, vecs: *const libc::iovec, count: i32
     if is_read(op) || count == 0 {
         return call_at(op, vecs, count, offset);
     }
-    let room = if kind == FileKind::Terminal { TERMINAL_BYTES } else { libc::PIPE_BUF };
+    let room = if kind == FileKind::Terminal { TERMINAL_BYTES } else { sys::file::PIPE_BUF };
     // SAFETY: S3: there is at least one vector.
     let mut first = unsafe { vecs.read() };
-    if first.iov_len > room {
-        first.iov_len = room;
+    if first.len() > room {
+        first = IoVec::new(first.base(), room);
         return call_at(op, &raw const first, 1, offset);
     }
     // SAFETY: S3: these are the operation's vectors.
-    let lens = unsafe { std::slice::from_raw_parts(vecs, count as usize) }.iter().map(|vec| vec.iov_len);
+    let lens = unsafe { std::slice::from_raw_parts(vecs, count as usize) }.iter().map(IoVec::len);
     let ends = lens.scan(0usize, |end, len| {
         *end = end.saturating_add(len);
         Some(*end)
@@ -214,17 +168,14 @@ fn ready_stream(op: &RawOp, kind: FileKind, vecs: *const libc::iovec, count: i32
 }
 
 /// Reads or writes once, at an offset, or if that is -1 at the file's own position.
-fn call_at(op: &RawOp, vecs: *const libc::iovec, count: i32, offset: i64) -> i32 {
-    result_of(match (is_read(op), offset) {
+fn call_at(op: &RawOp, vecs: *const IoVec, count: i32, offset: i64) -> i32 {
+    if is_read(op) {
         // SAFETY: S6: the buffers are the operation's.
-        (true, -1) => unsafe { libc::readv(op.fd, vecs, count) },
+        unsafe { sys::file::read(op.fd, vecs, count, offset) }
+    } else {
         // SAFETY: S6: as above.
-        (false, -1) => unsafe { libc::writev(op.fd, vecs, count) },
-        // SAFETY: S6: as above.
-        (true, offset) => unsafe { libc::preadv(op.fd, vecs, count, offset) },
-        // SAFETY: S6: as above.
-        (false, offset) => unsafe { libc::pwritev(op.fd, vecs, count, offset) },
-    })
+        unsafe { sys::file::write(op.fd, vecs, count, offset) }
+    }
 }
 
 /// Does a file operation, however long that takes: for the thread pool.
@@ -235,11 +186,8 @@ pub(super) unsafe fn blocking(op: &RawOp) -> i32 {
     loop {
         // SAFETY: S6: the caller's promise.
         let result = unsafe { blocking_once(op) };
-        // close(2): the descriptor is gone all the same, and may be another's by now.
-        match (result == -errno::EINTR, op.kind) {
-            (true, OpKind::Close) => return 0,
-            (true, _) => {}
-            (false, _) => return result,
+        if result != -errno::EINTR {
+            return result;
         }
     }
 }
@@ -247,30 +195,24 @@ pub(super) unsafe fn blocking(op: &RawOp) -> i32 {
 /// # Safety
 /// As [`blocking`].
 unsafe fn blocking_once(op: &RawOp) -> i32 {
-    result_of(match op.kind {
+    match op.kind {
         OpKind::Open => {
-            let (path, flags, mode) = (op.buf.cast_const().cast(), op.len as i32, op.offset as libc::mode_t);
+            let (path, flags, mode) = (op.buf.cast_const().cast(), op.len as i32, op.offset as u32);
             // SAFETY: S6: the path is the operation's.
-            (unsafe { libc::open(path, flags, mode) }) as libc::ssize_t
+            unsafe { sys::file::open(path, flags, mode) }
         }
-        // SAFETY: S7: the operation owns the descriptor.
-        OpKind::Close => (unsafe { libc::close(op.fd) }) as libc::ssize_t,
-        // SAFETY: S8: no memory is passed.
-        OpKind::SyncAll => (unsafe { libc::fsync(op.fd) }) as libc::ssize_t,
-        // SAFETY: S8: no memory is passed.
-        OpKind::SyncData => (unsafe { libc::fdatasync(op.fd) }) as libc::ssize_t,
-        OpKind::Metadata => {
-            let (flags, mask) = (libc::AT_EMPTY_PATH, libc::STATX_BASIC_STATS | libc::STATX_BTIME);
-            // SAFETY: S6: the record is the operation's.
-            (unsafe { libc::statx(op.fd, c"".as_ptr(), flags, mask, op.buf.cast()) }) as libc::ssize_t
-        }
-        OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => return transfer(op),
-        _ => return -errno::EOPNOTSUPP,
-    })
+        OpKind::Close => sys::file::close(op.fd),
+        OpKind::SyncAll => sys::file::sync_all(op.fd),
+        OpKind::SyncData => sys::file::sync_data(op.fd),
+        // SAFETY: S6: the record is the operation's.
+        OpKind::Metadata => unsafe { Record::fill(op.buf.cast(), op.fd) },
+        OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => transfer(op),
+        _ => -errno::EOPNOTSUPP,
+    }
 }
 
 fn transfer(op: &RawOp) -> i32 {
-    let mut single = NO_VEC;
+    let mut single = IoVec::EMPTY;
     let (vecs, count) = vecs(op, &mut single);
     at_offset(op, |offset| call_at(op, vecs, count, offset))
 }

@@ -15,6 +15,7 @@ use super::queue::Queue;
 use crate::descriptor::{DESCRIPTORS_MAX, RawDescriptor, generation_of};
 use crate::memory::{self, Zeroed};
 use crate::op::{Direction, OpKind, RawOp};
+use crate::sys::poll::{POLLOUT, POLLWRBAND, POLLWRNORM};
 use crate::sys::{self, errno};
 
 /// The queues of a descriptor.
@@ -66,7 +67,7 @@ impl Interest {
             Lane::Read => Interest { read: true, write: false },
             Lane::Write => Interest { read: false, write: true },
             Lane::Poll => {
-                const WRITABLE: libc::c_short = libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND;
+                const WRITABLE: i16 = POLLOUT | POLLWRNORM | POLLWRBAND;
                 Interest { read: true, write: op.len & WRITABLE as usize != 0 }
             }
         }
@@ -253,7 +254,7 @@ pub(super) struct Descriptors {
 impl Descriptors {
     pub(super) fn new() -> io::Result<Descriptors> {
         const DESCRIPTORS_MIN: usize = 1024;
-        let limit = calls::descriptors_limit().clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX);
+        let limit = sys::descriptor::count_max().clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX);
         Ok(Descriptors { records: memory::table(limit)? })
     }
 

@@ -86,7 +86,7 @@ const SKIPS_MAX: u32 = 4;
 
 /// Errors that say no more than that a read is for a thread: what there is has to be fetched, or cannot be
 /// read so.
-const NOT_FROM_CACHE: [i32; 4] = [errno::EAGAIN, errno::EOPNOTSUPP, errno::ENOSYS, errno::ESPIPE];
+const NOT_FROM_CACHE: [i32; 3] = [errno::EAGAIN, errno::EOPNOTSUPP, errno::ESPIPE];
 
 pub(crate) struct Readiness<S> {
     selector: S,

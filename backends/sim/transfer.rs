@@ -37,7 +37,7 @@ unsafe fn buffers(op: &RawOp) -> Vec<(*mut u8, usize)> {
     let buffer = |index| {
         // SAFETY: S3: one of the `count` vectors.
         let vec = unsafe { first.wrapping_add(index).read() };
-        (vec.iov_base.cast(), vec.iov_len)
+        (vec.base(), vec.len())
     };
     (0..count).map(buffer).collect()
 }

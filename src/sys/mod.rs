@@ -45,6 +45,105 @@ pub(crate) mod errno {
     }
 }
 
+/// Descriptors of every kind.
+pub(crate) mod descriptor {
+    /// How many descriptors this process can ever have.
+    pub(crate) use super::platform::descriptor::count_max;
+
+    pub(crate) use super::platform::descriptor::{is_blocking, is_terminal};
+}
+
+/// Files. Unless it says otherwise, a call may block, and gives a count, a descriptor or a negative error code.
+pub(crate) mod file {
+    /// A path in the system's form. `EINVAL`: it cannot be one.
+    pub(crate) use super::platform::file::c_path;
+
+    /// Opens a file, with flags in the system's form and the permissions that a new one gets.
+    pub(crate) use super::platform::file::{open, open_flags};
+
+    /// Closes a descriptor that the caller owns. Whatever that gives, it is closed then.
+    pub(crate) use super::platform::file::close;
+
+    /// Make all of a file durable, or its data and what it takes to read them.
+    pub(crate) use super::platform::file::{sync_all, sync_data};
+
+    /// Move bytes at an offset, or if that is -1 at the file's own position.
+    pub(crate) use super::platform::file::{read, write};
+
+    /// The same without blocking. `EOPNOTSUPP`: that cannot be asked for here.
+    pub(crate) use super::platform::file::{read_nowait, write_nowait};
+
+    /// What a descriptor is. The error is a code.
+    pub(crate) use super::platform::file::file_type;
+
+    /// The bytes for which a pipe that is ready for writing is sure to have room.
+    pub(crate) use super::platform::file::PIPE_BUF;
+
+    /// How to open a file.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Opening {
+        pub(crate) read: bool,
+        pub(crate) write: bool,
+        pub(crate) append: bool,
+        pub(crate) truncate: bool,
+        pub(crate) create: bool,
+        pub(crate) create_new: bool,
+        /// Further flags in the system's form.
+        pub(crate) custom: i32,
+    }
+
+    impl Opening {
+        pub(crate) const NONE: Opening = Opening {
+            read: false,
+            write: false,
+            append: false,
+            truncate: false,
+            create: false,
+            create_new: false,
+            custom: 0,
+        };
+    }
+
+    /// What can be behind a descriptor.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum FileType {
+        /// It is always ready, and may take its time all the same. `is_cached`: what was read or written is kept
+        /// in memory.
+        OnDisk {
+            is_cached: bool,
+        },
+        CharacterDevice,
+        /// A socket, a pipe, ….
+        Other,
+    }
+}
+
+/// Gather lists in the system's form.
+pub(crate) mod io_vec {
+    /// A run of bytes.
+    pub(crate) use super::platform::io_vec::IoVec;
+
+    /// A list of them, and where it goes to or comes from.
+    pub(crate) use super::platform::io_vec::Message;
+}
+
+/// What the file system knows of a file.
+pub(crate) mod metadata {
+    /// The system's record, which a kernel fills in place.
+    pub(crate) use super::platform::metadata::Record;
+
+    /// The same, as the C library has it.
+    pub use super::platform::metadata::RawMetadata;
+}
+
+/// The events of `poll(2)`, and which of them a descriptor has now.
+pub(crate) mod poll {
+    pub(crate) use super::platform::poll::{POLLIN, POLLOUT, POLLRDHUP, POLLWRBAND, POLLWRNORM};
+
+    /// A set of events or a negative error code.
+    pub(crate) use super::platform::poll::poll;
+}
+
 /// Calls on sockets, none of which blocks. Unless it says otherwise, a call gives a count, a descriptor or a
 /// negative error code.
 pub(crate) mod socket {

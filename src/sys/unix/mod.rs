@@ -1,7 +1,11 @@
 //! What all Unix systems have.
 
 pub(crate) mod address;
+pub(crate) mod descriptor;
 pub(crate) mod errno;
+pub(crate) mod file;
+pub(crate) mod io_vec;
+pub(crate) mod poll;
 pub(crate) mod socket;
 
 /// What a call returned, as a count or a negative errno. No call here moves more than an `i32` counts.

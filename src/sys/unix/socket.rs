@@ -4,6 +4,7 @@
 
 use std::net::Shutdown;
 
+use super::io_vec::Message;
 use super::{errno, result_of};
 use crate::sys::RawDescriptor;
 use crate::sys::platform::socket::SEND_FLAGS;
@@ -38,16 +39,16 @@ pub(crate) unsafe fn send(fd: RawDescriptor, place: *const u8, len: usize) -> i3
 
 /// # Safety
 /// `message` and its buffers are valid, the buffers for writes.
-pub(crate) unsafe fn recv_message(fd: RawDescriptor, message: *mut libc::msghdr) -> i32 {
+pub(crate) unsafe fn recv_message(fd: RawDescriptor, message: *mut Message) -> i32 {
     // SAFETY: S8: the caller's promise.
-    result_of(unsafe { libc::recvmsg(fd, message, libc::MSG_DONTWAIT) })
+    result_of(unsafe { libc::recvmsg(fd, message.cast(), libc::MSG_DONTWAIT) })
 }
 
 /// # Safety
 /// `message` and its buffers are valid.
-pub(crate) unsafe fn send_message(fd: RawDescriptor, message: *const libc::msghdr) -> i32 {
+pub(crate) unsafe fn send_message(fd: RawDescriptor, message: *const Message) -> i32 {
     // SAFETY: S8: the caller's promise.
-    result_of(unsafe { libc::sendmsg(fd, message, libc::MSG_DONTWAIT | SEND_FLAGS) })
+    result_of(unsafe { libc::sendmsg(fd, message.cast(), libc::MSG_DONTWAIT | SEND_FLAGS) })
 }
 
 /// Begins to connect: `EINPROGRESS` if that takes its time.

@@ -1,0 +1,109 @@
+//! Files, with offsets of 64 bits also where the C library's have 32.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{c_char, c_long};
+
+use super::errno;
+use crate::sys::RawDescriptor;
+use crate::sys::file::{FileType, Opening};
+use crate::sys::unix::descriptor::status_flags;
+use crate::sys::unix::file::{self, readv, writev};
+use crate::sys::unix::io_vec::IoVec;
+use crate::sys::unix::result_of;
+
+pub(crate) use crate::sys::unix::file::{PIPE_BUF, c_path, close};
+
+pub(crate) fn open_flags(how: &Opening) -> i32 {
+    file::open_flags(how) | libc::O_LARGEFILE
+}
+
+/// # Safety
+/// A path is at `path`, and ends with a zero byte.
+pub(crate) unsafe fn open(path: *const c_char, flags: i32, mode: u32) -> i32 {
+    // SAFETY: S8: the caller's promise.
+    result_of(unsafe { libc::open64(path, flags, mode) } as isize)
+}
+
+/// fsync(2).
+pub(crate) fn sync_all(fd: RawDescriptor) -> i32 {
+    // SAFETY: S8: no memory is passed.
+    result_of(unsafe { libc::fsync(fd) } as isize)
+}
+
+/// fdatasync(2).
+pub(crate) fn sync_data(fd: RawDescriptor) -> i32 {
+    // SAFETY: S8: no memory is passed.
+    result_of(unsafe { libc::fdatasync(fd) } as isize)
+}
+
+/// # Safety
+/// The `count` runs at `vecs` are valid for writes.
+pub(crate) unsafe fn read(fd: RawDescriptor, vecs: *const IoVec, count: i32, offset: i64) -> i32 {
+    if offset == -1 {
+        // SAFETY: S8: the caller's promise.
+        return unsafe { readv(fd, vecs, count) };
+    }
+    // SAFETY: S8: as above.
+    result_of(unsafe { libc::preadv64(fd, vecs.cast(), count, offset) })
+}
+
+/// # Safety
+/// The `count` runs at `vecs` are valid.
+pub(crate) unsafe fn write(fd: RawDescriptor, vecs: *const IoVec, count: i32, offset: i64) -> i32 {
+    if offset == -1 {
+        // SAFETY: S8: the caller's promise.
+        return unsafe { writev(fd, vecs, count) };
+    }
+    // SAFETY: S8: as above.
+    result_of(unsafe { libc::pwritev64(fd, vecs.cast(), count, offset) })
+}
+
+/// `RWF_NOWAIT`: files since Linux 4.14, pipes and sockets since 5.10 or so.
+///
+/// # Safety
+/// As [`read`].
+pub(crate) unsafe fn read_nowait(fd: RawDescriptor, vecs: *const IoVec, count: i32, offset: i64) -> i32 {
+    // SAFETY: S8: the caller's promise.
+    unsafe { nowait(libc::SYS_preadv2, fd, vecs, count, offset) }
+}
+
+/// # Safety
+/// As [`write`].
+pub(crate) unsafe fn write_nowait(fd: RawDescriptor, vecs: *const IoVec, count: i32, offset: i64) -> i32 {
+    // SAFETY: S8: the caller's promise.
+    unsafe { nowait(libc::SYS_pwritev2, fd, vecs, count, offset) }
+}
+
+/// preadv2(2) or pwritev2(2), which not every C library has with an offset of 64 bits.
+///
+/// # Safety
+/// As [`read`] or [`write`].
+unsafe fn nowait(number: c_long, fd: RawDescriptor, vecs: *const IoVec, count: i32, offset: i64) -> i32 {
+    // Where registers have 64 bits the kernel takes the lower half to be the whole.
+    let (low, high) = (offset as c_long, (offset >> 32) as c_long);
+    // SAFETY: S8: the caller's promise.
+    let moved = unsafe {
+        libc::syscall(number, c_long::from(fd), vecs, c_long::from(count), low, high, libc::RWF_NOWAIT)
+    };
+    match result_of(moved as isize) {
+        errno if errno == -errno::ENOSYS => -errno::EOPNOTSUPP,
+        result => result,
+    }
+}
+
+pub(crate) fn file_type(fd: RawDescriptor) -> Result<FileType, i32> {
+    // SAFETY: S8: integers only, for which zero is valid.
+    let mut stat: libc::stat64 = unsafe { std::mem::zeroed() };
+    // SAFETY: S8: the record is valid for the length of the call.
+    if unsafe { libc::fstat64(fd, &raw mut stat) } != 0 {
+        return Err(errno::last());
+    }
+    Ok(match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK => {
+            FileType::OnDisk { is_cached: status_flags(fd) & libc::O_DIRECT == 0 }
+        }
+        libc::S_IFCHR => FileType::CharacterDevice,
+        _ => FileType::Other,
+    })
+}
