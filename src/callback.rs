@@ -7,7 +7,6 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
-use crate::canary;
 use crate::completion::{Action, Completion, Header, Multi, Owner};
 use crate::event_loop::Loop;
 use crate::op::Output;
@@ -54,7 +53,6 @@ where
     R: Output,
     C: FnOnce(&mut Loop, P, io::Result<R>) + Stateless,
 {
-    canary::swaps_bytes(header);
     // SAFETY: S7: `submit` put this function beside an operation for `R`.
     let (result, moved) = unsafe { decode::<R>(header) };
     // SAFETY: S4: `submit` took the completion from a `P`; the operation is off every list.
@@ -64,8 +62,6 @@ where
         // SAFETY: S9: `submit` had a `C`.
         let callback = unsafe { zst_copy::<C>() };
         callback(lp, owner, result);
-    } else if canary::leaks_result() {
-        std::mem::forget(result);
     }
     Action::Disarm
 }

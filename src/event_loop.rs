@@ -17,7 +17,6 @@ use crate::backends::{Backend, Capabilities, Kind, Wait};
 use crate::buf_pool::{self, BUFFER_GROUPS, BUFFERS_MAX, BufPool, Buffers};
 use crate::builder::Builder;
 use crate::callback::{Lent, complete_multi, complete_one};
-use crate::canary;
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::errand;
 use crate::error::code;
@@ -480,9 +479,6 @@ impl Loop {
 
     /// Asks whoever has an operation to end it: the backend, or a thread pool.
     fn cancel_in_backend(&mut self, token: Token) {
-        if canary::loses_cancel() {
-            return;
-        }
         match self
             .core
             .ops
@@ -843,7 +839,7 @@ impl Loop {
             callbacks += usize::from(self.run_item());
         }
         for _ in 0..ready {
-            if self.core.ops.remote.stop_requested() && !canary::ignores_stop() {
+            if self.core.ops.remote.stop_requested() {
                 return callbacks;
             }
             let Some(header) = self.core.ops.pop_ready() else { return callbacks };
@@ -865,10 +861,6 @@ impl Loop {
             }
             Delivery::Item(header) => {
                 let mut guard = ItemGuard { lp: self, item, rearm: false };
-                if canary::repeats_item(header) {
-                    // SAFETY: S2: as above.
-                    unsafe { Header::complete(header, Some(guard.lp), true) };
-                }
                 // SAFETY: S2: as above.
                 let action = unsafe { Header::complete(header, Some(guard.lp), true) };
                 guard.rearm = action == Action::Rearm;

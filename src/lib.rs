@@ -27,11 +27,6 @@ mod backends;
 mod buf_pool;
 mod builder;
 mod callback;
-#[cfg(oxev_canary)]
-mod canary;
-#[cfg(not(oxev_canary))]
-#[path = "canary_none.rs"]
-mod canary;
 mod completion;
 mod descriptor;
 mod errand;

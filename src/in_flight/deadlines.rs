@@ -4,7 +4,6 @@
 
 use super::entry::{State, flag};
 use super::{InFlight, Item, Token};
-use crate::canary;
 use crate::error::code;
 use crate::handle;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
@@ -46,7 +45,7 @@ impl InFlight {
 
     /// Sets the time of an entry of the table to a moment on the loop's clock.
     pub(crate) fn arm_at(&mut self, token: Token, deadline_ns: u64) {
-        self.table[token.index()].deadline_ns = canary::moves_deadline(deadline_ns);
+        self.table[token.index()].deadline_ns = deadline_ns;
         self.wheel.insert(&mut self.table, token.index() as u32);
     }
 
