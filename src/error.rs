@@ -7,6 +7,8 @@ use std::io;
 use crate::sys::errno;
 
 /// Turns a negative result (an errno, or a code of the crate's own) into an error.
+#[cold]
+#[inline(never)]
 pub(crate) fn from_result(result: i32) -> io::Error {
     debug_assert!(result < 0);
     match Cause::of_code(-result) {

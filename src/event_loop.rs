@@ -265,7 +265,7 @@ impl Loop {
     /// # Safety
     /// `header` is valid and the loop's from here on (S2); `op` is valid for it until `complete` has run
     /// (S6).
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn launch(
         &mut self,
         header: NonNull<Header>,
@@ -278,19 +278,18 @@ impl Loop {
         unsafe { (*header.as_ptr()).complete = complete };
         // SAFETY: S2: as above.
         unsafe { (*header.as_ptr()).op = op };
-        let token = match kind {
+        // Where it is submitted the kind is mostly a constant, and only one of the three is left.
+        let is_special =
+            matches!(kind, OpKind::Notify | OpKind::RecvPooled) || op.immediate_result().is_some();
+        let token = if kind == OpKind::Timer {
             // SAFETY: S2: as above.
-            OpKind::Timer => unsafe { self.launch_timer(header, time_ns, flags, timeout_ns) },
-            OpKind::Notify | OpKind::RecvPooled => {
-                // SAFETY: S2: as above.
-                unsafe { self.launch_special(header, op, timeout_ns) }
-            }
-            OpKind::Nop if op.immediate_result().is_some() => {
-                // SAFETY: S2: as above.
-                unsafe { self.launch_special(header, op, timeout_ns) }
-            }
+            unsafe { self.launch_timer(header, time_ns, flags, timeout_ns) }
+        } else if is_special {
             // SAFETY: S2: as above.
-            _ => unsafe { self.launch_in_backend(header, EntryFlags::of(kind, flags), timeout_ns) },
+            unsafe { self.launch_special(header, op, timeout_ns) }
+        } else {
+            // SAFETY: S2: as above.
+            unsafe { self.launch_in_backend(header, EntryFlags::of(kind, flags), timeout_ns) }
         };
         self.core.ops.op_id(token)
     }

@@ -297,10 +297,9 @@ impl IoUring {
 /// What a completion queue entry says, in the crate's own terms.
 #[inline(always)]
 fn outcome_of(result: i32, cqe_flags: u32) -> Outcome {
-    // Both flags stand where the kernel has them, so that this is a mask.
-    const { assert!(Outcome::BUFFER as u32 == CQE_BUFFER && Outcome::MORE as u32 == CQE_MORE) };
-    let flags = cqe_flags & (CQE_BUFFER | CQE_MORE);
-    Outcome { result, flags: flags as u16, buffer: (cqe_flags >> 16) as u16 }
+    // The crate's flags that the kernel has, too, stand where the kernel has them: this is a mask.
+    const { assert!(Outcome::BUFFER == CQE_BUFFER && Outcome::MORE == CQE_MORE) };
+    Outcome { result, bits: cqe_flags & (CQE_BUFFER | CQE_MORE | 0xffff_0000) }
 }
 
 /// Passes an outcome on to the loop, or goes on with the operation.
@@ -401,7 +400,7 @@ fn accept_at_last(
     op.backend_state -= 1;
     // It is looked at again when it comes out of the backlog.
     backlog.push_back(token.bits());
-    Some(Outcome { flags: Outcome::MORE, ..Outcome::new(accepted) })
+    Some(Outcome::new(accepted).and_more())
 }
 
 /// One if it cannot be asked.
@@ -429,7 +428,7 @@ fn receive_after_poll(
     // SAFETY: S13: the buffer is free and ours until it is given back or reported.
     let result = unsafe { sys::socket::recv(op.fd, place, len) };
     if result > 0 {
-        return Some(Outcome::in_buffer(result, index));
+        return Some(Outcome::new(result).in_buffer(index));
     }
     buffers.give_back(index);
     if result == -libc::EAGAIN {

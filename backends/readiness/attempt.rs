@@ -86,5 +86,5 @@ fn receive_pooled(op: &mut RawOp, record: &mut Record) -> Attempt {
     if (result as usize) < size {
         record.note_short_transfer(Lane::Read, op.fd);
     }
-    Attempt::Over(Outcome::in_buffer(result, index))
+    Attempt::Over(Outcome::new(result).in_buffer(index))
 }

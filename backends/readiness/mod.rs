@@ -390,7 +390,7 @@ impl<S: Selector> Readiness<S> {
                     return self.block(fd, lane, interest, ops);
                 }
                 Attempt::Over(outcome) if takes_many && outcome.result >= 0 => {
-                    let _ = ops.complete(token, Outcome { flags: Outcome::MORE, ..outcome });
+                    let _ = ops.complete(token, outcome.and_more());
                     if self.nodes.next(token).is_some() {
                         // Whoever waits behind it has a turn, too.
                         self.nodes.remove(record.lane(lane), token);

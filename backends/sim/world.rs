@@ -616,8 +616,7 @@ impl State {
             let held = raw.flags & RawOp::EXACT != 0 || outcome.result == -libc::EINTR;
             let Some(operation) = self.operations.get_mut(&number) else { return };
             if operation.native && more && !self.random.chance(self.options.faults.lost_continuation) {
-                let flags = outcome.flags | Outcome::MORE;
-                self.finish(number, Outcome { flags, ..outcome }, figure);
+                self.finish(number, outcome.and_more(), figure);
                 continue;
             }
             operation.held = held;
@@ -1275,7 +1274,7 @@ impl State {
             None => unsafe { transfer::scatter(raw, &bytes) },
         }
         let outcome =
-            buffer.map_or(Outcome::new(count as i32), |index| Outcome::in_buffer(count as i32, index));
+            buffer.map_or(Outcome::new(count as i32), |index| Outcome::new(count as i32).in_buffer(index));
         (outcome, count as i64)
     }
 

@@ -378,8 +378,8 @@ impl InFlight {
     /// A backend says how an operation went. Late and repeated news are ignored.
     #[inline(always)]
     pub(crate) fn complete(&mut self, token: Token, outcome: Outcome) -> Verdict {
-        let Some(entry) = self.get(token) else { return Verdict::Done };
-        if entry.state != State::Backend {
+        let Some(entry) = self.table.get(token.index()) else { return Verdict::Done };
+        if entry.sequence != token.sequence() || entry.state != State::Backend {
             return Verdict::Done;
         }
         let has_deadline = entry.place != Place::NONE;
@@ -460,8 +460,8 @@ impl InFlight {
         match ending {
             _ if op.len == 0 => Ok(outcome),
             0 => Err(Verdict::Continue),
-            flag::TIMED_OUT => Ok(Outcome { result: -code::DEADLINE, ..outcome }),
-            _ => Ok(Outcome { result: -errno::ECANCELED, ..outcome }),
+            flag::TIMED_OUT => Ok(outcome.with_result(-code::DEADLINE)),
+            _ => Ok(outcome.with_result(-errno::ECANCELED)),
         }
     }
 

@@ -12,48 +12,71 @@ use crate::error;
 pub struct Outcome {
     /// Not negative on success; otherwise the negative of an errno, or of a code of the crate's own.
     pub result: i32,
-    /// A set of the flags defined here. They are the crate's own: a backend translates what its kernel says.
-    pub flags: u16,
-    /// With [`Outcome::BUFFER`]: the index of the buffer in its pool.
-    pub buffer: u16,
+    /// A set of the crate's own flags, to which a backend translates what its kernel says, and in the upper half
+    /// the index of the buffer that was used. One word, for it is copied with every operation.
+    pub(crate) bits: u32,
 }
 
 impl Outcome {
     /// A pooled receive used a buffer of its pool.
-    pub const BUFFER: u16 = 1 << 0;
+    pub(crate) const BUFFER: u32 = 1 << 0;
     /// More outcomes of the same submission come.
-    pub const MORE: u16 = 1 << 1;
-    /// The operation was not begun: a close has not closed its descriptor.
-    pub const UNTRIED: u16 = 1 << 2;
+    pub(crate) const MORE: u32 = 1 << 1;
+    /// The operation was not begun.
+    const UNTRIED: u32 = 1 << 2;
 
-    /// An outcome without flags.
+    /// The last outcome of an operation.
     #[must_use]
+    #[inline(always)]
     pub const fn new(result: i32) -> Outcome {
-        Outcome { result, flags: 0, buffer: 0 }
+        Outcome { result, bits: 0 }
     }
 
-    /// The outcome of an operation that was not begun.
+    /// The outcome of an operation that was not begun: a close has not closed its descriptor.
     #[must_use]
     pub const fn untried(result: i32) -> Outcome {
-        Outcome { result, flags: Outcome::UNTRIED, buffer: 0 }
+        Outcome { result, bits: Outcome::UNTRIED }
     }
 
-    /// `result` bytes, more than none, are in a buffer of the operation's pool.
+    /// The same, and `result` bytes, more than none, are in a buffer of the operation's pool.
     #[must_use]
-    pub const fn in_buffer(result: i32, buffer: u16) -> Outcome {
-        Outcome { result, flags: Outcome::BUFFER, buffer }
+    #[inline(always)]
+    pub const fn in_buffer(self, buffer: u16) -> Outcome {
+        Outcome { bits: self.bits | Outcome::BUFFER | (buffer as u32) << 16, ..self }
+    }
+
+    /// The same, and more outcomes of the same submission come.
+    #[must_use]
+    #[inline(always)]
+    pub const fn and_more(self) -> Outcome {
+        Outcome { bits: self.bits | Outcome::MORE, ..self }
+    }
+
+    /// The same with another result.
+    #[must_use]
+    pub const fn with_result(self, result: i32) -> Outcome {
+        Outcome { result, ..self }
     }
 
     /// Whether more outcomes of the same submission come.
     #[must_use]
+    #[inline(always)]
     pub const fn has_more(self) -> bool {
-        self.flags & Outcome::MORE != 0
+        self.bits & Outcome::MORE != 0
+    }
+
+    /// Whether the operation was not begun.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_untried(self) -> bool {
+        self.bits & Outcome::UNTRIED != 0
     }
 
     /// The buffer of its pool that the operation used, if it used one.
     #[must_use]
+    #[inline(always)]
     pub fn used_buffer(self) -> Option<u16> {
-        (self.flags & Outcome::BUFFER != 0).then_some(self.buffer)
+        (self.bits & Outcome::BUFFER != 0).then_some((self.bits >> 16) as u16)
     }
 
     /// The result as a count, or the error.
@@ -111,7 +134,7 @@ unsafe impl Output for usize {
 // SAFETY: S7: these operations give no resource; `Close` gives its descriptor up in every case.
 unsafe impl Output for () {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<()> {
-        if op.kind == OpKind::Close && outcome.flags & Outcome::UNTRIED != 0 {
+        if op.kind == OpKind::Close && outcome.is_untried() {
             crate::descriptor::close_unbegun(op.fd);
         }
         outcome.count().map(drop)
