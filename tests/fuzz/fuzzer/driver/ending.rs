@@ -75,7 +75,7 @@ impl Run<'_> {
                 return report("nothing hangs", what);
             }
         }
-        model(|m| m.stats.count("programs that", "immediate"));
+        model(|m| m.stats.count("programs that", "settled"));
         self.audit();
     }
 

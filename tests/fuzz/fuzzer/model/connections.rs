@@ -147,15 +147,9 @@ impl Model {
         self.entries[number].effect = Effect::Send { side, segment, len, all };
     }
 
-    pub(crate) fn end_send(&mut self, number: usize, result: Result<usize, Failure>) {
-        let Effect::Send { side, segment, len, all } = self.entries[number].effect else { return };
-        let sent = match result {
-            Ok(n) => Moved::Exactly(n.min(len)),
-            // What is refused was never tried; what is not to be sent whole is sent once or not at all.
-            Err(_) if self.entries[number].refused || !all => Moved::Exactly(0),
-            Err(_) => Moved::AtMost(len),
-        };
-        self.ledger_out(side).end_send(segment, sent);
+    pub(crate) fn end_send(&mut self, number: usize, result: Result<usize, Failure>, moved: usize) {
+        let Effect::Send { side, segment, len, .. } = self.entries[number].effect else { return };
+        self.ledger_out(side).end_send(segment, Moved::Exactly(moved.min(len)));
         self.note_error(side, result);
     }
 
@@ -181,14 +175,8 @@ impl Model {
     }
 
     pub(crate) fn end_receive(&mut self, number: usize, result: Result<usize, Failure>) {
-        let Effect::Receive { side, chunk, len, exact } = self.entries[number].effect else { return };
+        let Effect::Receive { side, chunk, len, .. } = self.entries[number].effect else { return };
         let entry = &self.entries[number];
-        // Only a receive of exactly so many may have had some of them.
-        let hidden_max = match result {
-            _ if matches!(entry.request, Request::Series(_)) => 0,
-            Err(_) if exact && !entry.refused => len,
-            _ => 0,
-        };
         let is_end = match result {
             Ok(0) if matches!(entry.request, Request::Series(_)) => !entry.disarmed,
             Ok(0) => len > 0,
@@ -196,7 +184,7 @@ impl Model {
             _ => false,
         };
         let ledger = self.ledger_in(side);
-        ledger.end_receive(chunk, hidden_max);
+        ledger.end_receive(chunk, 0);
         ledger.end_seen |= is_end;
         self.note_error(side, result);
     }

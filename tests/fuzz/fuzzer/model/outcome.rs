@@ -90,6 +90,30 @@ impl Model {
         }
     }
 
+    /// `Loop::moved` says in a callback how far its operation came.
+    pub(crate) fn check_moved(&mut self, number: usize, result: Result<usize, Failure>, moved: u64) {
+        let (most, is_known) = match (&self.entries[number].effect, result) {
+            (Effect::None | Effect::Shutdown { .. } | Effect::Close { .. }, _) => (0, true),
+            (_, Ok(count)) => (count, true),
+            (
+                Effect::Send { len, all: true, .. }
+                | Effect::Receive { len, exact: true, .. }
+                | Effect::Write { len, all: true, .. }
+                | Effect::Read { len, exact: true, .. },
+                Err(_),
+            ) if !self.entries[number].refused => (len.saturating_sub(1), false),
+            (_, Err(_)) => (0, true),
+        };
+        let moved = usize::try_from(moved).unwrap_or(usize::MAX);
+        if moved > most || is_known && moved < most {
+            let detail = format!("{}: {result:?}, moved {moved}", self.describe(number));
+            self.report("moved says how far an operation came", detail);
+        }
+        if !is_known && moved > 0 {
+            self.stats.count("moved in part", self.entries[number].request.name());
+        }
+    }
+
     pub(super) fn note_progress(&mut self, number: usize, result: Result<usize, Failure>) {
         match (self.entries[number].request, result) {
             (Request::Single(Work::Connect { nowhere: false }), Ok(_)) => self.connected += 1,

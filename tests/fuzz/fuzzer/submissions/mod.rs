@@ -44,6 +44,13 @@ pub(crate) fn address_of(lp: &Loop) -> usize {
     std::ptr::from_ref(lp).addr()
 }
 
+/// In the callback of what moves no bytes.
+fn check_nothing_moved(lp: &Loop, what: &str) {
+    if lp.moved() != 0 {
+        report("moved says how far an operation came", format!("{what}: {}", lp.moved()));
+    }
+}
+
 /// What an operation has brought.
 pub(crate) enum Value {
     Count(usize),

@@ -8,7 +8,7 @@ use oxev::{Completion, Loop};
 use super::super::model::{Failure, Request, classify, model, report};
 use super::super::program::{Then, Work};
 use super::super::world::world;
-use super::{PlannedPanic, SingleSpec, address_of, then};
+use super::{PlannedPanic, SingleSpec, address_of, check_nothing_moved, then};
 
 /// The owner of work that is done elsewhere.
 pub(super) struct OffloadState {
@@ -49,6 +49,7 @@ pub(super) fn offload_done(lp: &mut Loop, offloaded: Box<Completion<OffloadState
         m.check_outcome(number, summary);
         m.entries[number].on
     });
+    check_nothing_moved(lp, "offload");
     let runs = u32::from(matches!(summary, Ok(_) | Err(Failure::Other)));
     if offloaded.runs != runs {
         report(

@@ -8,7 +8,7 @@ use oxev::{Completion, Loop};
 use super::super::model::{model, report};
 use super::super::program::Then;
 use super::super::world::world;
-use super::{address_of, then};
+use super::{address_of, check_nothing_moved, then};
 
 /// What is posted.
 pub(crate) struct PostState {
@@ -41,6 +41,7 @@ pub(crate) fn post(on: usize, elsewhere: bool, then: Then) {
 pub(crate) fn arrived(lp: &mut Loop, post: Box<Completion<PostState>>) {
     let address = address_of(lp);
     let on = model(|m| m.post_arrived(post.number, address));
+    check_nothing_moved(lp, "post");
     let what = post.then;
     drop(post);
     then(lp, on, what);

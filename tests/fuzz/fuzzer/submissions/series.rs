@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use oxev::{Action, Completion, Lease, Loop, Multi, MultiOp, Output, TcpStream, Timer};
 
-use super::super::model::{Effect, Request, classify, model};
+use super::super::model::{Effect, Request, classify, model, report};
 use super::super::program::{Series, Then};
 use super::super::world::world;
-use super::{Value, Yields, address_of, keep, then};
+use super::{Value, Yields, address_of, check_nothing_moved, keep, then};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SeriesSpec {
@@ -92,12 +92,15 @@ pub(super) fn item<R: Yields>(lp: &mut Loop, series: &mut SeriesState, result: R
     match value {
         Value::Stream(stream, key) => drop(world(|w| w.adopt(stream, key, false))),
         Value::Lease(lease) => {
+            if lp.moved() != lease.len() as u64 {
+                report("moved says how far an operation came", format!("item of #{number}: {}", lp.moved()));
+            }
             model(|m| m.receive(number, &lease));
             if number.is_multiple_of(2) {
                 keep(lease, on);
             }
         }
-        _ => {}
+        _ => check_nothing_moved(lp, "an item"),
     }
     // After `Disarm` come those that have arrived.
     series.items_left = series.items_left.saturating_sub(1);
@@ -127,6 +130,7 @@ pub(super) fn ended<S: 'static>(
         m.entries[number].effect = Effect::None;
         m.entries[number].on
     });
+    check_nothing_moved(lp, "an end");
     let what = owner.state.then;
     drop(owner);
     then(lp, on, what);

@@ -230,9 +230,14 @@ pub(super) fn finished<P: SingleOwner, R: Yields>(lp: &mut Loop, owner: P, resul
         Ok(_) => Ok(0),
         Err(error) => Err(classify(error)),
     };
-    model(|m| m.check_outcome(number, summary));
+    let moved = lp.moved();
+    model(|m| {
+        m.check_outcome(number, summary);
+        m.check_moved(number, summary, moved);
+    });
     if let Request::Single(work) = request {
-        apply_effect(number, work, &owner.resources, summary, on, result.ok());
+        let moved = usize::try_from(moved).unwrap_or(usize::MAX).min(owner.resources.buf.len());
+        apply_effect(number, work, &owner.resources, summary, moved, on, result.ok());
     }
     model(|m| m.entries[number].effect = Effect::None);
     match owner.then {
@@ -255,35 +260,36 @@ pub(super) fn apply_effect(
     work: Work,
     resources: &Resources,
     result: Result<usize, Failure>,
+    moved: usize,
     on: usize,
     value: Option<Value>,
 ) {
     let count = result.unwrap_or(0).min(resources.buf.len());
     match work {
-        Work::Recv { how, .. } => {
+        Work::Recv { .. } => {
             match &value {
-                Some(Value::Lease(lease)) => model(|m| m.receive(number, lease)),
-                _ => model(|m| m.receive(number, &resources.buf[..count])),
-            }
-            let partly = matches!(how, Receive::Exact | Receive::ExactVectored) && result.is_err();
-            if !partly {
-                check_blank(number, &resources.buf[count..]);
+                Some(Value::Lease(lease)) => {
+                    model(|m| m.receive(number, lease));
+                    check_blank(number, &resources.buf);
+                }
+                _ => {
+                    model(|m| m.receive(number, &resources.buf[..moved]));
+                    check_blank(number, &resources.buf[moved..]);
+                }
             }
             model(|m| m.end_receive(number, result));
         }
-        Work::Send { .. } => model(|m| m.end_send(number, result)),
+        Work::Send { .. } => model(|m| m.end_send(number, result, moved)),
         Work::Close { .. } => model(|m| m.side_gone(resources.side, true)),
         Work::Shutdown { half, .. } => {
             if let Effect::Shutdown { side } = model(|m| m.entries[number].effect.clone()) {
                 model(|m| m.shut_down(side, half, result));
             }
         }
-        Work::Write { .. } => apply_write(number, resources, result),
-        Work::Read { how, .. } => {
-            if how != Receive::Exact || result.is_ok() {
-                check_blank(number, &resources.buf[count..]);
-            }
-            apply_read(number, &resources.buf[..count], result);
+        Work::Write { .. } => apply_write(number, resources, moved),
+        Work::Read { .. } => {
+            check_blank(number, &resources.buf[moved..]);
+            apply_read(number, &resources.buf[..moved]);
         }
         Work::ReadOn { .. } => apply_read_on(number, &resources.buf[..count], result),
         Work::Metadata if result.is_ok() && resources.metadata.len() != FILE_BYTES as u64 => {
@@ -315,25 +321,16 @@ pub(super) fn check_blank(number: usize, rest: &[u8]) {
     }
 }
 
-pub(super) fn apply_write(number: usize, resources: &Resources, result: Result<usize, Failure>) {
+pub(super) fn apply_write(number: usize, resources: &Resources, moved: usize) {
     model(|m| {
-        let Effect::Write { ticket, all, .. } = m.entries[number].effect else { return };
-        let written = match result {
-            Ok(count) => Some(count),
-            Err(Failure::TableFull) => Some(0),
-            Err(Failure::Errno(_)) if !all => Some(0),
-            Err(_) => None,
-        };
-        m.file.end_write(ticket, &resources.buf, written.map(|n| n.min(resources.buf.len())));
+        let Effect::Write { ticket, .. } = m.entries[number].effect else { return };
+        m.file.end_write(ticket, &resources.buf, Some(moved));
     });
 }
 
-pub(super) fn apply_read(number: usize, bytes: &[u8], result: Result<usize, Failure>) {
+pub(super) fn apply_read(number: usize, bytes: &[u8]) {
     model(|m| {
         let Effect::Read { ticket, .. } = m.entries[number].effect.clone() else { return };
-        if result.is_err() {
-            return;
-        }
         match m.file.check_read(&ticket, bytes) {
             Ok(checked) => m.stats.add("bytes", "read back", checked as u64),
             Err(detail) => m.report("what is read is what was written", format!("#{number}: {detail}")),
