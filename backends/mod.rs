@@ -12,12 +12,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
 use crate::buf_pool::Buffers;
 use crate::in_flight::{InFlight, Token};
 use crate::op::RawOp;
 use crate::sys::errno;
+use crate::sys::wake_up::WakeUp;
 use crate::thread_pool::ThreadPool;
 use crate::virtual_world::{Place, VirtualTime};
 
@@ -154,17 +153,27 @@ pub(crate) enum Wait {
 
 /// Ends a backend's wait, from any thread and at any time.
 #[derive(Clone, Debug)]
-pub(crate) struct Waker(Arc<EventFd>);
+pub(crate) struct Waker(Arc<WakeUp>);
 
 impl Waker {
     fn new() -> io::Result<Waker> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Waker(Arc::new(EventFd::from_value_and_flags(0, flags)?)))
+        Ok(Waker(Arc::new(WakeUp::new()?)))
     }
 
     pub(crate) fn wake(&self) {
-        // It only fails when the counter is full, and then it is readable.
-        let _ = self.0.write(1);
+        self.0.set();
+    }
+
+    /// Blocks until it is called, or a signal comes.
+    #[cfg(feature = "sim")]
+    fn wait(&self) {
+        self.0.wait();
+    }
+
+    /// Whether it was called since the last time that this was asked.
+    #[cfg(feature = "sim")]
+    fn clear(&self) -> bool {
+        self.0.clear()
     }
 }
 

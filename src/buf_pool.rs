@@ -8,12 +8,12 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut, RangeInclusive};
-use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::op::{OpKind, Outcome, Output, RawOp};
 use crate::sys::errno;
+use crate::sys::pages::Pages;
 
 /// The ids of pools. io_uring kept groups below 64 in an array (seen on 6.1) and did not reset what it had
 /// counted there: a ring that took the number of an earlier one started in the middle, and had buffers handed
@@ -54,7 +54,7 @@ pub struct BufPool(pub(crate) Rc<Buffers>);
 
 /// The memory of a pool and what is free of it.
 pub(crate) struct Buffers {
-    memory: Mapping,
+    memory: Pages,
     size: u32,
     count: u16,
     leased: Cell<u16>,
@@ -117,7 +117,7 @@ impl Buffers {
         if count == 0 || count > BUFFERS_MAX || size == 0 {
             return Err(errno::error(errno::EINVAL));
         }
-        let memory = Mapping::new(usize::from(count) * size as usize)?;
+        let memory = Pages::new(usize::from(count) * size as usize)?;
         let supply = if ring {
             Supply::Ring(Ring::new(count)?)
         } else {
@@ -153,7 +153,7 @@ impl Buffers {
 
     pub(crate) fn place(&self, index: u16) -> *mut u8 {
         debug_assert!(index < self.count);
-        self.memory.base.as_ptr().wrapping_add(usize::from(index) * self.size as usize)
+        self.memory.base().wrapping_add(usize::from(index) * self.size as usize)
     }
 
     pub(crate) fn size(&self) -> u32 {
@@ -265,7 +265,7 @@ unsafe impl Output for Lease {
 /// The ring through which buffers are given to the kernel: an array of entries, the tail in the first one's
 /// spare bits.
 pub(crate) struct Ring {
-    entries: Mapping,
+    entries: Pages,
     mask: u16,
     tail: Cell<u16>,
 }
@@ -273,12 +273,12 @@ pub(crate) struct Ring {
 impl Ring {
     fn new(count: u16) -> io::Result<Ring> {
         let slots = count.next_power_of_two();
-        let entries = Mapping::new(usize::from(slots) * RING_ENTRY_BYTES)?;
+        let entries = Pages::new(usize::from(slots) * RING_ENTRY_BYTES)?;
         Ok(Ring { entries, mask: slots - 1, tail: Cell::new(0) })
     }
 
     pub(crate) fn address(&self) -> u64 {
-        self.entries.base.as_ptr().addr() as u64
+        self.entries.base().addr() as u64
     }
 
     pub(crate) fn slots(&self) -> u16 {
@@ -287,7 +287,7 @@ impl Ring {
 
     /// Gives a buffer to the kernel.
     fn provide(&self, buffers: &Buffers, index: u16) {
-        let base = self.entries.base.as_ptr();
+        let base = self.entries.base();
         let offset = usize::from(self.tail.get() & self.mask) * RING_ENTRY_BYTES;
         let entry: *mut RingEntry = base.wrapping_add(offset).cast();
         let address = buffers.place(index).expose_provenance() as u64;
@@ -313,32 +313,3 @@ struct RingEntry {
 
 const RING_ENTRY_BYTES: usize = 16;
 const _: () = assert!(size_of::<RingEntry>() + size_of::<u16>() == RING_ENTRY_BYTES);
-
-/// Anonymous memory of whole pages, zero until it is used.
-struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-impl Mapping {
-    fn new(len: usize) -> io::Result<Mapping> {
-        let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: S8: a new private mapping touches no memory of ours.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let Some(base) = NonNull::new(base.cast()) else {
-            return Err(errno::error(errno::ENOMEM));
-        };
-        Ok(Mapping { base, len })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: S13: the mapping is ours, and nobody points into it any more.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
-    }
-}

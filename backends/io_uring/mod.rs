@@ -20,8 +20,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use ::io_uring::{opcode, squeue, types};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Capabilities, Options, Wait, Waker};
 use crate::buf_pool::{self, Buffers};
@@ -30,6 +28,8 @@ use crate::io_vecs;
 use crate::memory;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
+use crate::sys::poll::{POLLIN, poll};
+use crate::sys::wake_up::WakeUp;
 use crate::sys::{self, RawDescriptor};
 use features::Features;
 use ring::Ring;
@@ -70,10 +70,10 @@ pub(crate) struct IoUring {
     event: Option<Event>,
 }
 
-/// An eventfd that the ring writes to. With deferred task work the ring's own descriptor is readable to those
+/// What the ring sets. With deferred task work the ring's own descriptor is readable to those
 /// who look, but does not wake those who wait in `poll(2)` (seen on Linux 6.18).
 struct Event {
-    fd: EventFd,
+    wake_up: WakeUp,
     registered: Cell<bool>,
 }
 
@@ -484,13 +484,12 @@ fn zero_copy_sent(
 
 impl Event {
     fn new() -> io::Result<Event> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Event { fd: EventFd::from_value_and_flags(0, flags)?, registered: Cell::new(false) })
+        Ok(Event { wake_up: WakeUp::new()?, registered: Cell::new(false) })
     }
 
     /// Lets the ring write to it from now on.
     fn register(&self, ring: &Ring) {
-        if !self.registered.get() && ring.register_eventfd(self.fd.as_raw_fd()).is_ok() {
+        if !self.registered.get() && ring.register_eventfd(self.wake_up.as_fd().as_raw_fd()).is_ok() {
             self.registered.set(true);
             self.settle(ring);
         }
@@ -501,13 +500,10 @@ impl Event {
         if !self.registered.get() {
             return;
         }
-        // It only fails when there is nothing to clear.
-        let _ = self.fd.read();
+        self.wake_up.clear();
         // Only now, so that nothing falls between the two.
-        let mut now = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut now, PollTimeout::ZERO) != Ok(0) {
-            // It only fails when the counter is full, and then it is readable.
-            let _ = self.fd.write(1);
+        if poll(ring.as_fd().as_raw_fd(), POLLIN) != 0 {
+            self.wake_up.set();
         }
     }
 }
@@ -517,7 +513,7 @@ impl AsFd for IoUring {
         match &self.event {
             Some(event) => {
                 event.register(&self.ring);
-                event.fd.as_fd()
+                event.wake_up.as_fd()
             }
             None => self.ring.as_fd(),
         }

@@ -22,7 +22,7 @@ mod world;
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use super::{Capabilities, Wait, Waker};
@@ -87,7 +87,7 @@ impl Sim {
         };
         if wait == (Wait::For { timeout_ns: 0 }) {
             // Somebody polls the descriptor: what made it readable has been seen.
-            self.clear_waker();
+            self.waker.clear();
         }
         let mut count = 0;
         loop {
@@ -103,7 +103,7 @@ impl Sim {
             if self.world.now_ns() >= end_ns {
                 return Ok(());
             }
-            if moved && self.clear_waker() {
+            if moved && self.waker.clear() {
                 // A script has posted, notified or stopped.
                 return Ok(());
             }
@@ -120,25 +120,15 @@ impl Sim {
     /// Nothing in the world will ever end this wait.
     #[cold]
     fn wait_for_threads(&self) -> io::Result<()> {
-        if self.clear_waker() {
+        if self.waker.clear() {
             return Ok(());
         }
         if !self.world.waits_for_threads() {
             return Err(io::Error::from_raw_os_error(libc::EDEADLK));
         }
-        let mut poll = libc::pollfd { fd: self.waker.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: S8: the one record is valid for the length of the call.
-        unsafe { libc::poll(&raw mut poll, 1, -1) };
-        self.clear_waker();
+        self.waker.wait();
+        self.waker.clear();
         Ok(())
-    }
-
-    /// Whether somebody has called.
-    fn clear_waker(&self) -> bool {
-        let mut count = 0u64;
-        // SAFETY: S8: an eventfd gives eight bytes, for which there is room; it does not block.
-        unsafe { libc::read(self.waker.as_fd().as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
-        count > 0
     }
 
     pub(crate) fn flush(&mut self, _: &mut InFlight) -> io::Result<()> {

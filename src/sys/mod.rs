@@ -2,6 +2,7 @@
 //! below; a platform that leaves something out does not compile. What is above this folder is the same on all
 //! platforms and names none, but for the backends that are made for one.
 //!
+//! * `portable/`: what can be had everywhere, by the standard library, for platforms that have nothing better.
 //! * `unix/`: what all Unix systems have (POSIX).
 //! * `linux/`: what Linux adds to that, or does in another way.
 
@@ -9,6 +10,8 @@
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod linux;
+#[cfg(loom)]
+mod portable;
 #[cfg(unix)]
 mod unix;
 
@@ -43,6 +46,21 @@ pub(crate) mod errno {
     pub(crate) fn error(code: i32) -> std::io::Error {
         std::io::Error::from_raw_os_error(code)
     }
+}
+
+/// Binding threads to cores.
+pub(crate) mod affinity {
+    /// Whether a core can be named to the system at all.
+    pub(crate) use super::platform::affinity::is_valid;
+
+    /// Binds the calling thread to one core, if the system allows it.
+    pub(crate) use super::platform::affinity::bind_to;
+}
+
+/// The clock that loops live by.
+pub(crate) mod clock {
+    /// Nanoseconds since some fixed moment. It runs as [`Instant`](std::time::Instant) does.
+    pub(crate) use super::platform::clock::monotonic_ns;
 }
 
 /// Descriptors of every kind.
@@ -118,6 +136,14 @@ pub(crate) mod file {
     }
 }
 
+/// Sleeping on a 32-bit word while it has a value, and waking those that do.
+pub(crate) mod futex {
+    #[cfg(not(loom))]
+    pub(crate) use super::platform::futex::Futex;
+    #[cfg(loom)]
+    pub(crate) use super::portable::futex::Futex;
+}
+
 /// Gather lists in the system's form.
 pub(crate) mod io_vec {
     /// A run of bytes.
@@ -134,6 +160,11 @@ pub(crate) mod metadata {
 
     /// The same, as the C library has it.
     pub use super::platform::metadata::RawMetadata;
+}
+
+/// Memory in whole pages, zero until it is used.
+pub(crate) mod pages {
+    pub(crate) use super::platform::pages::Pages;
 }
 
 /// The events of `poll(2)`, and which of them a descriptor has now.
@@ -173,4 +204,11 @@ pub(crate) mod socket {
 
     /// How many connections wait to be accepted on a TCP listener, where the system tells.
     pub(crate) use super::platform::socket::connections_waiting;
+}
+
+/// What ends a wait in the kernel, from any thread.
+pub(crate) mod wake_up {
+    /// A bit that a selector can wait for: it is `set`, by as many threads as like to, stays so until `clear`,
+    /// which says whether it was, and every `set` is an edge. `wait` blocks until it is set.
+    pub(crate) use super::platform::wake_up::WakeUp;
 }

@@ -2,7 +2,8 @@
 
 use std::{io, num::NonZero, thread};
 
-use super::{ThreadPool, affinity, sync_state};
+use super::{ThreadPool, sync_state};
+use crate::sys::affinity;
 
 /// Settings of a [`ThreadPool`]; made by [`ThreadPool::builder`].
 ///
@@ -62,8 +63,8 @@ impl Builder {
     }
 
     /// Binds the first thread to the first of these cores, and so on, beginning again when the cores run out.
-    /// A thread whose core the kernel refuses stays unbound. Default: all threads are unbound.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    /// A thread whose core the kernel refuses stays unbound. Default: all threads are unbound. Only Linux has
+    /// cores that can be named; elsewhere [`Builder::build`] refuses them.
     pub fn core_affinity(mut self, cores: impl IntoIterator<Item = usize>) -> Builder {
         self.cores = cores.into_iter().collect();
         self

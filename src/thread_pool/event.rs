@@ -3,10 +3,8 @@
 //! An auto-reset event: `notify` before `wait` is kept, two of them are one. It says only "look again": what
 //! there is to see stands in the word of `sync_state.rs`.
 
-use super::{
-    futex::Futex,
-    sync::{AtomicU32, Ordering},
-};
+use super::sync::{AtomicU32, Ordering};
+use crate::sys::futex::Futex;
 
 /// No wake-up kept, and nobody asleep who is not being woken already.
 const EMPTY: u32 = 0;

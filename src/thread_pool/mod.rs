@@ -33,21 +33,10 @@
 #![doc = include_str!("README.md")]
 #![warn(missing_docs)]
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod affinity;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[path = "affinity_none.rs"]
-mod affinity;
 mod buffer;
 mod builder;
 mod error;
 mod event;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(loom)))]
-#[path = "futex_linux.rs"]
-mod futex;
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(loom))))]
-#[path = "futex_portable.rs"]
-mod futex;
 mod injector;
 mod pool;
 mod scope;

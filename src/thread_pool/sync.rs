@@ -6,8 +6,7 @@
 //! treats such accesses as acquire/release only, but models fences exactly; under loom the read therefore
 //! carries a fence.
 
-#[allow(unused_imports, reason = "only the portable futex needs the locks")]
-pub(super) use crate::sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Condvar, Mutex, Ordering};
+pub(super) use crate::sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 #[cfg(not(loom))]
 mod reads {

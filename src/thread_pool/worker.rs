@@ -10,13 +10,13 @@ use std::{
 };
 
 use super::{
-    affinity,
     buffer::{CAPACITY, Ring},
     injector::{Found, Injector},
     shared::Shared,
     sync::CachePadded,
     task::{Disposition, RawTask},
 };
+use crate::sys::affinity;
 
 /// A worker looks at the common queue first at every so many tasks, so that tasks which keep making tasks
 /// cannot hold back the others for ever. Prime, to keep out of step with patterns in the tasks (the number is

@@ -1,26 +1,16 @@
 //! The monotonic clock in nanoseconds, and its relation to [`Instant`].
 
-#![allow(unsafe_code)]
-
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::sys::clock::monotonic_ns;
 use crate::virtual_world::VirtualTime;
 
 /// One moment on both clocks, taken when the process first makes a loop.
 fn epoch() -> (Instant, u64) {
     static EPOCH: OnceLock<(Instant, u64)> = OnceLock::new();
     *EPOCH.get_or_init(|| (Instant::now(), monotonic_ns()))
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`: `clock_gettime(2)`, about 30 ns.
-fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: S8: `now` is a valid timespec for the length of the call.
-    let status = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    debug_assert_eq!(status, 0);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// The loop clock's time of an instant. Instants before the first loop are clamped to the epoch.

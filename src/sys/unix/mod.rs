@@ -1,10 +1,12 @@
 //! What all Unix systems have.
 
 pub(crate) mod address;
+pub(crate) mod clock;
 pub(crate) mod descriptor;
 pub(crate) mod errno;
 pub(crate) mod file;
 pub(crate) mod io_vec;
+pub(crate) mod pages;
 pub(crate) mod poll;
 pub(crate) mod socket;
 

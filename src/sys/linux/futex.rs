@@ -1,22 +1,20 @@
 //! Sleeping on a 32-bit word with futex(2).
+
 #![allow(unsafe_code)]
 
 use std::ptr;
-
-use nix::libc;
-
-use super::sync::AtomicU32;
+use std::sync::atomic::AtomicU32;
 
 /// Sleeps and wakes on an [`AtomicU32`]; on Linux it has no state of its own.
-pub(super) struct Futex;
+pub(crate) struct Futex;
 
 impl Futex {
-    pub(super) fn new() -> Futex {
+    pub(crate) fn new() -> Futex {
         Futex
     }
 
     /// Sleeps while `word` holds `expected`. May also return for no reason.
-    pub(super) fn wait(&self, word: &AtomicU32, expected: u32) {
+    pub(crate) fn wait(&self, word: &AtomicU32, expected: u32) {
         // The result says nothing that the caller does not find out by reading the word again: EAGAIN (it had
         // changed) and EINTR (a signal) are both reasons to look, and a wake-up is one too.
         // SAFETY: P12: the word is borrowed for the whole call, and FUTEX_WAIT with a null timeout reads
@@ -33,12 +31,12 @@ impl Futex {
     }
 
     /// Wakes at most one thread that sleeps on `word`.
-    pub(super) fn wake_one(&self, word: &AtomicU32) {
+    pub(crate) fn wake_one(&self, word: &AtomicU32) {
         self.wake(word, 1);
     }
 
     /// Wakes every thread that sleeps on `word`.
-    pub(super) fn wake_all(&self, word: &AtomicU32) {
+    pub(crate) fn wake_all(&self, word: &AtomicU32) {
         self.wake(word, i32::MAX);
     }
 

@@ -6,12 +6,12 @@ use nix::{
 };
 
 /// Whether `core` can be named to the kernel at all.
-pub(super) fn is_valid(core: usize) -> bool {
+pub(crate) fn is_valid(core: usize) -> bool {
     core < CpuSet::count()
 }
 
 /// Binds the calling thread to one core, if the kernel allows it.
-pub(super) fn bind_to(core: usize) {
+pub(crate) fn bind_to(core: usize) {
     let mut set = CpuSet::new();
     // A refusal (the core is offline, or outside of the container) is no reason to do without the thread.
     let _ = set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
