@@ -1,9 +1,7 @@
-//! The contract between the loop and its backends, and the enum of those that are compiled in.
+//! The backends: the list of those that are compiled in, and the one that a loop runs on.
 //!
-//! A backend moves operations and nothing else: it is given them ([`Backend::submit`]), may be asked to stop
-//! one ([`Backend::cancel`]), and says in [`Backend::poll`], by [`InFlight::complete`], how they went. It
-//! never calls user code, and never changes an operation's state by itself. `backends/README.md` has the
-//! contract in full.
+//! A backend keeps the contract that [`driver`] tells, and imports no other one, `readiness` aside. The loop's
+//! calls go to it through [`Backend`].
 
 #![allow(unsafe_code)]
 
@@ -19,7 +17,9 @@ use crate::sys::errno;
 use crate::sys::wake_up::WakeUp;
 use crate::thread_pool::ThreadPool;
 use crate::virtual_world::{Place, VirtualTime};
+pub use driver::{Driver, Operations, Wait};
 
+mod driver;
 #[cfg(all(target_os = "linux", feature = "epoll"))]
 mod epoll;
 #[cfg(all(target_os = "linux", feature = "io_uring"))]
@@ -29,7 +29,11 @@ mod readiness;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
 
-#[cfg(not(any(feature = "sim", all(target_os = "linux", any(feature = "io_uring", feature = "epoll")))))]
+#[cfg(not(any(
+    feature = "sim",
+    feature = "backend-api",
+    all(target_os = "linux", any(feature = "io_uring", feature = "epoll"))
+)))]
 compile_error!("no backend: on Linux, at least one of the features `io_uring`, `epoll` and `sim` is needed");
 
 /// The kinds of backends.
@@ -43,6 +47,9 @@ pub enum Kind {
     /// A simulated world (the feature `sim`): only for loops that are [made for
     /// one](crate::Builder::backend).
     Sim,
+    /// A driver of the program's own (the feature `backend-api`).
+    #[cfg(feature = "backend-api")]
+    Custom,
 }
 
 impl Kind {
@@ -61,6 +68,8 @@ impl fmt::Display for Kind {
             Kind::IoUring => "io_uring",
             Kind::Epoll => "epoll",
             Kind::Sim => "sim",
+            #[cfg(feature = "backend-api")]
+            Kind::Custom => "custom",
         })
     }
 }
@@ -128,7 +137,14 @@ pub(crate) struct Options {
     pub(crate) pool: Option<ThreadPool>,
     #[cfg(feature = "sim")]
     pub(crate) simulation: Option<crate::sim::Carried>,
+    #[cfg(feature = "backend-api")]
+    pub(crate) driver: Option<MakeDriver>,
 }
+
+/// Makes a driver of the program's own for a loop with room for `capacity` operations. The waker has to end the
+/// driver's waits.
+#[cfg(feature = "backend-api")]
+pub type MakeDriver = fn(capacity: usize, waker: Waker) -> io::Result<Box<dyn Driver>>;
 
 impl Default for Options {
     fn default() -> Options {
@@ -139,28 +155,23 @@ impl Default for Options {
             pool: None,
             #[cfg(feature = "sim")]
             simulation: None,
+            #[cfg(feature = "backend-api")]
+            driver: None,
         }
     }
 }
 
-/// How long [`Backend::poll`] may wait for the first completion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
-    Not,
-    For { timeout_ns: u64 },
-    Forever,
-}
-
 /// Ends a backend's wait, from any thread and at any time.
 #[derive(Clone, Debug)]
-pub(crate) struct Waker(Arc<WakeUp>);
+pub struct Waker(Arc<WakeUp>);
 
 impl Waker {
     fn new() -> io::Result<Waker> {
         Ok(Waker(Arc::new(WakeUp::new()?)))
     }
 
-    pub(crate) fn wake(&self) {
+    /// Ends the wait that there is, or the next.
+    pub fn wake(&self) {
         self.0.set();
     }
 
@@ -170,9 +181,9 @@ impl Waker {
         self.0.wait();
     }
 
-    /// Whether it was called since the last time that this was asked.
-    #[cfg(feature = "sim")]
-    fn clear(&self) -> bool {
+    /// Whether it was woken since the last time that this was asked. Its descriptor is not readable afterwards.
+    #[cfg(any(feature = "sim", feature = "backend-api"))]
+    pub fn clear(&self) -> bool {
         self.0.clear()
     }
 }
@@ -192,6 +203,8 @@ enum Compiled {
     Epoll(readiness::Readiness<epoll::Epoll>),
     #[cfg(feature = "sim")]
     Sim(sim::Sim),
+    #[cfg(feature = "backend-api")]
+    Custom(Box<dyn Driver>),
 }
 
 /// Passes a call on to whichever backend there is.
@@ -204,9 +217,12 @@ macro_rules! forward {
             Compiled::Epoll($backend) => $call,
             #[cfg(feature = "sim")]
             Compiled::Sim($backend) => $call,
+            #[cfg(feature = "backend-api")]
+            Compiled::Custom($backend) => $call,
             // Nothing is built then, and the one error is that there is no backend.
             #[cfg(not(any(
                 feature = "sim",
+                feature = "backend-api",
                 all(target_os = "linux", any(feature = "io_uring", feature = "epoll"))
             )))]
             _ => unreachable!(),
@@ -235,6 +251,11 @@ impl Compiled {
                 let carried = options.simulation.as_ref().and_then(|carried| carried.get());
                 let (world, host) = carried.ok_or_else(|| errno::error(errno::EINVAL))?;
                 Ok(Compiled::Sim(sim::Sim::new(world, host, waker.clone())))
+            }
+            #[cfg(feature = "backend-api")]
+            Kind::Custom => {
+                let make = options.driver.ok_or_else(|| errno::error(errno::EINVAL))?;
+                make(capacity, waker.clone()).map(Compiled::Custom)
             }
             #[allow(unreachable_patterns, reason = "if all are compiled in")]
             _ => Err(errno::error(errno::ENOSYS)),
@@ -277,6 +298,8 @@ impl Backend {
             Compiled::Epoll(_) => Kind::Epoll,
             #[cfg(feature = "sim")]
             Compiled::Sim(_) => Kind::Sim,
+            #[cfg(feature = "backend-api")]
+            Compiled::Custom(_) => Kind::Custom,
         }
     }
 
@@ -317,29 +340,29 @@ impl Backend {
     #[inline]
     pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
         // SAFETY: S3: the caller's promise.
-        forward!(&mut self.compiled, backend => unsafe { backend.submit(token, op, ops) });
+        forward!(&mut self.compiled, backend => unsafe { backend.submit(token, op, Operations::of(ops)) });
     }
 
     /// Stops an operation that it has: soon, it completes with `ECANCELED`, unless it is done before. Never
     /// lost.
     pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
-        forward!(&mut self.compiled, backend => backend.cancel(token, ops));
+        forward!(&mut self.compiled, backend => backend.cancel(token, Operations::of(ops)));
     }
 
     /// Begins what was submitted, waits for a completion, and reports all that there are.
     #[inline]
     pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
-        forward!(&mut self.compiled, backend => backend.poll(wait, ops))
+        forward!(&mut self.compiled, backend => backend.poll(wait, Operations::of(ops)))
     }
 
     /// Begins what was submitted.
     pub(crate) fn flush(&mut self, ops: &mut InFlight) -> io::Result<()> {
-        forward!(&mut self.compiled, backend => backend.flush(ops))
+        forward!(&mut self.compiled, backend => backend.flush(Operations::of(ops)))
     }
 
     /// Takes its own headers that have come back from a thread pool.
     pub(crate) fn take_jobs(&mut self, ops: &mut InFlight) {
-        forward!(&mut self.compiled, backend => backend.take_jobs(ops));
+        forward!(&mut self.compiled, backend => backend.take_jobs(Operations::of(ops)));
     }
 
     pub(crate) fn has_buffer_rings(&self) -> bool {

@@ -64,6 +64,15 @@ impl Builder {
         self
     }
 
+    /// Makes a loop that runs on a driver of the program's own: see [`backend`](crate::backend).
+    #[cfg(feature = "backend-api")]
+    #[must_use]
+    pub fn driver(mut self, make: crate::backend::MakeDriver) -> Builder {
+        self.backend.kind = Some(Kind::Custom);
+        self.backend.driver = Some(make);
+        self
+    }
+
     /// Where a backend has done what would block and what the kernel cannot wait for: on epoll, the work of
     /// files on disks. By default there is one pool for all loops of the process, made when it is needed
     /// first. A pool that was shut down takes no work, and the loop does it itself. A loop that runs inside a

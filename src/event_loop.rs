@@ -788,11 +788,11 @@ impl Loop {
     /// How long this step may wait.
     fn wait_for(&mut self, limit: Limit) -> Wait {
         if limit == Limit::Now && self.core.embedded.get() {
-            // Not `Wait::Not`: the backend must look, or its descriptor stays readable.
-            return Wait::For { timeout_ns: 0 };
+            // Not `Wait::Skip`: the backend must look, or its descriptor stays readable.
+            return Wait::Peek;
         }
         if limit == Limit::Now || self.core.ops.has_ready() || !Remote::prepare_sleep(&self.core.ops.remote) {
-            return Wait::Not;
+            return Wait::Skip;
         }
         let limit_ns = if let Limit::At(limit_ns) = limit { Some(limit_ns) } else { None };
         let until_ns = match (self.core.ops.next_event_ns(), limit_ns) {
@@ -801,7 +801,7 @@ impl Loop {
             (None, None) => return Wait::Forever,
         };
         match until_ns.saturating_sub(self.core.ops.clock.refresh()) {
-            0 => Wait::Not,
+            0 => Wait::Skip,
             timeout_ns => Wait::For { timeout_ns },
         }
     }
@@ -927,7 +927,7 @@ impl Loop {
             }
             let wait = match Remote::prepare_sleep(&self.core.ops.remote) {
                 true => Wait::For { timeout_ns: (end_ns - now_ns).min(100_000_000) },
-                false => Wait::Not,
+                false => Wait::Skip,
             };
             let polled = self.core.backend.poll(wait, &mut self.core.ops);
             self.take_posted();

@@ -57,6 +57,15 @@ mod virtual_world;
 #[path = "virtual_world_none.rs"]
 mod virtual_world;
 
+/// Backends of a program's own (the feature `backend-api`): a [`Driver`](backend::Driver) moves operations between a
+/// loop and whatever serves them, and [`Builder::driver`] makes a loop that runs on it.
+///
+/// This interface follows the crate's own backends, and may change with a minor version.
+#[cfg(feature = "backend-api")]
+pub mod backend {
+    pub use crate::backends::{Driver, MakeDriver, Operations, Wait, Waker};
+    pub use crate::in_flight::{Next, Token};
+}
 pub use backends::{Capabilities, Kind, UnknownKind};
 pub use buf_pool::{BufPool, Lease};
 pub use builder::Builder;

@@ -121,7 +121,7 @@ impl Selector for Epoll {
 
     fn wait(&mut self, wait: Wait) -> io::Result<usize> {
         let count = match wait {
-            Wait::Not => self.wait_ms(0),
+            Wait::Skip | Wait::Peek => self.wait_ms(0),
             Wait::For { timeout_ns } => self.wait_for(timeout_ns),
             Wait::Forever => self.wait_ms(-1),
         };

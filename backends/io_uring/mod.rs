@@ -21,9 +21,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use ::io_uring::{opcode, squeue, types};
 
-use super::{Capabilities, Options, Wait, Waker};
+use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
 use crate::buf_pool::{self, Buffers};
-use crate::in_flight::{InFlight, Token, Verdict};
+use crate::in_flight::{Next, Token};
 use crate::io_vecs;
 use crate::memory;
 use crate::net::socket;
@@ -89,40 +89,12 @@ impl IoUring {
         Ok(this)
     }
 
-    pub(crate) fn capabilities(&self) -> Capabilities {
-        let Features { multishot_accept, multishot_recv, buffer_rings, zero_copy_send, .. } = self.features;
-        Capabilities {
-            multishot_accept,
-            multishot_recv,
-            buffer_rings,
-            zero_copy_send,
-            deferred_task_run: self.ring.is_deferred(),
-            registered_ring: self.ring.is_registered(),
-            io_uring_refusal: None,
-        }
-    }
-
-    pub(crate) fn completions_max(&self) -> usize {
-        self.ring.completions_max()
-    }
-
-    /// # Safety
-    /// As the contract has it.
-    #[inline]
-    pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
-        if !self.backlog.is_empty() {
-            return self.backlog.push_back(token.bits());
-        }
-        // SAFETY: S3: the contract.
-        unsafe { self.push(token, op, ops) };
-    }
-
     /// Puts the entry of an operation into the submission queue, or into the backlog.
     ///
     /// # Safety
     /// As [`IoUring::submit`].
     #[inline(always)]
-    unsafe fn push(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+    unsafe fn push(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         match unsafe { entry::of_common(op, &self.features) } {
             // SAFETY: S1: what the entry points to lives until the operation is completed.
@@ -135,7 +107,7 @@ impl IoUring {
     /// # Safety
     /// As [`IoUring::submit`].
     #[inline(never)]
-    unsafe fn push_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+    unsafe fn push_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
         match raw.kind {
@@ -164,18 +136,6 @@ impl IoUring {
         }
     }
 
-    #[inline]
-    pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
-        // A close that the kernel has begun cannot be stopped, and ECANCELED is an answer that a file system
-        // may give to it (close(2)): without a cancel it is never in doubt whether the descriptor is gone.
-        if ops.op_kind(token) == Some(OpKind::Close) {
-            return;
-        }
-        if !self.backlog.is_empty() || !self.push_cancel(token.bits()) {
-            self.backlog.push_back(token.bits() | CANCEL_BIT);
-        }
-    }
-
     fn push_cancel(&mut self, user_data: u64) -> bool {
         let entry = opcode::AsyncCancel::new(user_data).build().user_data(user_data | CANCEL_BIT);
         // SAFETY: S1: a cancel points to nothing.
@@ -183,11 +143,11 @@ impl IoUring {
     }
 
     /// Moves what waits for room into the submission queue.
-    fn submit_backlog(&mut self, ops: &mut InFlight) {
+    fn submit_backlog(&mut self, ops: &mut Operations) {
         // As many as there are now: what finds no room is put back.
         for _ in 0..self.backlog.len() {
             // What is being cancelled ends here, as an item if it is a multi-result operation.
-            if ops.items_full() || (self.ring.is_full() && self.ring.submit().is_err()) {
+            if (ops.items_room() == 0) || (self.ring.is_full() && self.ring.submit().is_err()) {
                 return;
             }
             let Some(user_data) = self.backlog.pop_front() else { return };
@@ -209,7 +169,7 @@ impl IoUring {
 
     /// Ends an operation that is to be ended and has waited for its next try.
     #[cold]
-    fn end_in_backlog(&mut self, token: Token, ops: &mut InFlight) {
+    fn end_in_backlog(&mut self, token: Token, ops: &mut Operations) {
         let canceled = Outcome::untried(-libc::ECANCELED);
         // SAFETY: S3: a field of the backend's own.
         let is_begun = ops.op(token).is_some_and(|op| unsafe { (*op).backend_state } != 0);
@@ -222,32 +182,8 @@ impl IoUring {
         }
     }
 
-    #[inline]
-    pub(crate) fn poll(&mut self, mut wait: Wait, ops: &mut InFlight) -> io::Result<()> {
-        if !self.backlog.is_empty() {
-            self.submit_backlog(ops);
-            if !self.backlog.is_empty() || ops.has_ready() {
-                wait = Wait::Not;
-            }
-        }
-        if wait != Wait::Not || ops.in_backend() > 0 || self.ring.unsubmitted() > 0 {
-            self.ring.enter(wait)?;
-        }
-        self.collect(ops);
-        Ok(())
-    }
-
-    pub(crate) fn flush(&mut self, ops: &mut InFlight) -> io::Result<()> {
-        self.submit_backlog(ops);
-        self.ring.submit()?;
-        if let Some(event) = &self.event {
-            event.settle(&self.ring);
-        }
-        Ok(())
-    }
-
     /// Reports every completion that is in the queue, or as many as the loop has room for.
-    fn collect(&mut self, ops: &mut InFlight) {
+    fn collect(&mut self, ops: &mut Operations) {
         let room = ops.items_room();
         let mut rearm_waker = false;
         for completion in self.ring.completions().take(room) {
@@ -277,17 +213,84 @@ impl IoUring {
             self.backlog.push_back(WAKE_UP);
         }
     }
+}
+
+// SAFETY: S1: an operation is reported when its completion has come, or before its entry was published.
+unsafe impl Driver for IoUring {
+    fn capabilities(&self) -> Capabilities {
+        let Features { multishot_accept, multishot_recv, buffer_rings, zero_copy_send, .. } = self.features;
+        Capabilities {
+            multishot_accept,
+            multishot_recv,
+            buffer_rings,
+            zero_copy_send,
+            deferred_task_run: self.ring.is_deferred(),
+            registered_ring: self.ring.is_registered(),
+            io_uring_refusal: None,
+        }
+    }
+
+    fn completions_max(&self) -> usize {
+        self.ring.completions_max()
+    }
+
+    /// # Safety
+    /// As the contract has it.
+    #[inline]
+    unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+        if !self.backlog.is_empty() {
+            return self.backlog.push_back(token.bits());
+        }
+        // SAFETY: S3: the contract.
+        unsafe { self.push(token, op, ops) };
+    }
+
+    #[inline]
+    fn cancel(&mut self, token: Token, ops: &mut Operations) {
+        // A close that the kernel has begun cannot be stopped, and ECANCELED is an answer that a file system
+        // may give to it (close(2)): without a cancel it is never in doubt whether the descriptor is gone.
+        if ops.op_kind(token) == Some(OpKind::Close) {
+            return;
+        }
+        if !self.backlog.is_empty() || !self.push_cancel(token.bits()) {
+            self.backlog.push_back(token.bits() | CANCEL_BIT);
+        }
+    }
+
+    #[inline]
+    fn poll(&mut self, mut wait: Wait, ops: &mut Operations) -> io::Result<()> {
+        if !self.backlog.is_empty() {
+            self.submit_backlog(ops);
+            if !self.backlog.is_empty() || ops.has_ready() {
+                wait = Wait::Skip;
+            }
+        }
+        if wait != Wait::Skip || !ops.is_empty() || self.ring.unsubmitted() > 0 {
+            self.ring.enter(wait)?;
+        }
+        self.collect(ops);
+        Ok(())
+    }
+
+    fn flush(&mut self, ops: &mut Operations) -> io::Result<()> {
+        self.submit_backlog(ops);
+        self.ring.submit()?;
+        if let Some(event) = &self.event {
+            event.settle(&self.ring);
+        }
+        Ok(())
+    }
 
     /// It sends nothing to thread pools.
-    pub(crate) fn take_jobs(&mut self, _: &mut InFlight) {}
+    fn take_jobs(&mut self, _: &mut Operations) {}
 
-    pub(crate) fn register_buffers(&mut self, buffers: &Buffers) -> io::Result<()> {
+    fn register_buffers(&mut self, buffers: &Buffers) -> io::Result<()> {
         let Some(ring) = buffers.ring() else { return Ok(()) };
         // SAFETY: S13: the loop keeps the buffers until the kernel's ring is gone or they are unregistered.
         unsafe { self.ring.register_buf_ring(ring.address(), ring.slots(), buffers.group()) }
     }
 
-    pub(crate) fn unregister_buffers(&mut self, buffers: &Buffers) {
+    fn unregister_buffers(&mut self, buffers: &Buffers) {
         if buffers.ring().is_some() {
             self.ring.unregister_buf_ring(buffers.group());
         }
@@ -310,7 +313,7 @@ fn report(
     cqe_flags: u32,
     features: &Features,
     backlog: &mut VecDeque<u64>,
-    ops: &mut InFlight,
+    ops: &mut Operations,
 ) {
     let mut outcome = outcome_of(result, cqe_flags);
     let may_be_a_part = cqe_flags & (CQE_MORE | CQE_NOTIFICATION) != 0 || !features.buffer_rings;
@@ -320,7 +323,7 @@ fn report(
             None => return,
         }
     }
-    if ops.complete(token, outcome) == Verdict::Continue {
+    if ops.complete(token, outcome) == Next::Continue {
         backlog.push_back(token.bits());
     }
 }
@@ -333,7 +336,7 @@ fn report_part(
     cqe_flags: u32,
     features: &Features,
     backlog: &mut VecDeque<u64>,
-    ops: &mut InFlight,
+    ops: &mut Operations,
 ) -> Option<Outcome> {
     match ops.op_kind(token)? {
         OpKind::SendZeroCopy => zero_copy_sent(token, outcome, cqe_flags, backlog, ops),
@@ -350,7 +353,7 @@ fn report_part(
 /// times) or would be for ever (a peer that has shut down shows as `POLLRDHUP`). Then it has a thread wait in
 /// the call, but what `sendmsg(2)`, `recvmsg(2)` and `accept(2)` share with io_uring heeds `O_NONBLOCK`, and
 /// says `EAGAIN` at once. `SEND` and `RECV` do wait there.
-fn try_again(token: Token, backlog: &mut VecDeque<u64>, ops: &mut InFlight) -> Option<Outcome> {
+fn try_again(token: Token, backlog: &mut VecDeque<u64>, ops: &mut Operations) -> Option<Outcome> {
     let op = ops.op(token)?;
     // SAFETY: S3: the kernel is done with this try, so the description is ours.
     let op = unsafe { &mut *op };
@@ -373,7 +376,7 @@ fn accept_at_last(
     token: Token,
     outcome: Outcome,
     backlog: &mut VecDeque<u64>,
-    ops: &mut InFlight,
+    ops: &mut Operations,
 ) -> Option<Outcome> {
     if ops.is_abandoned() {
         return Some(outcome);
@@ -414,7 +417,7 @@ fn receive_after_poll(
     token: Token,
     outcome: Outcome,
     backlog: &mut VecDeque<u64>,
-    ops: &mut InFlight,
+    ops: &mut Operations,
 ) -> Option<Outcome> {
     let op = ops.op(token)?;
     if outcome.result < 0 {
@@ -442,7 +445,7 @@ fn receive_after_poll(
 /// was between two states: again. A zero-copy send that only waits for its buffer cannot be found any more,
 /// nor stopped.
 #[cold]
-fn again_if_not_found(user_data: u64, result: i32, backlog: &mut VecDeque<u64>, ops: &mut InFlight) {
+fn again_if_not_found(user_data: u64, result: i32, backlog: &mut VecDeque<u64>, ops: &mut Operations) {
     if result != -libc::ENOENT {
         return;
     }
@@ -459,7 +462,7 @@ fn zero_copy_sent(
     outcome: Outcome,
     cqe_flags: u32,
     backlog: &mut VecDeque<u64>,
-    ops: &mut InFlight,
+    ops: &mut Operations,
 ) -> Option<Outcome> {
     let op = ops.op(token)?;
     // SAFETY: S3: the kernel reads the buffer, not the description.

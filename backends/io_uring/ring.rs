@@ -170,7 +170,7 @@ impl Ring {
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         let to_submit = self.unsubmitted();
         let entered = match wait {
-            Wait::Not => self.call(to_submit, 0, self.enter_flags, std::ptr::null(), 0),
+            Wait::Skip | Wait::Peek => self.call(to_submit, 0, self.enter_flags, std::ptr::null(), 0),
             Wait::Forever => self.call(to_submit, 1, self.enter_flags, std::ptr::null(), 0),
             Wait::For { timeout_ns } => {
                 let timeout = types::Timespec::new()

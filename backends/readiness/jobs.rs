@@ -7,11 +7,12 @@ use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
+use super::super::Operations;
 use super::calls;
 use super::queue::{Nodes, Place, Queue};
 use crate::completion::Header;
 use crate::errand;
-use crate::in_flight::{InFlight, Token};
+use crate::in_flight::Token;
 use crate::op::RawOp;
 use crate::thread_pool::{Disposition, RawTask, ThreadPool};
 
@@ -85,7 +86,7 @@ impl Jobs {
         token: Token,
         op: &RawOp,
         nodes: &mut Nodes,
-        ops: &InFlight,
+        ops: &Operations,
     ) -> Started {
         let Some(index) = self.free.pop() else {
             nodes.push(&mut self.waiting, token, Place::WaitingForJob);
@@ -98,7 +99,7 @@ impl Jobs {
         unsafe { (*job.as_ptr()).memory = Arc::into_raw(Arc::clone(&self.memory)) };
         let pool = self.pool.as_ref().unwrap_or_else(|| default_pool());
         // SAFETY: S14: as above; what the work points to is the operation's until it is reported.
-        if unsafe { errand::send(job.cast(), token, run, &ops.remote, Some(pool)) }.is_ok() {
+        if unsafe { errand::send(job.cast(), token, run, ops.inbox(), Some(pool)) }.is_ok() {
             nodes.enter_job(token, usize::from(index));
             return Started::Later;
         }

@@ -27,10 +27,10 @@ mod queue;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Capabilities, Options, Wait, Waker};
+use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
 use crate::buf_pool::Buffers;
 use crate::descriptor::RawDescriptor;
-use crate::in_flight::{InFlight, Token, Verdict};
+use crate::in_flight::{Next, Token};
 use crate::io_vecs;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
@@ -116,47 +116,10 @@ impl<S: Selector> Readiness<S> {
         })
     }
 
-    pub(crate) fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
-    }
-
-    /// Every multi-result operation gives one result, and goes on when the loop has delivered it; but a
-    /// listener gives more.
-    pub(crate) fn completions_max(&self) -> usize {
-        self.capacity + GUESTS_MAX
-    }
-
-    // ---- in
-
-    /// # Safety
-    /// As the contract has it.
-    #[inline]
-    pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
-        // SAFETY: S3: the contract; here and below.
-        let kind = unsafe { (*op).kind };
-        // Every way is a call with the same arguments, so this is a jump and nothing else.
-        match kind {
-            OpKind::Recv
-            | OpKind::RecvPooled
-            | OpKind::RecvVectored
-            | OpKind::Send
-            | OpKind::SendZeroCopy
-            | OpKind::SendVectored
-            | OpKind::Accept => {
-                // SAFETY: S3: as above.
-                unsafe { self.start(token, op, ops) };
-            }
-            _ => {
-                // SAFETY: S3: as above.
-                unsafe { self.start_uncommon(token, op, ops) };
-            }
-        }
-    }
-
     /// # Safety
     /// As [`Readiness::submit`].
     #[inline(never)]
-    unsafe fn start_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+    unsafe fn start_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: the caller's promise; here and below.
         let kind = unsafe { (*op).kind };
         match kind {
@@ -202,7 +165,7 @@ impl<S: Selector> Readiness<S> {
     /// Makes sure that the record of the operation's descriptor is of the file that it names now. `false`:
     /// the operation is over.
     #[inline(always)]
-    fn enter(&mut self, token: Token, op: &RawOp, ops: &mut InFlight) -> bool {
+    fn enter(&mut self, token: Token, op: &RawOp, ops: &mut Operations) -> bool {
         match self.descriptors.is_stale(op) {
             Ok(false) => true,
             stale => self.renew(token, op, stale, ops),
@@ -210,7 +173,7 @@ impl<S: Selector> Readiness<S> {
     }
 
     #[cold]
-    fn renew(&mut self, token: Token, op: &RawOp, stale: Result<bool, i32>, ops: &mut InFlight) -> bool {
+    fn renew(&mut self, token: Token, op: &RawOp, stale: Result<bool, i32>, ops: &mut Operations) -> bool {
         match stale {
             Ok(_) => {
                 // Nobody is left there unless a descriptor was closed under its operations.
@@ -230,7 +193,7 @@ impl<S: Selector> Readiness<S> {
     /// # Safety
     /// As [`Readiness::submit`].
     #[inline(never)]
-    unsafe fn start(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+    unsafe fn start(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
         if !self.enter(token, raw, ops) {
@@ -247,7 +210,7 @@ impl<S: Selector> Readiness<S> {
         }
         match attempt(raw, record) {
             Attempt::Over(outcome) => {
-                if ops.complete(token, outcome) == Verdict::Continue {
+                if ops.complete(token, outcome) == Next::Continue {
                     self.nodes.push(record.lane(lane), token, Place::Waiting);
                     self.run_lane(fd, lane, ops);
                 }
@@ -262,7 +225,7 @@ impl<S: Selector> Readiness<S> {
 
     /// # Safety
     /// As [`Readiness::submit`].
-    unsafe fn start_connect(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+    unsafe fn start_connect(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
         raw.backend_state = 0;
@@ -277,7 +240,7 @@ impl<S: Selector> Readiness<S> {
     ///
     /// # Safety
     /// As [`Readiness::submit`].
-    unsafe fn start_poll(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+    unsafe fn start_poll(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
         if !self.enter(token, raw, ops) {
@@ -295,7 +258,7 @@ impl<S: Selector> Readiness<S> {
 
     /// # Safety
     /// As [`Readiness::submit`].
-    unsafe fn start_file(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+    unsafe fn start_file(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &*op };
         if !self.enter(token, raw, ops) {
@@ -318,7 +281,7 @@ impl<S: Selector> Readiness<S> {
     ///
     /// # Safety
     /// As [`Readiness::submit`].
-    unsafe fn start_cached_read(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+    unsafe fn start_cached_read(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         for _ in 0..ROUNDS_MAX {
             // SAFETY: S3: nobody else has it now.
             let raw = unsafe { &mut *op };
@@ -330,7 +293,7 @@ impl<S: Selector> Readiness<S> {
                 }
                 _ => {
                     let outcome = Outcome::new(after_part(raw, result));
-                    if ops.complete(token, outcome) == Verdict::Done {
+                    if ops.complete(token, outcome) == Next::Done {
                         return;
                     }
                 }
@@ -344,7 +307,7 @@ impl<S: Selector> Readiness<S> {
     ///
     /// # Safety
     /// As [`Readiness::submit`].
-    unsafe fn start_close(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+    unsafe fn start_close(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &*op };
         let is_regular = match self.descriptors.is_stale(raw) {
@@ -365,7 +328,7 @@ impl<S: Selector> Readiness<S> {
     // ---- trying
 
     /// Goes through the queue of one direction, from its first operation, as far as it is ready.
-    fn run_lane(&mut self, fd: RawDescriptor, lane: Lane, ops: &mut InFlight) {
+    fn run_lane(&mut self, fd: RawDescriptor, lane: Lane, ops: &mut Operations) {
         let mut moved = 0;
         for _ in 0..ROUNDS_MAX {
             let record = self.descriptors.record(fd);
@@ -398,7 +361,7 @@ impl<S: Selector> Readiness<S> {
                     }
                 }
                 Attempt::Over(outcome) => {
-                    if ops.complete(token, outcome) == Verdict::Done {
+                    if ops.complete(token, outcome) == Next::Done {
                         self.nodes.remove(record.lane(lane), token);
                         if record.lane(lane).is_empty() {
                             return;
@@ -427,7 +390,7 @@ impl<S: Selector> Readiness<S> {
     }
 
     /// Looks whether there is what each operation of the queue waits for.
-    fn run_polls(&mut self, fd: RawDescriptor, ops: &mut InFlight) {
+    fn run_polls(&mut self, fd: RawDescriptor, ops: &mut Operations) {
         let mut next = self.nodes.head(self.descriptors.record(fd).lane(Lane::Poll));
         while let Some(token) = next {
             next = self.nodes.next(token);
@@ -443,7 +406,7 @@ impl<S: Selector> Readiness<S> {
 
     /// A try found that the descriptor is not ready: the next edge brings its operations on.
     #[inline]
-    fn block(&mut self, fd: RawDescriptor, lane: Lane, interest: Interest, ops: &mut InFlight) {
+    fn block(&mut self, fd: RawDescriptor, lane: Lane, interest: Interest, ops: &mut Operations) {
         let record = self.descriptors.record(fd);
         if let Some(wanted) = record.missing(interest) {
             let (generation, is_known) = (record.generation(), record.is_known());
@@ -457,7 +420,7 @@ impl<S: Selector> Readiness<S> {
 
     /// Nobody can wait here.
     #[cold]
-    fn fail_lane(&mut self, fd: RawDescriptor, lane: Lane, errno: i32, ops: &mut InFlight) {
+    fn fail_lane(&mut self, fd: RawDescriptor, lane: Lane, errno: i32, ops: &mut Operations) {
         while let Some(token) = self.nodes.head(self.descriptors.record(fd).lane(lane)) {
             self.nodes.remove(self.descriptors.record(fd).lane(lane), token);
             let Some(op) = ops.op(token) else { continue };
@@ -476,8 +439,8 @@ impl<S: Selector> Readiness<S> {
     }
 
     /// Reports an outcome; goes on with the operation if that was only a part.
-    fn conclude(&mut self, token: Token, outcome: Outcome, ops: &mut InFlight) {
-        if ops.complete(token, outcome) == Verdict::Done {
+    fn conclude(&mut self, token: Token, outcome: Outcome, ops: &mut Operations) {
+        if ops.complete(token, outcome) == Next::Done {
             return;
         }
         if let Some(op) = ops.op(token) {
@@ -490,7 +453,7 @@ impl<S: Selector> Readiness<S> {
 
     /// # Safety
     /// As [`Readiness::submit`].
-    unsafe fn start_job(&mut self, token: Token, op: *mut RawOp, ops: &mut InFlight) {
+    unsafe fn start_job(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &*op };
         // SAFETY: S6: the caller's promise.
@@ -502,33 +465,84 @@ impl<S: Selector> Readiness<S> {
         }
     }
 
-    /// Reports the jobs that have come back, and starts those that waited for one.
-    pub(crate) fn take_jobs(&mut self, ops: &mut InFlight) {
-        while let Some(header) = ops.pop_job() {
-            // SAFETY: S14: only jobs of ours come back this way.
-            let returned = unsafe { self.jobs.take(header, &mut self.nodes) };
-            if let Some(Returned { token, result }) = returned {
-                self.conclude_job(token, Outcome::new(result), ops);
-            }
-        }
-        while let Some(token) = self.jobs.next_waiting(&mut self.nodes) {
-            if let Some(op) = ops.op(token) {
-                // SAFETY: S3: the operation is ours.
-                unsafe { self.start_job(token, op, ops) };
-            }
-        }
-    }
-
-    fn conclude_job(&mut self, token: Token, mut outcome: Outcome, ops: &mut InFlight) {
+    fn conclude_job(&mut self, token: Token, mut outcome: Outcome, ops: &mut Operations) {
         let Some(op) = ops.op(token) else { return };
         // SAFETY: S3: nobody else looks at it now.
         outcome.result = after_part(unsafe { &*op }, outcome.result);
         self.conclude(token, outcome, ops);
     }
 
+    #[inline]
+    fn take_edge(&mut self, event: Event, ops: &mut Operations) {
+        let Some(record) = self.descriptors.at_edge(event.fd, event.generation) else { return };
+        record.note_edge(event.edge);
+        let [reads, writes, polls] = Lane::ALL.map(|lane| !record.lane(lane).is_empty());
+        if reads {
+            self.run_lane(event.fd, Lane::Read, ops);
+        }
+        if writes {
+            self.run_lane(event.fd, Lane::Write, ops);
+        }
+        if polls {
+            self.run_polls(event.fd, ops);
+        }
+    }
+
+    /// Goes on with what is on the list now; what comes back to it is for the next poll.
+    fn run_runnable(&mut self, ops: &mut Operations) {
+        for _ in 0..self.nodes.runnable_len() {
+            let Some(token) = self.nodes.pop_runnable() else { return };
+            if let Some(op) = ops.op(token) {
+                // SAFETY: S3: the operation is ours, and nobody writes to it now.
+                let RawOp { fd, kind, .. } = *unsafe { &*op };
+                self.run_lane(fd, Lane::of(kind), ops);
+            }
+        }
+    }
+}
+
+// SAFETY: S3: an operation is reported when it has left its queue, or its job has come back or was withdrawn.
+unsafe impl<S: Selector> Driver for Readiness<S> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    /// Every multi-result operation gives one result, and goes on when the loop has delivered it; but a
+    /// listener gives more.
+    fn completions_max(&self) -> usize {
+        self.capacity + GUESTS_MAX
+    }
+
+    // ---- in
+
+    /// # Safety
+    /// As the contract has it.
+    #[inline]
+    unsafe fn submit(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+        // SAFETY: S3: the contract; here and below.
+        let kind = unsafe { (*op).kind };
+        // Every way is a call with the same arguments, so this is a jump and nothing else.
+        match kind {
+            OpKind::Recv
+            | OpKind::RecvPooled
+            | OpKind::RecvVectored
+            | OpKind::Send
+            | OpKind::SendZeroCopy
+            | OpKind::SendVectored
+            | OpKind::Accept => {
+                // SAFETY: S3: as above.
+                unsafe { self.start(token, op, ops) };
+            }
+            _ => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_uncommon(token, op, ops) };
+            }
+        }
+    }
+
     // ---- out
 
-    pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
+    fn cancel(&mut self, token: Token, ops: &mut Operations) {
         let Some(op) = ops.op(token) else { return };
         // SAFETY: S3: the operation is ours, and nobody writes to it now.
         let RawOp { fd, kind, .. } = *unsafe { &*op };
@@ -549,15 +563,15 @@ impl<S: Selector> Readiness<S> {
         }
     }
 
-    pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
+    fn poll(&mut self, wait: Wait, ops: &mut Operations) -> io::Result<()> {
         let busy = ops.has_ready() || self.nodes.runnable_len() > 0;
         // Who sets a limit of nothing wants the selector to be asked.
-        let may_skip = wait != Wait::For { timeout_ns: 0 };
+        let may_skip = wait != Wait::Peek;
         if busy && may_skip && self.skips < SKIPS_MAX {
             self.skips += 1;
         } else {
             self.skips = 0;
-            let count = self.selector.wait(if busy { Wait::Not } else { wait })?;
+            let count = self.selector.wait(if busy { Wait::Skip } else { wait })?;
             for index in 0..count {
                 if let Some(event) = self.selector.event(index) {
                     self.take_edge(event, ops);
@@ -568,48 +582,37 @@ impl<S: Selector> Readiness<S> {
         Ok(())
     }
 
-    #[inline]
-    fn take_edge(&mut self, event: Event, ops: &mut InFlight) {
-        let Some(record) = self.descriptors.at_edge(event.fd, event.generation) else { return };
-        record.note_edge(event.edge);
-        let [reads, writes, polls] = Lane::ALL.map(|lane| !record.lane(lane).is_empty());
-        if reads {
-            self.run_lane(event.fd, Lane::Read, ops);
-        }
-        if writes {
-            self.run_lane(event.fd, Lane::Write, ops);
-        }
-        if polls {
-            self.run_polls(event.fd, ops);
-        }
-    }
-
-    /// Goes on with what is on the list now; what comes back to it is for the next poll.
-    fn run_runnable(&mut self, ops: &mut InFlight) {
-        for _ in 0..self.nodes.runnable_len() {
-            let Some(token) = self.nodes.pop_runnable() else { return };
-            if let Some(op) = ops.op(token) {
-                // SAFETY: S3: the operation is ours, and nobody writes to it now.
-                let RawOp { fd, kind, .. } = *unsafe { &*op };
-                self.run_lane(fd, Lane::of(kind), ops);
-            }
-        }
-    }
-
     /// Everything was begun when it was submitted. A program that polls the descriptor is told of what is
     /// left.
-    pub(crate) fn flush(&mut self, _ops: &mut InFlight) -> io::Result<()> {
+    fn flush(&mut self, _ops: &mut Operations) -> io::Result<()> {
         if self.nodes.runnable_len() > 0 {
             self.waker.wake();
         }
         Ok(())
     }
 
-    pub(crate) fn register_buffers(&mut self, _: &Buffers) -> io::Result<()> {
+    /// Reports the jobs that have come back, and starts those that waited for one.
+    fn take_jobs(&mut self, ops: &mut Operations) {
+        while let Some(header) = ops.pop_job() {
+            // SAFETY: S14: only jobs of ours come back this way.
+            let returned = unsafe { self.jobs.take(header, &mut self.nodes) };
+            if let Some(Returned { token, result }) = returned {
+                self.conclude_job(token, Outcome::new(result), ops);
+            }
+        }
+        while let Some(token) = self.jobs.next_waiting(&mut self.nodes) {
+            if let Some(op) = ops.op(token) {
+                // SAFETY: S3: the operation is ours.
+                unsafe { self.start_job(token, op, ops) };
+            }
+        }
+    }
+
+    fn register_buffers(&mut self, _: &Buffers) -> io::Result<()> {
         Ok(())
     }
 
-    pub(crate) fn unregister_buffers(&mut self, _: &Buffers) {}
+    fn unregister_buffers(&mut self, _: &Buffers) {}
 }
 
 impl<S: Selector> AsFd for Readiness<S> {
@@ -624,9 +627,9 @@ fn takes_many(op: &RawOp) -> bool {
 }
 
 /// Reports a result that cannot be a part.
-fn report(token: Token, result: i32, ops: &mut InFlight) {
+fn report(token: Token, result: i32, ops: &mut Operations) {
     let verdict = ops.complete(token, Outcome::new(result));
-    debug_assert_eq!(verdict, Verdict::Done);
+    debug_assert_eq!(verdict, Next::Done);
 }
 
 /// The result of a file operation of which the backend has done a part already: that part stands, whatever

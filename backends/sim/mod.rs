@@ -25,9 +25,9 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
-use super::{Capabilities, Wait, Waker};
+use super::{Capabilities, Driver, Operations, Wait, Waker};
 use crate::buf_pool::Buffers;
-use crate::in_flight::{InFlight, Token};
+use crate::in_flight::Token;
 use crate::op::RawOp;
 use crate::virtual_world::{Place, VirtualTime};
 pub use faults::Faults;
@@ -58,34 +58,56 @@ impl Sim {
         self.world.place(self.host)
     }
 
-    pub(crate) fn capabilities(&self) -> Capabilities {
+    /// Nothing in the world will ever end this wait.
+    #[cold]
+    fn wait_for_threads(&self) -> io::Result<()> {
+        if self.waker.clear() {
+            return Ok(());
+        }
+        if !self.world.waits_for_threads() {
+            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+        }
+        self.waker.wait();
+        self.waker.clear();
+        Ok(())
+    }
+
+    /// There is something to report now.
+    fn is_due(&self) -> bool {
+        self.world.next_ns_for(self.side).is_some_and(|at_ns| at_ns <= self.world.now_ns())
+    }
+}
+
+// SAFETY: S3: a world forgets an operation before it delivers its last outcome.
+unsafe impl Driver for Sim {
+    fn capabilities(&self) -> Capabilities {
         Capabilities { multishot_accept: true, multishot_recv: true, ..Capabilities::default() }
     }
 
-    pub(crate) fn completions_max(&self) -> usize {
+    fn completions_max(&self) -> usize {
         1024
     }
 
     /// # Safety
     /// As the contract has it.
-    pub(crate) unsafe fn submit(&mut self, token: Token, op: *mut RawOp, _: &mut InFlight) {
+    unsafe fn submit(&mut self, token: Token, op: *mut RawOp, _: &mut Operations) {
         // SAFETY: S3: the contract.
         unsafe { self.world.submit(self.side, self.host, token, op) };
     }
 
-    pub(crate) fn cancel(&mut self, token: Token, _: &mut InFlight) {
+    fn cancel(&mut self, token: Token, _: &mut Operations) {
         self.world.cancel(self.side, token);
     }
 
-    pub(crate) fn poll(&mut self, wait: Wait, ops: &mut InFlight) -> io::Result<()> {
+    fn poll(&mut self, wait: Wait, ops: &mut Operations) -> io::Result<()> {
         self.world.take_time();
         self.world.begin_backlog(self.side);
         let end_ns = match wait {
-            Wait::Not => self.world.now_ns(),
+            Wait::Skip | Wait::Peek => self.world.now_ns(),
             Wait::For { timeout_ns } => self.world.now_ns().saturating_add(timeout_ns),
             Wait::Forever => u64::MAX,
         };
-        if wait == (Wait::For { timeout_ns: 0 }) {
+        if wait == (Wait::Peek) {
             // Somebody polls the descriptor: what made it readable has been seen.
             self.waker.clear();
         }
@@ -117,21 +139,7 @@ impl Sim {
         }
     }
 
-    /// Nothing in the world will ever end this wait.
-    #[cold]
-    fn wait_for_threads(&self) -> io::Result<()> {
-        if self.waker.clear() {
-            return Ok(());
-        }
-        if !self.world.waits_for_threads() {
-            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
-        }
-        self.waker.wait();
-        self.waker.clear();
-        Ok(())
-    }
-
-    pub(crate) fn flush(&mut self, _: &mut InFlight) -> io::Result<()> {
+    fn flush(&mut self, _: &mut Operations) -> io::Result<()> {
         self.world.begin_backlog(self.side);
         self.world.settle();
         if self.is_due() {
@@ -140,19 +148,14 @@ impl Sim {
         Ok(())
     }
 
-    /// There is something to report now.
-    fn is_due(&self) -> bool {
-        self.world.next_ns_for(self.side).is_some_and(|at_ns| at_ns <= self.world.now_ns())
-    }
-
     /// It sends nothing to thread pools.
-    pub(crate) fn take_jobs(&mut self, _: &mut InFlight) {}
+    fn take_jobs(&mut self, _: &mut Operations) {}
 
-    pub(crate) fn register_buffers(&mut self, _: &Buffers) -> io::Result<()> {
+    fn register_buffers(&mut self, _: &Buffers) -> io::Result<()> {
         Ok(())
     }
 
-    pub(crate) fn unregister_buffers(&mut self, _: &Buffers) {}
+    fn unregister_buffers(&mut self, _: &Buffers) {}
 }
 
 impl Drop for Sim {

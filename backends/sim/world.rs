@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::IntoRawFd;
 use std::rc::{Rc, Weak};
 
-use super::super::Waker;
+use super::super::{Operations, Waker};
 use super::faults::Faults;
 use super::files::{FileSystem, OpenFile, Stat};
 use super::network::{Connect, Listener, Network, Packet, Stream, mapped};
@@ -28,7 +28,7 @@ use super::trace::Trace;
 use super::transfer;
 use crate::buf_pool;
 use crate::descriptor::{RawDescriptor, close_number};
-use crate::in_flight::{InFlight, Token, Verdict};
+use crate::in_flight::{Next, Token};
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::virtual_world::{self, Listen, VirtualWorld};
@@ -404,7 +404,7 @@ impl World {
 
     /// Lets everything happen whose time has come, and reports what there is for one loop. Says how many
     /// outcomes that were, and whether a script went on.
-    pub(super) fn report(&self, side: usize, ops: &mut InFlight) -> (usize, bool) {
+    pub(super) fn report(&self, side: usize, ops: &mut Operations) -> (usize, bool) {
         let moved = self.settle();
         let mut state = self.state.borrow_mut();
         let count = state.deliver(side, ops);
@@ -747,10 +747,10 @@ impl State {
     }
 
     /// Reports to a loop what is in its completion queue, and says how much that was.
-    fn deliver(&mut self, side: usize, ops: &mut InFlight) -> usize {
+    fn deliver(&mut self, side: usize, ops: &mut Operations) -> usize {
         for (token, outcome) in std::mem::take(&mut self.sides[side].late) {
             let verdict = ops.complete(token, outcome);
-            debug_assert_eq!(verdict, Verdict::Done, "nobody takes late news for his own");
+            debug_assert_eq!(verdict, Next::Done, "nobody takes late news for his own");
         }
         let mut room = ops.items_room();
         if self.random.chance(self.options.faults.completion_queue_overflow) {
@@ -767,8 +767,8 @@ impl State {
             count += 1;
             self.note("deliver", number, 0);
             match ops.complete(token, outcome) {
-                Verdict::Continue => self.resume(number),
-                Verdict::Done if !outcome.has_more() => {
+                Next::Continue => self.resume(number),
+                Next::Done if !outcome.has_more() => {
                     self.retire(number);
                     // The loop may submit it again under the same name: then the name is not retired.
                     let over = !ops.is_known(token);
@@ -776,7 +776,7 @@ impl State {
                         self.sides[side].late.push((token, outcome));
                     }
                 }
-                Verdict::Done => {}
+                Next::Done => {}
             }
         }
         count

@@ -50,8 +50,7 @@ use entry::flag;
 pub(crate) use entry::{Entry, EntryFlags, State};
 pub(crate) use items::{AfterItem, Delivery, Item};
 use ready_list::ReadyList;
-pub use token::OpId;
-pub(crate) use token::Token;
+pub use token::{OpId, Token};
 
 /// One operation in flight, as [`Loop::in_flight`](crate::Loop::in_flight) lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +66,11 @@ pub struct InFlightOp {
     pub age: Duration,
 }
 
-/// What the caller of [`InFlight::complete`] has to do.
+/// What a backend has to do after it has reported an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Verdict {
-    /// Nothing.
+pub enum Next {
+    /// Nothing: the outcome was taken.
     Done,
     /// The operation is not finished: take it again.
     Continue,
@@ -346,7 +345,7 @@ impl InFlight {
         // SAFETY: S14: as above; the worker put it there.
         let outcome = unsafe { (*header.as_ptr()).outcome };
         let verdict = self.complete(token, outcome);
-        debug_assert_eq!(verdict, Verdict::Done);
+        debug_assert_eq!(verdict, Next::Done);
     }
 
     /// Whether the loop itself has this operation, and has not completed it.
@@ -377,10 +376,10 @@ impl InFlight {
 
     /// A backend says how an operation went. Late and repeated news are ignored.
     #[inline(always)]
-    pub(crate) fn complete(&mut self, token: Token, outcome: Outcome) -> Verdict {
-        let Some(entry) = self.table.get(token.index()) else { return Verdict::Done };
+    pub(crate) fn complete(&mut self, token: Token, outcome: Outcome) -> Next {
+        let Some(entry) = self.table.get(token.index()) else { return Next::Done };
         if entry.sequence != token.sequence() || entry.state != State::Backend {
-            return Verdict::Done;
+            return Next::Done;
         }
         let has_deadline = entry.place != Place::NONE;
         let ends_it = entry.flags & flag::ANY_RESULT == 0 || entry.is_whole(outcome);
@@ -391,12 +390,12 @@ impl InFlight {
         let header = self.table.remove(token.index()).header;
         // SAFETY: S2: it left the table, so it is on no list.
         unsafe { self.push_ready(header, outcome) };
-        Verdict::Done
+        Next::Done
     }
 
     /// As [`InFlight::complete`], for all that is not so simple.
     #[inline(never)]
-    fn complete_special(&mut self, token: Token, outcome: Outcome) -> Verdict {
+    fn complete_special(&mut self, token: Token, outcome: Outcome) -> Next {
         let outcome = match self.examine(token, outcome) {
             Ok(outcome) => outcome,
             Err(verdict) => return verdict,
@@ -404,17 +403,17 @@ impl InFlight {
         let header = self.retire(token);
         // SAFETY: S2: it left the table, so it is on no list.
         unsafe { self.push_ready(header, outcome) };
-        Verdict::Done
+        Next::Done
     }
 
     /// The outcome to settle with, or that the operation goes on.
-    fn examine(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Verdict> {
+    fn examine(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Next> {
         let entry = &mut self.table[token.index()];
         let ending = entry.flags & flag::ENDING;
         // A close that was interrupted has closed: close(2).
         if outcome.result == -errno::EINTR && entry.op_kind() != OpKind::Close {
             if ending == 0 {
-                return Err(Verdict::Continue);
+                return Err(Next::Continue);
             }
             outcome.result = -errno::ECANCELED;
         }
@@ -434,13 +433,13 @@ impl InFlight {
                 self.in_backend -= 1;
             }
             self.items.push_back(Item { token, outcome, last });
-            return Err(Verdict::Done);
+            return Err(Next::Done);
         }
         if entry.wants_buffer(outcome) {
             if ending == 0 {
                 self.in_backend -= 1;
                 self.starve(token);
-                return Err(Verdict::Done);
+                return Err(Next::Done);
             }
             outcome.result = if ending == flag::TIMED_OUT { -code::DEADLINE } else { -errno::ECANCELED };
             return Ok(outcome);
@@ -459,7 +458,7 @@ impl InFlight {
         outcome.result = 0;
         match ending {
             _ if op.len == 0 => Ok(outcome),
-            0 => Err(Verdict::Continue),
+            0 => Err(Next::Continue),
             flag::TIMED_OUT => Ok(outcome.with_result(-code::DEADLINE)),
             _ => Ok(outcome.with_result(-errno::ECANCELED)),
         }

@@ -3,7 +3,7 @@
 /// Names one operation: an index into the table and the sequence number that the entry had. The kernel
 /// carries it as user data. The top bit of the index is the backend's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Token(u64);
+pub struct Token(u64);
 
 impl Token {
     /// The largest number of entries in a table.
@@ -15,15 +15,22 @@ impl Token {
         Token(u64::from(sequence) << 32 | u64::from(index))
     }
 
-    pub(crate) const fn from_bits(bits: u64) -> Token {
+    /// The token that was made into these bits.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Token {
         Token(bits)
     }
 
-    pub(crate) const fn bits(self) -> u64 {
+    /// The token as user data for a kernel. Bit 31 is never set.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
         self.0
     }
 
-    pub(crate) const fn index(self) -> usize {
+    /// The operation's place in the table: less than the loop's capacity, and no other operation's as long as this
+    /// one is in flight.
+    #[must_use]
+    pub const fn index(self) -> usize {
         self.0 as u32 as usize
     }
 

@@ -16,6 +16,10 @@ use crate::thread_pool::ThreadPool;
 use crate::virtual_world::{Place, VirtualTime};
 
 pub(crate) use crate::model::waker::Waker;
+pub(crate) use driver::Wait;
+
+#[path = "../../backends/driver.rs"]
+mod driver;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -37,13 +41,6 @@ pub(crate) struct Options {
     pub(crate) entries: u32,
     pub(crate) baseline: bool,
     pub(crate) pool: Option<ThreadPool>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
-    Not,
-    For { timeout_ns: u64 },
-    Forever,
 }
 
 pub(crate) struct Backend {
@@ -101,7 +98,7 @@ impl Backend {
 
     /// Time does not pass: a wait that has a limit ends by a wake-up, too.
     pub(crate) fn poll(&mut self, wait: Wait, _: &mut InFlight) -> io::Result<()> {
-        if !matches!(wait, Wait::Not | Wait::For { timeout_ns: 0 }) {
+        if !matches!(wait, Wait::Skip | Wait::Peek) {
             self.waits += 1;
             self.waker.wait();
         }
