@@ -91,14 +91,14 @@ pub unsafe trait Driver: AsFd {
 
     /// A pool's memory is for receives where the kernel hands buffers out by itself.
     #[doc(hidden)]
-    #[expect(private_interfaces, reason = "pools are the crate's own")]
+    #[allow(private_interfaces, reason = "pools are the crate's own")]
     fn register_buffers(&mut self, _buffers: &Buffers) -> io::Result<()> {
         Ok(())
     }
 
     /// The pool's memory goes.
     #[doc(hidden)]
-    #[expect(private_interfaces, reason = "pools are the crate's own")]
+    #[allow(private_interfaces, reason = "pools are the crate's own")]
     fn unregister_buffers(&mut self, _buffers: &Buffers) {}
 }
 

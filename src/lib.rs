@@ -18,6 +18,7 @@
 )]
 
 #[cfg(not(loom))]
+#[cfg_attr(not(feature = "backend-api"), allow(unreachable_pub, reason = "the contract is public with it"))]
 #[path = "../backends/mod.rs"]
 mod backends;
 #[cfg(loom)]
@@ -34,6 +35,7 @@ mod error;
 mod event_loop;
 mod fs;
 mod handle;
+#[cfg_attr(not(feature = "backend-api"), allow(unreachable_pub, reason = "tokens are public with it"))]
 mod in_flight;
 mod io_vecs;
 mod memory;
