@@ -25,6 +25,7 @@ impl WakeUp {
         self.0.read().is_ok()
     }
 
+    #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "only a simulated world waits for it alone"))]
     pub(crate) fn wait(&self) {
         let mut this = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         // A signal ends it, too.
