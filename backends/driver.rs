@@ -92,7 +92,7 @@ pub unsafe trait Driver: AsFd {
     /// A pool's memory is for receives where the kernel hands buffers out by itself.
     #[doc(hidden)]
     #[allow(private_interfaces, reason = "pools are the crate's own")]
-    fn register_buffers(&mut self, _buffers: &Buffers) -> io::Result<()> {
+    fn register_buffers(&mut self, _buffers: &mut Buffers) -> io::Result<()> {
         Ok(())
     }
 

@@ -365,11 +365,7 @@ impl Backend {
         forward!(&mut self.compiled, backend => backend.take_jobs(Operations::of(ops)));
     }
 
-    pub(crate) fn has_buffer_rings(&self) -> bool {
-        self.capabilities().buffer_rings
-    }
-
-    pub(crate) fn register_buffers(&mut self, buffers: &Buffers) -> io::Result<()> {
+    pub(crate) fn register_buffers(&mut self, buffers: &mut Buffers) -> io::Result<()> {
         forward!(&mut self.compiled, backend => backend.register_buffers(buffers))
     }
 

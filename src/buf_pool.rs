@@ -1,24 +1,20 @@
 //! Buffers that the kernel hands out at the moment of reception: [`BufPool`] and its [`Lease`]s, so that a
-//! thousand idle connections hold no buffer at all (provided buffer rings, Linux 5.19,
-//! `io_uring_register_buf_ring(3)`).
+//! thousand idle connections hold no buffer at all.
 
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::ops::{Deref, DerefMut, RangeInclusive};
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::op::{OpKind, Outcome, Output, RawOp};
 use crate::sys::errno;
 use crate::sys::pages::Pages;
 
-/// The ids of pools. io_uring kept groups below 64 in an array (seen on 6.1) and did not reset what it had
-/// counted there: a ring that took the number of an earlier one started in the middle, and had buffers handed
-/// out that were on lease.
-pub(crate) const BUFFER_GROUPS: RangeInclusive<u16> = 64..=u16::MAX;
+/// The most pools of one loop.
+pub(crate) const POOLS_MAX: u16 = 1 << 15;
 
 /// The largest number of buffers in a pool.
 pub(crate) const BUFFERS_MAX: u16 = 1 << 15;
@@ -61,17 +57,23 @@ pub(crate) struct Buffers {
     /// Tells the loop that a lease was dropped.
     returned: Rc<Cell<bool>>,
     loop_id: u32,
-    /// The id under which the backend knows the pool.
-    group: u16,
-    supply: Supply,
+    /// The loop's number for the pool.
+    id: u16,
+    free: Free,
 }
 
 /// Who hands the buffers out.
-pub(crate) enum Supply {
-    /// The kernel, from a ring.
-    Ring(Ring),
-    /// The backend, from this list of free ones.
+enum Free {
+    /// The kernel, by itself.
+    Kernel(Box<dyn Supply>),
+    /// The backend, from this list.
     List(RefCell<Vec<u16>>),
+}
+
+/// What a backend has for giving free buffers to its kernel, which hands them out by itself.
+pub(crate) trait Supply {
+    /// A buffer is free.
+    fn give(&self, index: u16, place: *mut u8, len: u32);
 }
 
 impl BufPool {
@@ -110,44 +112,39 @@ impl Buffers {
         count: u16,
         size: u32,
         loop_id: u32,
-        group: u16,
+        id: u16,
         returned: Rc<Cell<bool>>,
-        ring: bool,
     ) -> io::Result<Buffers> {
         if count == 0 || count > BUFFERS_MAX || size == 0 {
             return Err(errno::error(errno::EINVAL));
         }
         let memory = Pages::new(usize::from(count) * size as usize)?;
-        let supply = if ring {
-            Supply::Ring(Ring::new(count)?)
-        } else {
-            Supply::List(RefCell::new((0..count).rev().collect()))
-        };
-        let buffers = Buffers { memory, size, count, leased: Cell::new(0), returned, loop_id, group, supply };
-        for index in 0..count {
-            if let Supply::Ring(ring) = &buffers.supply {
-                ring.provide(&buffers, index);
-            }
-        }
-        Ok(buffers)
+        let free = Free::List(RefCell::new((0..count).rev().collect()));
+        Ok(Buffers { memory, size, count, leased: Cell::new(0), returned, loop_id, id, free })
     }
 
-    pub(crate) fn group(&self) -> u16 {
-        self.group
+    /// From now on the kernel hands the buffers out. None has been taken yet.
+    pub(crate) fn supply(&mut self, kernel: Box<dyn Supply>) {
+        debug_assert_eq!(self.leased.get(), 0);
+        self.free = Free::Kernel(kernel);
+        for index in 0..self.count {
+            self.give_back(index);
+        }
     }
 
-    pub(crate) fn ring(&self) -> Option<&Ring> {
-        match &self.supply {
-            Supply::Ring(ring) => Some(ring),
-            Supply::List(_) => None,
-        }
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
+
+    pub(crate) fn count(&self) -> u16 {
+        self.count
     }
 
     /// Takes a free buffer, where the backend hands them out.
     pub(crate) fn take(&self) -> Option<u16> {
-        match &self.supply {
-            Supply::Ring(_) => None,
-            Supply::List(free) => free.borrow_mut().pop(),
+        match &self.free {
+            Free::Kernel(_) => None,
+            Free::List(free) => free.borrow_mut().pop(),
         }
     }
 
@@ -162,10 +159,10 @@ impl Buffers {
 
     /// Takes a buffer back that nobody uses.
     pub(crate) fn give_back(&self, index: u16) {
-        match &self.supply {
-            Supply::Ring(ring) => ring.provide(self, index),
+        match &self.free {
+            Free::Kernel(supply) => supply.give(index, self.place(index), self.size),
             // Room for all of them was made at the start.
-            Supply::List(free) => free.borrow_mut().push(index),
+            Free::List(free) => free.borrow_mut().push(index),
         }
     }
 }
@@ -261,55 +258,3 @@ unsafe impl Output for Lease {
         outcome.result.max(0) as u64
     }
 }
-
-/// The ring through which buffers are given to the kernel: an array of entries, the tail in the first one's
-/// spare bits.
-pub(crate) struct Ring {
-    entries: Pages,
-    mask: u16,
-    tail: Cell<u16>,
-}
-
-impl Ring {
-    fn new(count: u16) -> io::Result<Ring> {
-        let slots = count.next_power_of_two();
-        let entries = Pages::new(usize::from(slots) * RING_ENTRY_BYTES)?;
-        Ok(Ring { entries, mask: slots - 1, tail: Cell::new(0) })
-    }
-
-    pub(crate) fn address(&self) -> u64 {
-        self.entries.base().addr() as u64
-    }
-
-    pub(crate) fn slots(&self) -> u16 {
-        self.mask + 1
-    }
-
-    /// Gives a buffer to the kernel.
-    fn provide(&self, buffers: &Buffers, index: u16) {
-        let base = self.entries.base();
-        let offset = usize::from(self.tail.get() & self.mask) * RING_ENTRY_BYTES;
-        let entry: *mut RingEntry = base.wrapping_add(offset).cast();
-        let address = buffers.place(index).expose_provenance() as u64;
-        // SAFETY: S13: an entry behind the tail is ours; its last two bytes, which may be the ring's tail,
-        // are left alone.
-        unsafe { entry.write(RingEntry { address, len: buffers.size, index }) };
-        self.tail.set(self.tail.get().wrapping_add(1));
-        let tail: *mut u16 = base.wrapping_add(size_of::<RingEntry>()).cast();
-        // SAFETY: S13: the ring's tail, which the kernel only reads.
-        let tail = unsafe { AtomicU16::from_ptr(tail) };
-        tail.store(self.tail.get(), Ordering::Release);
-    }
-}
-
-/// `struct io_uring_buf` without its last two bytes: in the first entry of the array they are the ring's
-/// tail.
-#[repr(C, packed(2))]
-struct RingEntry {
-    address: u64,
-    len: u32,
-    index: u16,
-}
-
-const RING_ENTRY_BYTES: usize = 16;
-const _: () = assert!(size_of::<RingEntry>() + size_of::<u16>() == RING_ENTRY_BYTES);

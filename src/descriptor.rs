@@ -3,36 +3,12 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::generations;
 use crate::sys;
 use crate::virtual_world;
 
 pub use crate::sys::RawDescriptor;
-
-/// Numbers from here on have no generation; hardly a process has so many descriptors.
-pub(crate) const DESCRIPTORS_MAX: usize = 1 << 20;
-
-/// How often each number has come to name a descriptor of ours. Zero, so pages of numbers that are never used
-/// are never touched.
-static GENERATIONS: [AtomicU32; DESCRIPTORS_MAX] = [const { AtomicU32::new(0) }; DESCRIPTORS_MAX];
-
-/// Tells files with the same number apart: it changes whenever the number comes to name a descriptor of ours.
-pub(crate) fn generation_of(fd: RawDescriptor) -> u32 {
-    // Relaxed: whoever uses a descriptor got it, by whatever way, from the thread that made it.
-    generation_place(fd).map_or(0, |generation| generation.load(Ordering::Relaxed))
-}
-
-/// The number names a new descriptor of ours.
-pub(crate) fn begin_generation(fd: RawDescriptor) {
-    if let Some(generation) = generation_place(fd) {
-        generation.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn generation_place(fd: RawDescriptor) -> Option<&'static AtomicU32> {
-    usize::try_from(fd).ok().and_then(|index| GENERATIONS.get(index))
-}
 
 /// An owned descriptor that can be closed in place: afterwards its number is -1, which every operation
 /// answers with `EBADF`.
@@ -54,7 +30,7 @@ impl Descriptor {
     /// # Safety
     /// `fd` must be open and owned by nobody else (S7).
     pub(crate) unsafe fn from_raw(fd: RawDescriptor) -> Descriptor {
-        begin_generation(fd);
+        generations::begin(fd);
         // SAFETY: S7: the caller's promise.
         unsafe { Descriptor::from_known(fd) }
     }
@@ -93,7 +69,7 @@ impl Descriptor {
 impl From<OwnedFd> for Descriptor {
     fn from(fd: OwnedFd) -> Descriptor {
         let fd = fd.into_raw_fd();
-        begin_generation(fd);
+        generations::begin(fd);
         Descriptor(fd)
     }
 }
@@ -161,24 +137,3 @@ macro_rules! descriptor_conversions {
     };
 }
 pub(crate) use descriptor_conversions;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_number_that_is_used_again_has_another_generation() {
-        let descriptor = Descriptor::from(OwnedFd::from(std::io::pipe().unwrap().0));
-        let (fd, first) = (descriptor.number(), generation_of(descriptor.number()));
-        let again = Descriptor::from(descriptor.into_owned());
-        assert_eq!(again.number(), fd);
-        assert_ne!(generation_of(fd), first);
-    }
-
-    #[test]
-    fn numbers_beyond_every_limit_have_no_generation() {
-        begin_generation(-1);
-        begin_generation(RawDescriptor::MAX);
-        assert_eq!((generation_of(-1), generation_of(RawDescriptor::MAX)), (0, 0));
-    }
-}

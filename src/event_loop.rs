@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backends::{Backend, Capabilities, Kind, Wait};
-use crate::buf_pool::{self, BUFFER_GROUPS, BUFFERS_MAX, BufPool, Buffers};
+use crate::buf_pool::{self, BUFFERS_MAX, BufPool, Buffers, POOLS_MAX};
 use crate::builder::Builder;
 use crate::callback::{Lent, complete_multi, complete_one};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
@@ -621,13 +621,12 @@ impl Loop {
             }
             used
         });
-        let mut groups = BUFFER_GROUPS;
-        let group = groups.find(|group| self.core.buf_pools.iter().all(|pool| pool.group() != *group));
-        let group = group.ok_or_else(einval)?;
+        let id = (0..POOLS_MAX).find(|id| self.core.buf_pools.iter().all(|pool| pool.id() != *id));
+        let id = id.ok_or_else(einval)?;
         let returned = Rc::clone(&self.core.ops.buffer_returned);
-        let ring = self.core.backend.has_buffer_rings();
-        let buffers = Rc::new(Buffers::new(count, size, self.core.ops.loop_id(), group, returned, ring)?);
-        self.core.backend.register_buffers(&buffers)?;
+        let mut buffers = Buffers::new(count, size, self.core.ops.loop_id(), id, returned)?;
+        self.core.backend.register_buffers(&mut buffers)?;
+        let buffers = Rc::new(buffers);
         self.core.buf_pools.push(Rc::clone(&buffers));
         Ok(BufPool(buffers))
     }

@@ -34,6 +34,7 @@ mod errand;
 mod error;
 mod event_loop;
 mod fs;
+mod generations;
 mod handle;
 #[cfg_attr(not(feature = "backend-api"), allow(unreachable_pub, reason = "tokens are public with it"))]
 mod in_flight;

@@ -5,6 +5,7 @@
 use ::io_uring::squeue::{Entry, Flags};
 use ::io_uring::{opcode, types};
 
+use super::buf_ring::group;
 use super::features::Features;
 use super::{BY_PARTS, COPIED};
 use crate::buf_pool;
@@ -76,7 +77,7 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             opcode::SendMsg::new(fd, raw.buf.cast()).flags(send_flags(raw, features) as u32).build()
         }
         OpKind::RecvPooled => {
-            let group = buf_pool::buffers_of(raw).group();
+            let group = group(buf_pool::buffers_of(raw).id());
             match (features.buffer_rings, multi && features.multishot_recv) {
                 (true, true) => opcode::RecvMulti::new(fd, group).build(),
                 (true, false) => opcode::Recv::new(fd, std::ptr::null_mut(), 0)

@@ -4,12 +4,14 @@
 //! * [`features`]: what this kernel can do.
 //! * [`ring`]: the rings and the system call.
 //! * [`entry`]: an operation as a submission queue entry.
+//! * [`buf_ring`]: the buffers that the kernel hands out.
 //!
 //! What does not fit into the submission queue even after it was flushed waits in a backlog, in order, with
 //! room for every operation of the loop and a cancel for each: nothing is ever lost for want of room.
 
 #![allow(unsafe_code)]
 
+mod buf_ring;
 mod entry;
 mod features;
 mod ring;
@@ -31,6 +33,7 @@ use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::poll::{POLLIN, poll};
 use crate::sys::wake_up::WakeUp;
 use crate::sys::{self, RawDescriptor};
+use buf_ring::{BufRing, group};
 use features::Features;
 use ring::Ring;
 
@@ -284,15 +287,21 @@ unsafe impl Driver for IoUring {
     /// It sends nothing to thread pools.
     fn take_jobs(&mut self, _: &mut Operations) {}
 
-    fn register_buffers(&mut self, buffers: &Buffers) -> io::Result<()> {
-        let Some(ring) = buffers.ring() else { return Ok(()) };
+    /// The kernel takes the buffers from a ring, if it can.
+    fn register_buffers(&mut self, buffers: &mut Buffers) -> io::Result<()> {
+        if !self.features.buffer_rings {
+            return Ok(());
+        }
+        let free = BufRing::new(buffers.count())?;
         // SAFETY: S13: the loop keeps the buffers until the kernel's ring is gone or they are unregistered.
-        unsafe { self.ring.register_buf_ring(ring.address(), ring.slots(), buffers.group()) }
+        unsafe { self.ring.register_buf_ring(free.address(), free.slots(), group(buffers.id())) }?;
+        buffers.supply(Box::new(free));
+        Ok(())
     }
 
     fn unregister_buffers(&mut self, buffers: &Buffers) {
-        if buffers.ring().is_some() {
-            self.ring.unregister_buf_ring(buffers.group());
+        if self.features.buffer_rings {
+            self.ring.unregister_buf_ring(group(buffers.id()));
         }
     }
 }

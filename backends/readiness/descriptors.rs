@@ -2,7 +2,7 @@
 //! worth trying, what it is, and who waits for it.
 //!
 //! A record is found by the descriptor's number, and numbers are recycled. So a record is only believed while
-//! its generation is that of the number ([`generation_of`]); otherwise the number names a new file, of which
+//! its generation is that of the number ([`Generations`]); otherwise the number names a new file, of which
 //! nothing is known. Descriptors that are not ours, and those with huge numbers, have no generation: their
 //! records are believed while an operation is in flight, because then they are open.
 
@@ -12,7 +12,8 @@ use std::io;
 
 use super::calls;
 use super::queue::Queue;
-use crate::descriptor::{DESCRIPTORS_MAX, RawDescriptor, generation_of};
+use crate::descriptor::RawDescriptor;
+use crate::generations::{DESCRIPTORS_MAX, Generations};
 use crate::memory::{self, Zeroed};
 use crate::op::{Direction, OpKind, RawOp};
 use crate::sys::poll::{POLLOUT, POLLWRBAND, POLLWRNORM};
@@ -249,13 +250,14 @@ impl Record {
 #[derive(Debug)]
 pub(super) struct Descriptors {
     records: Box<[Record]>,
+    generations: Generations,
 }
 
 impl Descriptors {
     pub(super) fn new() -> io::Result<Descriptors> {
         const DESCRIPTORS_MIN: usize = 1024;
         let limit = sys::descriptor::count_max().clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX);
-        Ok(Descriptors { records: memory::table(limit)? })
+        Ok(Descriptors { records: memory::table(limit)?, generations: Generations::new()? })
     }
 
     pub(super) fn record(&mut self, fd: RawDescriptor) -> &mut Record {
@@ -271,7 +273,7 @@ impl Descriptors {
         if op.flags & RawOp::UNTRACKED != 0 || index >= DESCRIPTORS_MAX {
             return Ok(record.is_idle());
         }
-        Ok(record.generation != generation_of(op.fd))
+        Ok(record.generation != self.generations.of(op.fd))
     }
 
     /// Makes room for a number that the limit did not allow when the loop was made.
@@ -290,7 +292,7 @@ impl Descriptors {
 
     /// Begins a new record, with nobody waiting.
     pub(super) fn forget(&mut self, fd: RawDescriptor) {
-        let (generation, record) = (generation_of(fd), self.record(fd));
+        let (generation, record) = (self.generations.of(fd), self.record(fd));
         debug_assert!(record.is_idle());
         let is_known = record.generation == generation && record.is_known();
         let flags = if is_known { flag::KNOWN } else { 0 };

@@ -28,7 +28,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
-use crate::buf_pool::Buffers;
 use crate::descriptor::RawDescriptor;
 use crate::in_flight::{Next, Token};
 use crate::io_vecs;
@@ -607,12 +606,6 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
             }
         }
     }
-
-    fn register_buffers(&mut self, _: &Buffers) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn unregister_buffers(&mut self, _: &Buffers) {}
 }
 
 impl<S: Selector> AsFd for Readiness<S> {

@@ -26,7 +26,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use super::{Capabilities, Driver, Operations, Wait, Waker};
-use crate::buf_pool::Buffers;
 use crate::in_flight::Token;
 use crate::op::RawOp;
 use crate::virtual_world::{Place, VirtualTime};
@@ -150,12 +149,6 @@ unsafe impl Driver for Sim {
 
     /// It sends nothing to thread pools.
     fn take_jobs(&mut self, _: &mut Operations) {}
-
-    fn register_buffers(&mut self, _: &Buffers) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn unregister_buffers(&mut self, _: &Buffers) {}
 }
 
 impl Drop for Sim {

@@ -112,11 +112,7 @@ impl Backend {
 
     pub(crate) fn take_jobs(&mut self, _: &mut InFlight) {}
 
-    pub(crate) fn has_buffer_rings(&self) -> bool {
-        false
-    }
-
-    pub(crate) fn register_buffers(&mut self, _: &Buffers) -> io::Result<()> {
+    pub(crate) fn register_buffers(&mut self, _: &mut Buffers) -> io::Result<()> {
         Ok(())
     }
 

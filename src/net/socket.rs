@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::SockRef;
 
-use crate::descriptor::{RawDescriptor, begin_generation};
+use crate::generations;
 use crate::op::{Op, OpKind, Output, RawOp};
-use crate::sys::{self, address, errno};
+use crate::sys::{self, RawDescriptor, address, errno};
 use crate::virtual_world;
 
 const _: () = assert!(address::IP_BYTES_MAX <= RawOp::ADDRESS_BYTES);
@@ -66,7 +66,7 @@ pub(crate) fn open_for_connect(op: &mut RawOp) -> Result<(), i32> {
     // SAFETY: S3: an address is there.
     let family = unsafe { address::family(address_place(op).0) };
     op.fd = sys::socket::open_stream(family)?;
-    begin_generation(op.fd);
+    generations::begin(op.fd);
     Ok(())
 }
 
