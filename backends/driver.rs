@@ -71,7 +71,9 @@ pub unsafe trait Driver: AsFd {
 
     /// The operation shall end: it completes soon, with `-ECANCELED` or with its result. The request is never
     /// lost. It may come at any time between `submit` and the last outcome.
-    fn cancel(&mut self, token: Token, ops: &mut Operations);
+    ///
+    /// `false` if that changes nothing: the operation is sure to end with a result of its own.
+    fn cancel(&mut self, token: Token, ops: &mut Operations) -> bool;
 
     /// Begins what was submitted, waits as told if nothing is to report, and reports all that there is.
     ///

@@ -9,9 +9,11 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::buf_pool::Buffers;
 use crate::in_flight::{InFlight, Token};
+use crate::leak::Holder;
 use crate::op::RawOp;
 use crate::sys::errno;
 use crate::sys::wake_up::WakeUp;
@@ -344,9 +346,9 @@ impl Backend {
     }
 
     /// Stops an operation that it has: soon, it completes with `ECANCELED`, unless it is done before. Never
-    /// lost.
-    pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
-        forward!(&mut self.compiled, backend => backend.cancel(token, Operations::of(ops)));
+    /// lost. `false`: it is sure to end with a result of its own.
+    pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) -> bool {
+        forward!(&mut self.compiled, backend => backend.cancel(token, Operations::of(ops)))
     }
 
     /// Begins what was submitted, waits for a completion, and reports all that there are.
@@ -363,6 +365,31 @@ impl Backend {
     /// Takes its own headers that have come back from a thread pool.
     pub(crate) fn take_jobs(&mut self, ops: &mut InFlight) {
         forward!(&mut self.compiled, backend => backend.take_jobs(Operations::of(ops)));
+    }
+
+    /// Who has the operations that a backend has asked in vain to end.
+    pub(crate) fn holder(&self) -> Holder {
+        match self.compiled {
+            // What waits for readiness ends at once.
+            #[cfg(all(target_os = "linux", feature = "epoll"))]
+            Compiled::Epoll(_) => Holder::ThreadPool,
+            #[allow(unreachable_patterns, reason = "if only that is compiled in")]
+            _ => Holder::Kernel,
+        }
+    }
+
+    /// Parts with the thread pool, if it has one of its own, and waits no longer than this for its threads if
+    /// this was the last handle.
+    pub(crate) fn release_pool(
+        &mut self,
+        #[allow(unused_variables, reason = "few have one")] limit: Duration,
+    ) {
+        match &mut self.compiled {
+            #[cfg(all(target_os = "linux", feature = "epoll"))]
+            Compiled::Epoll(backend) => backend.release_pool(limit),
+            #[allow(unreachable_patterns, reason = "if only that is compiled in")]
+            _ => {}
+        }
     }
 
     pub(crate) fn register_buffers(&mut self, buffers: &mut Buffers) -> io::Result<()> {

@@ -76,7 +76,11 @@ impl Builder {
     /// Where a backend has done what would block and what the kernel cannot wait for: on epoll, the work of
     /// files on disks. By default there is one pool for all loops of the process, made when it is needed
     /// first. A pool that was shut down takes no work, and the loop does it itself. A loop that runs inside a
-    /// task of its own pool may wait for ever for a thread of it.
+    /// task of its own pool may never get a thread of it.
+    ///
+    /// The loop keeps a handle to the pool. If that is the last one when the loop is dropped, the pool is shut
+    /// down, and its threads are waited for within the [`drain_timeout`](Builder::drain_timeout); those that
+    /// are still busy then end by themselves.
     #[must_use]
     pub fn thread_pool(mut self, pool: &ThreadPool) -> Builder {
         self.backend.pool = Some(pool.clone());
@@ -92,8 +96,8 @@ impl Builder {
         self
     }
 
-    /// How long dropping the loop waits for the kernel to let go of memory before it leaks the owners: 5 s by
-    /// default.
+    /// How long dropping the loop waits for the kernel, and for work on thread pools, to let go of memory
+    /// before it leaks the owners: 5 s by default.
     #[must_use]
     pub fn drain_timeout(mut self, limit: Duration) -> Builder {
         self.drain_timeout = limit;

@@ -18,17 +18,18 @@ use crate::buf_pool::{self, BUFFERS_MAX, BufPool, Buffers, POOLS_MAX};
 use crate::builder::Builder;
 use crate::callback::{Lent, complete_multi, complete_one};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
-use crate::errand;
 use crate::error::code;
 use crate::handle::{LoopHandle, Remote};
 use crate::in_flight::{
     AfterItem, Cancel, Delivery, EntryFlags, InFlight, InFlightOp, Item, OpId, State, Token,
 };
+use crate::jobs::OwnerFn;
+use crate::leak;
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
 use crate::stateless::{Stateless, assert_captures_nothing};
 use crate::sync::Arc;
 use crate::sys::errno;
-use crate::thread_pool::{RunFn, ThreadPool};
+use crate::thread_pool::ThreadPool;
 use crate::timer::clock::Clock;
 use crate::virtual_world::{self, Entered};
 
@@ -48,10 +49,10 @@ pub enum RunMode {
 /// The loop allocates nothing after it was built: operations live in memory that you own ([`Completion`]).
 /// It stays on the thread that made it; other threads reach it through a [`LoopHandle`].
 ///
-/// **Dropping** a loop cancels everything in flight, waits until the kernel has let go of all memory, and
-/// drops the owners without running their callbacks. Should the kernel not let go within
-/// [`Builder::drain_timeout`], the owners of what is left are leaked, with a message on standard error: the
-/// memory is never freed under the kernel.
+/// **Dropping** a loop cancels everything in flight, waits until the kernel has let go of all memory and work
+/// that has begun on a thread pool is done, and drops the owners without running their callbacks. It waits no
+/// longer than [`Builder::drain_timeout`]: the owners of what is left then are leaked, for the memory is never
+/// freed under the kernel or a worker. A message on standard error names those operations, and who has them.
 ///
 /// # A step
 /// 1. Take what other threads posted.
@@ -396,10 +397,10 @@ impl Loop {
     ///
     /// # Safety
     /// As [`Loop::launch`], for an owner `P`; `function` may work on its state on any thread (S14).
-    pub(crate) unsafe fn launch_errand<P, C>(
+    pub(crate) unsafe fn launch_offload<P, C>(
         &mut self,
         header: NonNull<Header>,
-        function: RunFn,
+        function: OwnerFn,
         pool: &ThreadPool,
     ) -> OpId
     where
@@ -420,11 +421,8 @@ impl Loop {
         // In a simulated world all threads are this one.
         let pool = Some(pool).filter(|_| self.core.backend.kind() != Kind::Sim);
         if entered.is_some() {
-            // SAFETY: S14: the header is in the table, so nobody else has it until it comes back.
-            if let Err(error) = unsafe { errand::send(header, token, function, &self.core.ops.remote, pool) }
-            {
-                let _ = self.core.ops.complete(token, Outcome::new(-errand::refusal(&error)));
-            }
+            // SAFETY: S14: the caller's promise; the header is in the table.
+            unsafe { self.core.ops.offload(token, header, function, pool) };
         }
         self.core.ops.op_id(token)
     }
@@ -442,10 +440,13 @@ impl Loop {
     // ---- steering
 
     /// Cancels an operation: its callback runs, once, with `ECANCELED` ([`is_canceled`](crate::is_canceled)),
-    /// or with its result if it was already done or is done before the kernel can stop it.
+    /// or with its own result if it is done before it can be stopped.
     ///
-    /// `true` if the operation was in flight and this call cancels it. Idempotent; ids of other loops or of
-    /// operations that are over name nothing.
+    /// `true` if this call asks for the end of the operation: it ends as cancelled unless it is done before.
+    /// `false` if this call changes nothing: the operation is over or is being ended already, or it is sure to
+    /// end with a result of its own, because a thread pool has begun its work ([offloaded](Loop::offload), or
+    /// on a file on epoll), the kernel is closing its descriptor, or has sent its bytes and is only yet to let
+    /// go of the buffer. Ids of other loops name nothing.
     ///
     /// ```
     /// use oxev::{Completion, Loop, RunMode, Timer};
@@ -469,28 +470,21 @@ impl Loop {
         match self.core.ops.cancel(token) {
             Cancel::Late => false,
             Cancel::Noted => true,
-            Cancel::AskBackend => {
-                self.cancel_in_backend(token);
-                true
-            }
+            Cancel::AskBackend => self.cancel_in_backend(token),
         }
     }
 
-    /// Asks whoever has an operation to end it: the backend, or a thread pool.
-    fn cancel_in_backend(&mut self, token: Token) {
-        match self
-            .core
-            .ops
-            .op_kind(token)
-            .and_then(|kind| self.core.ops.op(token).filter(|_| kind == OpKind::Offload))
-        {
-            // SAFETY: S14: it was sent when it was submitted, and is not back.
-            Some(op) => _ = unsafe { errand::withdraw(op) },
-            None => self.core.backend.cancel(token, &mut self.core.ops),
+    /// Asks the backend, or a thread pool, to end an operation that it has. `false`: that changes nothing.
+    fn cancel_in_backend(&mut self, token: Token) -> bool {
+        match self.core.ops.op_kind(token) {
+            Some(OpKind::Offload) => self.core.ops.withdraw(token),
+            Some(_) => self.core.backend.cancel(token, &mut self.core.ops),
+            None => false,
         }
     }
 
-    /// Cancels every operation in flight on a descriptor, as [`Loop::cancel`] does one, and says how many.
+    /// Cancels every operation in flight on a descriptor, as [`Loop::cancel`] does one, and says for how many
+    /// that is `true`.
     /// Looks through the whole table.
     pub fn cancel_all(&mut self, descriptor: impl AsFd) -> usize {
         let fd = descriptor.as_fd().as_raw_fd();
@@ -872,7 +866,7 @@ impl Loop {
     fn after_item(&mut self, item: Item, rearm: bool) {
         match self.core.ops.after_item(item, rearm) {
             AfterItem::Nothing => {}
-            AfterItem::AskBackendToCancel => self.cancel_in_backend(item.token),
+            AfterItem::AskBackendToCancel => _ = self.cancel_in_backend(item.token),
             AfterItem::GiveToBackend => self.give_to_backend(item.token),
         }
     }
@@ -896,7 +890,7 @@ impl Loop {
         stop
     }
 
-    /// Ends everything in flight, and says how many operations the kernel did not let go of.
+    /// Ends everything in flight, and says how many operations did not end in time.
     fn drain(&mut self) -> usize {
         let mut cursor = 0;
         while let Some(token) = self.core.ops.abandon_next(&mut cursor) {
@@ -948,11 +942,14 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        /// Drops owners, the rest also if one of them panics.
-        struct DropOwners<'a>(&'a mut InFlight);
+        /// Drops owners, the rest also if one of them panics; and parts with the thread pool of the backend.
+        struct DropOwners<'a> {
+            core: &'a mut Core<[()]>,
+            begin: Instant,
+        }
         impl DropOwners<'_> {
             fn drop_all(&mut self) {
-                while let Some(header) = self.0.pop_ready() {
+                while let Some(header) = self.core.ops.pop_ready() {
                     // SAFETY: S2: it was on the ready list, so it is ours to complete.
                     unsafe { Header::complete(header, None, false) };
                 }
@@ -961,16 +958,18 @@ impl Drop for Loop {
         impl Drop for DropOwners<'_> {
             fn drop(&mut self) {
                 self.drop_all();
+                let left = self.core.drain_timeout.saturating_sub(self.begin.elapsed());
+                self.core.backend.release_pool(left);
             }
         }
 
-        let leaked = self.drain();
-        if leaked > 0 {
-            // S1: the kernel may still write to their memory.
-            eprintln!("oxev: the kernel did not let go of {leaked} operations: their memory is leaked");
+        let begin = Instant::now();
+        if self.drain() > 0 {
+            // S1: the kernel, or a worker, may still write to their memory.
+            leak::tell(self.core.ops.iter(), self.core.backend.holder(), self.core.drain_timeout);
             self.core.buf_pools.drain(..).for_each(std::mem::forget);
         }
-        DropOwners(&mut self.core.ops).drop_all();
+        DropOwners { core: &mut self.core, begin }.drop_all();
     }
 }
 

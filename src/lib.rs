@@ -30,7 +30,6 @@ mod builder;
 mod callback;
 mod completion;
 mod descriptor;
-mod errand;
 mod error;
 mod event_loop;
 mod fs;
@@ -39,6 +38,8 @@ mod handle;
 #[cfg_attr(not(feature = "backend-api"), allow(unreachable_pub, reason = "tokens are public with it"))]
 mod in_flight;
 mod io_vecs;
+mod jobs;
+mod leak;
 mod memory;
 #[cfg(loom)]
 mod model;

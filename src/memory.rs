@@ -4,8 +4,10 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{self, Layout};
+use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::ptr;
 
 use slab::Slab;
@@ -15,6 +17,21 @@ pub(crate) fn queue<T>(len: usize) -> io::Result<VecDeque<T>> {
     let mut queue = VecDeque::new();
     queue.try_reserve_exact(len)?;
     Ok(queue)
+}
+
+/// A list with room for `len` entries.
+pub(crate) fn list<T>(len: usize) -> io::Result<Vec<T>> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(len)?;
+    Ok(list)
+}
+
+/// A table of `len` places that are written before they are read.
+pub(crate) fn uninit<T>(len: usize) -> io::Result<Box<[UnsafeCell<MaybeUninit<T>>]>> {
+    let mut table: Vec<UnsafeCell<MaybeUninit<T>>> = list(len)?;
+    // SAFETY: S8: there is room for them, and such a place need not be written.
+    unsafe { table.set_len(len) };
+    Ok(table.into_boxed_slice())
 }
 
 /// A slab with room for `len` entries.
@@ -62,6 +79,7 @@ mod tests {
         let is_refused = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
         for len in [HUGE, usize::MAX] {
             is_refused(queue::<u64>(len).unwrap_err());
+            is_refused(uninit::<u64>(len).unwrap_err());
             is_refused(slab::<u64>(len).unwrap_err());
             is_refused(table::<u64>(len).unwrap_err());
         }

@@ -7,30 +7,31 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 use crate::completion::{Completion, Header, Owner};
-use crate::errand;
-use crate::error;
+use crate::error::code;
 use crate::event_loop::Loop;
 use crate::in_flight::OpId;
 use crate::stateless::{Stateless, assert_captures_nothing, zst_copy};
-use crate::thread_pool::{Disposition, RawTask, ThreadPool};
+use crate::thread_pool::ThreadPool;
 
 impl Loop {
     /// Has `work` done on a thread pool with the owner's state, and hands the owner back to `callback` on
     /// this loop.
     ///
-    /// Results are left in the state. Nothing is allocated: the pool's task lies in the completion. As with
+    /// Results are left in the state. Nothing is allocated: the pool's task was made with the loop. As with
     /// [`Loop::submit`], `callback` runs exactly once, never inside `offload`, and both functions must
     /// capture nothing.
     ///
-    /// [`Loop::cancel`] works while the work is queued: the callback runs, with `ECANCELED`, when a worker
-    /// has come to it. Work that has begun is not interrupted. [`Loop::reset`] sets a deadline to the same
-    /// effect. Dropping the loop waits for work that has begun, as it does for the kernel.
+    /// While the work is queued, [`Loop::cancel`] ends the operation at once, with `ECANCELED`, however busy
+    /// the pool is; [`Loop::reset`] sets a deadline to the same effect. Work that has begun is not
+    /// interrupted: a cancel changes nothing then, and says so. Dropping the loop drops the owners of queued
+    /// work, and waits for work that has begun, as it does for the kernel.
     ///
     /// # Errors
-    /// They come to the callback: `ECANCELED`; [`is_table_full`](crate::is_table_full) if the table is; `ESHUTDOWN` if the pool takes
-    /// no more tasks, or what the system said when its first thread was made. If the work panics, the error
-    /// is of the kind [`Other`](io::ErrorKind::Other), the state is as the panic left it, and pool and loop
-    /// go on.
+    /// They come to the callback: `ECANCELED`; [`is_table_full`](crate::is_table_full) if the table is full,
+    /// where work that was cancelled counts until a worker has come to it; `ESHUTDOWN` if the pool takes no
+    /// more tasks, or what the system said when its first thread was made. If the work panics, the error is
+    /// of the kind [`Other`](io::ErrorKind::Other), the state is as the panic left it, and pool and loop go
+    /// on.
     ///
     /// ```
     /// use oxev::{Completion, Loop, RunMode, ThreadPool};
@@ -71,33 +72,31 @@ impl Loop {
         let header: NonNull<Header> = owner.into_raw().cast();
         // SAFETY: S4: the owner gave the completion to us. S14: its state is `Send`, and unreachable until
         // the callback.
-        unsafe { self.launch_errand::<P, C>(header, do_work::<P::State, W>, pool) }
+        unsafe { self.launch_offload::<P, C>(header, do_work::<P::State, W>, pool) }
     }
 }
 
 /// On a worker.
-unsafe fn do_work<T, W>(task: NonNull<RawTask>, disposition: Disposition)
+///
+/// # Safety
+/// `header` is that of an owner with this state, which is the worker's (S14), and `offload` had a `W`.
+unsafe fn do_work<T, W>(header: NonNull<Header>) -> i32
 where
     T: Send + 'static,
     W: FnOnce(&mut T) + Stateless + Send,
 {
-    let work = |header: NonNull<Header>| {
-        // SAFETY: S4: `offload` took the header from an owner of this state.
-        let place = unsafe { Completion::<T>::state_place(header.cast()) };
-        // SAFETY: S14: the state is the worker's until the header is sent back.
-        let state = unsafe { &mut *place };
-        // SAFETY: S9: `offload` had a `W`.
-        let work = unsafe { zst_copy::<W>() };
-        match catch_unwind(AssertUnwindSafe(|| work(state))) {
-            Ok(()) => 0,
-            Err(payload) => {
-                // The hook has told what it was. A payload that panics in its turn is not dropped.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
-                -error::code::PANICKED
-            }
+    // SAFETY: S4: `offload` took the header from an owner of this state.
+    let place = unsafe { Completion::<T>::state_place(header.cast()) };
+    // SAFETY: S14: the state is the worker's until the job is back.
+    let state = unsafe { &mut *place };
+    // SAFETY: S9: `offload` had a `W`.
+    let work = unsafe { zst_copy::<W>() };
+    match catch_unwind(AssertUnwindSafe(|| work(state))) {
+        Ok(()) => 0,
+        Err(payload) => {
+            // The hook has told what it was. A payload that panics in its turn is not dropped.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
+            -code::PANICKED
         }
-    };
-    // If the loop is gone it has leaked the owner.
-    // SAFETY: S14: `offload` sent it.
-    let _ = unsafe { errand::run(task, disposition, work) };
+    }
 }

@@ -100,11 +100,13 @@ unsafe impl Driver for TryAll {
         self.operations.push_back(token);
     }
 
-    fn cancel(&mut self, token: Token, ops: &mut Operations) {
-        if ops.op(token).is_some() {
+    fn cancel(&mut self, token: Token, ops: &mut Operations) -> bool {
+        let is_here = ops.op(token).is_some();
+        if is_here {
             self.operations.retain(|other| *other != token);
             let _ = ops.complete(token, Outcome::new(-libc::ECANCELED));
         }
+        is_here
     }
 
     fn poll(&mut self, wait: Wait, ops: &mut Operations) -> io::Result<()> {

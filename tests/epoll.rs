@@ -7,12 +7,16 @@
 mod common;
 
 use std::cell::{Cell, RefCell};
+use std::ffi::CString;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use oxev::{
     Action, Completion, File, Kind, Loop, Multi, Op, OpId, OpKind, OpenOptions, Output, RawOp, RunMode,
     TcpListener, TcpStream, ThreadPool,
@@ -597,6 +601,117 @@ fn file_operations_that_wait_for_a_thread_are_cancelled_at_once() {
     drop(lp);
     drop(release);
     pool.join().unwrap();
+}
+
+/// A FIFO in a folder of its own, where only the test opens the other end.
+fn fifo() -> (tempfile::TempDir, CString) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = CString::new(dir.path().join("fifo").into_os_string().into_encoded_bytes()).unwrap();
+    // SAFETY: the path is valid for the length of the call.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    (dir, path)
+}
+
+/// A loop with the last handle of a pool, whose threads have this name.
+fn loop_with_pool(name: &str) -> Box<Loop> {
+    let pool = ThreadPool::builder().thread_name(name).build().unwrap();
+    let limit = Duration::from_millis(20);
+    Loop::builder().backend(Kind::Epoll).drain_timeout(limit).thread_pool(&pool).build().unwrap()
+}
+
+/// Begins to open the FIFO for reading, and waits until a worker of this name does.
+fn start_to_open(lp: &mut Loop, worker: &str, fifo: &CString) -> Started<CString, File> {
+    let options = OpenOptions::new().read(true);
+    let opened = start(lp, fifo.clone(), |path| File::open(path, &options));
+    let read = |task: &std::path::Path, what| std::fs::read_to_string(task.join(what)).unwrap_or_default();
+    let opens = |task: &std::path::Path| {
+        let call = read(task, "syscall");
+        read(task, "comm").starts_with(worker)
+            && call.split_whitespace().next() == Some(&libc::SYS_openat.to_string())
+    };
+    let tasks = || std::fs::read_dir("/proc/self/task").unwrap();
+    while !tasks().any(|task| opens(&task.unwrap().path())) {
+        std::thread::yield_now();
+    }
+    opened
+}
+
+/// Opens the end to write to, which lets the worker go on; and waits until the other end is closed.
+fn assert_closed(fifo: &CString) {
+    let open = || {
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(fifo.as_bytes()));
+        std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path)
+    };
+    let writer = loop {
+        match open() {
+            Ok(writer) => break writer,
+            // The worker has not come so far.
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENXIO)),
+        }
+        std::thread::yield_now();
+    };
+    // A writer without a reader.
+    let mut poll = [PollFd::new(writer.as_fd(), PollFlags::empty())];
+    assert_eq!(nix::poll::poll(&mut poll, PollTimeout::NONE), Ok(1));
+    assert_eq!(poll[0].revents(), Some(PollFlags::POLLERR));
+}
+
+#[test]
+fn an_open_that_hangs_ends_when_it_is_cancelled_and_what_it_opens_is_closed() {
+    let (mut lp, (_dir, fifo)) = (loop_with_pool("cancelled"), fifo());
+    let opened = start_to_open(&mut lp, "cancelled", &fifo);
+    assert!(lp.cancel(opened.id));
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(oxev::is_canceled(&opened.take().1.unwrap_err()));
+    assert_closed(&fifo);
+}
+
+#[test]
+fn an_open_that_hangs_keeps_its_deadline() {
+    let (mut lp, (_dir, fifo)) = (loop_with_pool("late"), fifo());
+    let opened = start_to_open(&mut lp, "late", &fifo);
+    assert!(lp.reset(opened.id, Duration::from_millis(1)));
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(oxev::is_deadline(&opened.take().1.unwrap_err()));
+    assert_closed(&fifo);
+}
+
+/// The open ends at once. Its thread does not, and the loop has the last handle of the pool.
+#[test]
+fn a_loop_that_is_dropped_waits_for_its_pool_no_longer_than_for_the_kernel() {
+    let (mut lp, (_dir, fifo)) = (loop_with_pool("dropped"), fifo());
+    let opened = start_to_open(&mut lp, "dropped", &fifo);
+    drop(lp);
+    assert_eq!(Rc::strong_count(&opened.slot), 1, "the owner was dropped");
+    assert_closed(&fifo);
+}
+
+#[test]
+fn a_path_that_is_too_long_is_an_error_as_it_is_anywhere() {
+    let mut lp = new_loop();
+    for (bytes, errno) in [(libc::PATH_MAX as usize - 1, libc::ENAMETOOLONG), (1 << 20, libc::ENAMETOOLONG)] {
+        let path = CString::new(vec![b'x'; bytes]).unwrap();
+        let opened = start(&mut lp, path, |path| File::open(path, &OpenOptions::new().read(true)));
+        lp.run(RunMode::UntilDone).unwrap();
+        assert_eq!(opened.take().1.unwrap_err().raw_os_error(), Some(errno));
+    }
+    // As long as it may be.
+    let path = CString::new("/".repeat(libc::PATH_MAX as usize - 1)).unwrap();
+    let opened = start(&mut lp, path, |path| File::open(path, &OpenOptions::new().read(true)));
+    lp.run(RunMode::UntilDone).unwrap();
+    opened.take().1.unwrap();
+}
+
+/// As the documents of `Builder::thread_pool` have it: no operation is lost, or ends as if it were cancelled.
+#[test]
+fn calls_that_a_pool_discards_are_made_by_the_loop() {
+    let (pool, busy) = common::busy_pool();
+    let mut lp = Loop::builder().backend(Kind::Epoll).thread_pool(&pool).build().unwrap();
+    let opened = start(&mut lp, (), |()| File::open(c"/dev/null", &OpenOptions::new().read(true)));
+    pool.shutdown(oxev::thread_pool::Shutdown::Discard);
+    drop(busy);
+    lp.run(RunMode::UntilDone).unwrap();
+    opened.take().1.unwrap();
 }
 
 #[test]

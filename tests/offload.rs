@@ -126,6 +126,66 @@ fn queued_work_has_deadlines() {
 }
 
 #[test]
+fn queued_work_that_is_cancelled_or_late_ends_at_once_however_long_the_pool_is_busy() {
+    on_each(|mut lp| {
+        let (pool, _busy) = common::busy_pool();
+        let [cancelled, late] = ["cancelled", "late"].map(|name| offload(&mut lp, &pool, name));
+        assert!(lp.reset(late, Duration::from_millis(1)));
+        assert!(lp.cancel(cancelled));
+        lp.run(RunMode::UntilDone).unwrap();
+        let [("cancelled", Err(cancelled)), ("late", Err(late))] = &ends()[..] else { panic!("not ended") };
+        assert!(oxev::is_canceled(cancelled) && oxev::is_deadline(late));
+    });
+}
+
+/// A pool has no way to give a task back, so it has the job until a worker comes to it.
+#[test]
+fn work_that_was_withdrawn_takes_room_until_a_worker_has_come_to_it() {
+    on_each(|mut lp| {
+        let (pool, busy) = common::busy_pool();
+        for _ in 0..64 {
+            let id = offload(&mut lp, &pool, "withdrawn");
+            assert!(lp.cancel(id));
+        }
+        offload(&mut lp, &pool, "refused");
+        lp.run(RunMode::UntilDone).unwrap();
+        let refused = ends().into_iter().find(|(name, _)| *name == "refused");
+        assert!(matches!(refused, Some((_, Err(e))) if oxev::is_table_full(&e)));
+        drop(busy);
+        // In a moment the worker has come to the first of them.
+        loop {
+            offload(&mut lp, &pool, "later");
+            lp.run(RunMode::UntilDone).unwrap();
+            match ends().pop() {
+                Some((_, Ok(()))) => break,
+                Some((_, Err(error))) => assert!(oxev::is_table_full(&error)),
+                None => panic!("not ended"),
+            }
+        }
+    });
+}
+
+#[test]
+fn a_cancel_of_work_that_has_begun_changes_nothing_and_says_so() {
+    on_each(|mut lp| {
+        let pool = ThreadPool::new();
+        let (begun, is_begun) = mpsc::channel::<()>();
+        let (go, may_go) = mpsc::channel::<()>();
+        let work = |(begun, may_go): &mut (mpsc::Sender<()>, mpsc::Receiver<()>)| {
+            begun.send(()).unwrap();
+            may_go.recv().unwrap();
+        };
+        let owner = Box::new(Completion::new((begun, may_go)));
+        let id = lp.offload(&pool, owner, work, |_, _, end| end.unwrap());
+        is_begun.recv().unwrap();
+        assert!(!lp.cancel(id));
+        go.send(()).unwrap();
+        lp.run(RunMode::UntilDone).unwrap();
+        assert!(!lp.cancel(id));
+    });
+}
+
+#[test]
 fn work_that_has_begun_is_not_interrupted() {
     on_each(|mut lp| {
         let pool = ThreadPool::new();
@@ -232,12 +292,13 @@ fn work_that_waits_is_withdrawn_when_the_loop_is_dropped() {
         let owner = job("never");
         let runs = Arc::clone(&owner.runs);
         lp.offload(&pool, owner, work, note);
-        let releaser = std::thread::spawn(move || drop(release));
+        // The pool is busy until the loop is gone.
         drop(lp);
-        releaser.join().unwrap();
+        assert_eq!(Arc::strong_count(&runs), 1, "the owner was dropped");
+        drop(release);
         pool.join().unwrap();
         assert!(ends().is_empty());
-        assert_eq!(Arc::strong_count(&runs), 1, "the owner was dropped");
+        assert_eq!(runs.load(Ordering::Relaxed), 0);
     });
 }
 

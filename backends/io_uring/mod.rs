@@ -249,15 +249,19 @@ unsafe impl Driver for IoUring {
     }
 
     #[inline]
-    fn cancel(&mut self, token: Token, ops: &mut Operations) {
+    fn cancel(&mut self, token: Token, ops: &mut Operations) -> bool {
         // A close that the kernel has begun cannot be stopped, and ECANCELED is an answer that a file system
         // may give to it (close(2)): without a cancel it is never in doubt whether the descriptor is gone.
-        if ops.op_kind(token) == Some(OpKind::Close) {
-            return;
+        match ops.op_kind(token) {
+            // One that waits for room has not begun.
+            Some(OpKind::Close) => return !self.backlog.is_empty(),
+            Some(OpKind::SendZeroCopy) if ops.op(token).is_some_and(is_decided) => return false,
+            _ => {}
         }
         if !self.backlog.is_empty() || !self.push_cancel(token.bits()) {
             self.backlog.push_back(token.bits() | CANCEL_BIT);
         }
+        true
     }
 
     #[inline]
@@ -463,6 +467,16 @@ fn again_if_not_found(user_data: u64, result: i32, backlog: &mut VecDeque<u64>, 
     if unsafe { (*op).backend_state } != SENT {
         backlog.push_back(user_data);
     }
+}
+
+/// Whether the kernel has said how a zero-copy send went, and is yet to let go of its buffer. If there is more to
+/// send, that can be stopped.
+fn is_decided(op: *mut RawOp) -> bool {
+    // SAFETY: S3: the kernel reads the buffer of a zero-copy send, not the description.
+    let op = unsafe { &*op };
+    let result = op.offset as i64;
+    let has_more = op.flags & RawOp::EXACT != 0 && (0..op.len as i64).contains(&result);
+    op.backend_state == SENT && !has_more
 }
 
 /// A zero-copy send completes twice: with its result, and when the kernel has let go of the buffer.

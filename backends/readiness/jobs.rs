@@ -1,45 +1,86 @@
-//! What no selector can wait for is done by a thread pool. A job is a place for one operation on its way
-//! there and back; operations that find none free wait in order.
+//! What no selector can wait for is done by a thread pool, in [jobs](crate::jobs). Operations that find no
+//! job free wait in order.
 
 #![allow(unsafe_code)]
 
-use std::cell::UnsafeCell;
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use super::super::Operations;
 use super::calls;
 use super::queue::{Nodes, Place, Queue};
 use crate::completion::Header;
-use crate::errand;
+use crate::descriptor;
 use crate::in_flight::Token;
-use crate::op::RawOp;
-use crate::thread_pool::{Disposition, RawTask, ThreadPool};
+use crate::jobs::{self, NotSent, Work};
+use crate::op::{OpKind, Outcome, RawOp};
+use crate::sys::errno;
+use crate::sys::file::PATH_BYTES_MAX;
+use crate::thread_pool::ThreadPool;
 
 /// Operations of one loop that are with the pool at once. More would only wait there.
-const JOBS_MAX: usize = 256;
+const JOBS_MAX: u32 = 256;
 
-#[repr(C)]
-struct Job {
-    /// First, for it is by the header that a job comes back.
-    header: Header,
-    /// A copy, so that an operation that is withdrawn is done with at once, wherever its job is.
-    work: RawOp,
-    /// The memory that the job is in, of which it has a count while it is away.
-    memory: *const Memory,
+/// A system call that may take its time.
+struct Call {
+    op: RawOp,
+    /// The path of an open. It is copied, so that an open that hangs touches nothing of its operation, which
+    /// may end before it.
+    path: [MaybeUninit<u8>; PATH_BYTES_MAX],
 }
 
-/// The memory of all jobs. It lives until the last job is back, or has found its loop gone.
-struct Memory(UnsafeCell<[Job; JOBS_MAX]>);
+// SAFETY: system calls, on descriptors and memory that are the operation's: they may be done on any thread.
+unsafe impl Work for Call {
+    const DESCRIPTION: RawOp = RawOp::job();
 
-// SAFETY: S14: a job is the loop's or the pool's, never both's.
-unsafe impl Send for Memory {}
-// SAFETY: S14: as above.
-unsafe impl Sync for Memory {}
+    unsafe fn run(this: *mut Call) -> i32 {
+        // SAFETY: S14: the caller's promise.
+        let op = unsafe { &(*this).op };
+        // SAFETY: S6: the operation is in flight, for it was not withdrawn; an open has its own path.
+        unsafe { calls::blocking(op) }
+    }
+
+    unsafe fn discard(this: *mut Call, result: i32) {
+        // SAFETY: S14: the caller's promise.
+        if unsafe { (*this).op.kind } == OpKind::Open {
+            descriptor::close_number(result);
+        }
+    }
+}
+
+/// Writes the call of an operation.
+///
+/// # Safety
+/// `call` is a place for one, and the path of an open is not longer than there is room for.
+unsafe fn write_call(call: *mut Call, op: &RawOp) {
+    // SAFETY: S14: the caller's promise.
+    let op_place = unsafe { &raw mut (*call).op };
+    // SAFETY: S14: as above.
+    unsafe { op_place.write(*op) };
+    if op.kind == OpKind::Open {
+        let bytes = path_of(op);
+        // SAFETY: S14: as above.
+        let path = unsafe { &raw mut (*call).path };
+        // SAFETY: S14: as above.
+        unsafe { path.cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        // SAFETY: S14: as above.
+        unsafe { (*op_place).buf = path.cast() };
+    }
+}
+
+/// The path of an open, with the zero byte at its end.
+fn path_of(op: &RawOp) -> &[u8] {
+    debug_assert_eq!(op.kind, OpKind::Open);
+    // SAFETY: S6: the path is the operation's.
+    unsafe { CStr::from_ptr(op.buf.cast_const().cast()) }.to_bytes_with_nul()
+}
 
 pub(super) struct Jobs {
-    memory: Arc<Memory>,
-    free: Vec<u16>,
+    jobs: jobs::Jobs<Call>,
     waiting: Queue,
     pool: Option<ThreadPool>,
 }
@@ -52,29 +93,9 @@ pub(super) enum Started {
     Done(i32),
 }
 
-/// A job that has come back.
-pub(super) struct Returned {
-    pub(super) token: Token,
-    pub(super) result: i32,
-}
-
 impl Jobs {
-    pub(super) fn new(pool: Option<ThreadPool>) -> Jobs {
-        let job = || {
-            let mut header = Header::new();
-            header.op = RawOp::job();
-            Job { header, work: RawOp::immediate(0), memory: std::ptr::null() }
-        };
-        let memory = Arc::new(Memory(UnsafeCell::new(std::array::from_fn(|_| job()))));
-        Jobs { memory, free: (0..JOBS_MAX as u16).rev().collect(), waiting: Queue::default(), pool }
-    }
-
-    fn job(&self, index: usize) -> NonNull<Job> {
-        debug_assert!(index < JOBS_MAX);
-        // SAFETY: S14: a pointer to the array is not null.
-        let first = unsafe { NonNull::new_unchecked(self.memory.0.get().cast::<Job>()) };
-        // SAFETY: S14: within the array.
-        unsafe { first.add(index) }
+    pub(super) fn new(pool: Option<ThreadPool>) -> io::Result<Jobs> {
+        Ok(Jobs { jobs: jobs::Jobs::new(JOBS_MAX)?, waiting: Queue::default(), pool })
     }
 
     /// Has an operation done, now or when its turn comes.
@@ -88,98 +109,81 @@ impl Jobs {
         nodes: &mut Nodes,
         ops: &Operations,
     ) -> Started {
-        let Some(index) = self.free.pop() else {
-            nodes.push(&mut self.waiting, token, Place::WaitingForJob);
-            return Started::Later;
-        };
-        let job = self.job(usize::from(index));
-        // SAFETY: S14: a free job is ours.
-        unsafe { (*job.as_ptr()).work = *op };
-        // SAFETY: S14: as above.
-        unsafe { (*job.as_ptr()).memory = Arc::into_raw(Arc::clone(&self.memory)) };
-        let pool = self.pool.as_ref().unwrap_or_else(|| default_pool());
-        // SAFETY: S14: as above; what the work points to is the operation's until it is reported.
-        if unsafe { errand::send(job.cast(), token, run, ops.inbox(), Some(pool)) }.is_ok() {
-            nodes.enter_job(token, usize::from(index));
-            return Started::Later;
+        if op.kind == OpKind::Open && path_of(op).len() > PATH_BYTES_MAX {
+            return Started::Done(-errno::ENAMETOOLONG);
         }
-        // SAFETY: S14: the pool did not take it.
-        unsafe { self.release(job, index) };
-        // SAFETY: S6: the caller's promise.
-        Started::Done(unsafe { calls::blocking(op) })
+        // SAFETY: S14: `send` gives a place for a call.
+        let write = |call| unsafe { write_call(call, op) };
+        let pool = self.pool.as_ref().unwrap_or_else(|| default_pool());
+        // SAFETY: S14: what the call touches is the operation's until it is reported.
+        match unsafe { self.jobs.send(token, write, ops.inbox(), Some(pool)) } {
+            Ok(job) => {
+                nodes.enter_job(token, job);
+                Started::Later
+            }
+            Err(NotSent::NoneFree) => {
+                nodes.push(&mut self.waiting, token, Place::WaitingForJob);
+                Started::Later
+            }
+            // SAFETY: S6: the caller's promise.
+            Err(NotSent::Refused(_)) => Started::Done(unsafe { calls::blocking(op) }),
+        }
     }
 
-    /// Takes a job back.
+    /// Takes a job back. The operation and its outcome; `None` if it has ended before.
     ///
     /// # Safety
     /// `header` is that of a job of ours that has come back.
-    pub(super) unsafe fn take(&mut self, header: NonNull<Header>, nodes: &mut Nodes) -> Option<Returned> {
-        let job: NonNull<Job> = header.cast();
-        // SAFETY: S14: both are places in the array.
-        let index = unsafe { job.offset_from_unsigned(self.job(0)) };
-        // SAFETY: S14: it has come back.
-        let token = unsafe { errand::token_of(header) };
-        // SAFETY: S14: as above.
-        let result = unsafe { (*header.as_ptr()).outcome }.result;
-        // SAFETY: S14: as above.
-        unsafe { self.release(job, index as u16) };
-        if nodes.place(token) != Place::InJob || nodes.job(token) != index {
-            // It was withdrawn.
+    pub(super) unsafe fn take(
+        &mut self,
+        header: NonNull<Header>,
+        nodes: &mut Nodes,
+    ) -> Option<(Token, Outcome)> {
+        // SAFETY: S14: the caller's promise.
+        let returned = unsafe { self.jobs.take(header) };
+        let token = returned.token;
+        if nodes.place(token) != Place::InJob || nodes.job(token) != returned.job {
+            self.jobs.discard(returned);
             return None;
         }
         nodes.leave_job(token);
-        Some(Returned { token, result })
+        Some((token, returned.outcome))
     }
 
-    /// # Safety
-    /// `job` is the loop's again.
-    unsafe fn release(&mut self, job: NonNull<Job>, index: u16) {
-        // SAFETY: S14: the caller's promise.
-        let memory = unsafe { (*job.as_ptr()).memory };
-        // SAFETY: S14: the count that was made when it was started.
-        unsafe { Arc::decrement_strong_count(memory) };
-        self.free.push(index);
+    /// Parts with its pool. Nothing is sent any more.
+    pub(super) fn release_pool(&mut self, limit: Duration) {
+        if let Some(pool) = self.pool.take() {
+            pool.release_within(limit);
+        }
     }
 
     /// The operation that has waited longest for a job, if one is free.
     pub(super) fn next_waiting(&mut self, nodes: &mut Nodes) -> Option<Token> {
-        let token = nodes.head(&self.waiting).filter(|_| !self.free.is_empty())?;
+        let token = nodes.head(&self.waiting).filter(|_| self.jobs.has_free())?;
         nodes.remove(&mut self.waiting, token);
         Some(token)
     }
 
-    /// An operation shall not be done. `false`: it is being done.
-    pub(super) fn withdraw(&mut self, token: Token, nodes: &mut Nodes) -> bool {
+    /// An operation shall not be done. `None`: it is being done, and keeps its memory until then. Otherwise the
+    /// outcome to end it with.
+    pub(super) fn withdraw(&mut self, token: Token, kind: OpKind, nodes: &mut Nodes) -> Option<Outcome> {
         if nodes.place(token) == Place::WaitingForJob {
             nodes.remove(&mut self.waiting, token);
-            return true;
+            return Some(Outcome::untried(-errno::ECANCELED));
         }
-        let header: *mut Header = self.job(nodes.job(token)).as_ptr().cast();
-        // SAFETY: S14: a raw place in a job.
-        let op = unsafe { &raw mut (*header).op };
+        let job = nodes.job(token);
         // SAFETY: S14: the job was sent, and is not back.
-        let withdrawn = unsafe { errand::withdraw(op) };
-        if withdrawn {
-            nodes.leave_job(token);
-        }
-        withdrawn
-    }
-}
-
-/// On a worker.
-unsafe fn run(task: NonNull<RawTask>, disposition: Disposition) {
-    let work = |header: NonNull<Header>| {
-        // SAFETY: S14: the header is a job's first field, and the job is the worker's.
-        let op = unsafe { &(*header.cast::<Job>().as_ptr()).work };
-        // SAFETY: S6: the operation is in flight, for it was not withdrawn.
-        unsafe { calls::blocking(op) }
-    };
-    // SAFETY: S14: `start` sent it.
-    if let Err(header) = unsafe { errand::run(task, disposition, work) } {
-        // SAFETY: S14: the loop is gone, so the job is ours.
-        let memory = unsafe { (*header.cast::<Job>().as_ptr()).memory };
-        // SAFETY: S14: and so is its count.
-        unsafe { Arc::decrement_strong_count(memory) };
+        let outcome = if unsafe { self.jobs.withdraw(job) } {
+            Outcome::untried(-errno::ECANCELED)
+        // An open that has begun may hang, and touches nothing of its operation.
+        // SAFETY: S14: as above.
+        } else if kind == OpKind::Open && unsafe { self.jobs.abandon(job) } {
+            Outcome::new(-errno::ECANCELED)
+        } else {
+            return None;
+        };
+        nodes.leave_job(token);
+        Some(outcome)
     }
 }
 

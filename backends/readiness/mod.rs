@@ -26,6 +26,7 @@ mod queue;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
 use crate::descriptor::RawDescriptor;
@@ -37,7 +38,7 @@ use crate::sys::{self, errno};
 use attempt::{Attempt, attempt};
 use descriptors::{Descriptors, FileKind, Lane};
 pub(crate) use descriptors::{Edge, Interest};
-use jobs::{Jobs, Returned, Started};
+use jobs::{Jobs, Started};
 use queue::{Nodes, Place};
 
 /// What an operating system has for waiting on many descriptors, edge-triggered.
@@ -108,7 +109,7 @@ impl<S: Selector> Readiness<S> {
             selector,
             descriptors: Descriptors::new()?,
             nodes: Nodes::new(capacity)?,
-            jobs: Jobs::new(options.pool.clone()),
+            jobs: Jobs::new(options.pool.clone())?,
             waker,
             capacity,
             skips: 0,
@@ -471,6 +472,10 @@ impl<S: Selector> Readiness<S> {
         self.conclude(token, outcome, ops);
     }
 
+    pub(crate) fn release_pool(&mut self, limit: Duration) {
+        self.jobs.release_pool(limit);
+    }
+
     #[inline]
     fn take_edge(&mut self, event: Event, ops: &mut Operations) {
         let Some(record) = self.descriptors.at_edge(event.fd, event.generation) else { return };
@@ -541,10 +546,10 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
 
     // ---- out
 
-    fn cancel(&mut self, token: Token, ops: &mut Operations) {
-        let Some(op) = ops.op(token) else { return };
+    fn cancel(&mut self, token: Token, ops: &mut Operations) -> bool {
+        let Some(op) = ops.op(token) else { return false };
         // SAFETY: S3: the operation is ours, and nobody writes to it now.
-        let RawOp { fd, kind, .. } = *unsafe { &*op };
+        let RawOp { fd, kind, flags, .. } = *unsafe { &*op };
         let lane = Lane::of(kind);
         match self.nodes.place(token) {
             Place::Waiting => {
@@ -552,13 +557,20 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
                 report(token, -errno::ECANCELED, ops);
                 // Whoever is first now has not been tried.
                 self.run_later(fd, lane);
+                true
             }
-            Place::WaitingForJob | Place::InJob => {
-                if self.jobs.withdraw(token, &mut self.nodes) {
-                    self.conclude_job(token, Outcome::untried(-errno::ECANCELED), ops);
+            Place::WaitingForJob | Place::InJob => match self.jobs.withdraw(token, kind, &mut self.nodes) {
+                Some(outcome) => {
+                    self.conclude_job(token, outcome, ops);
+                    true
                 }
+                // A worker does one part of an exact one; there are no more parts.
+                None => flags & RawOp::EXACT != 0,
+            },
+            Place::Nowhere => {
+                debug_assert!(false, "what the backend has is somewhere");
+                false
             }
-            Place::Nowhere => debug_assert!(false, "what the backend has is somewhere"),
         }
     }
 
@@ -595,8 +607,13 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
         while let Some(header) = ops.pop_job() {
             // SAFETY: S14: only jobs of ours come back this way.
             let returned = unsafe { self.jobs.take(header, &mut self.nodes) };
-            if let Some(Returned { token, result }) = returned {
-                self.conclude_job(token, Outcome::new(result), ops);
+            let Some((token, outcome)) = returned else { continue };
+            if !outcome.is_untried() {
+                self.conclude_job(token, outcome, ops);
+            } else if let Some(op) = ops.op(token) {
+                // The pool discards its tasks and takes no more, so the call is made here.
+                // SAFETY: S3: the operation is ours.
+                unsafe { self.start_job(token, op, ops) };
             }
         }
         while let Some(token) = self.jobs.next_waiting(&mut self.nodes) {

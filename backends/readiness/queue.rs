@@ -53,7 +53,7 @@ struct Node {
     place: Place,
     runnable: bool,
     /// In a job: which.
-    job: u16,
+    job: u32,
 }
 
 // SAFETY: integers, and a place whose zero is `Nowhere`.
@@ -78,13 +78,13 @@ impl Nodes {
         if node.sequence == token.sequence() { node.place } else { Place::Nowhere }
     }
 
-    pub(super) fn job(&self, token: Token) -> usize {
+    pub(super) fn job(&self, token: Token) -> u32 {
         debug_assert_eq!(self.place(token), Place::InJob);
-        usize::from(self.table[token.index()].job)
+        self.table[token.index()].job
     }
 
-    pub(super) fn enter_job(&mut self, token: Token, job: usize) {
-        let (sequence, job) = (token.sequence(), job as u16);
+    pub(super) fn enter_job(&mut self, token: Token, job: u32) {
+        let sequence = token.sequence();
         self.table[token.index()] = Node { sequence, place: Place::InJob, job, ..Node::default() };
     }
 

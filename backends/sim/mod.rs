@@ -94,8 +94,9 @@ unsafe impl Driver for Sim {
         unsafe { self.world.submit(self.side, self.host, token, op) };
     }
 
-    fn cancel(&mut self, token: Token, _: &mut Operations) {
+    fn cancel(&mut self, token: Token, _: &mut Operations) -> bool {
         self.world.cancel(self.side, token);
+        true
     }
 
     fn poll(&mut self, wait: Wait, ops: &mut Operations) -> io::Result<()> {

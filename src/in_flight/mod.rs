@@ -36,14 +36,15 @@ use slab::Slab;
 use crate::buf_pool;
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
-use crate::errand;
 use crate::error::code;
 use crate::handle::{self, Remote};
 use crate::io_vecs;
+use crate::jobs::{self, Jobs, NotSent, OwnerFn, OwnerWork};
 use crate::memory;
 use crate::op::{Direction, NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::sync::Arc;
 use crate::sys::errno;
+use crate::thread_pool::ThreadPool;
 use crate::timer::clock::Clock;
 use crate::timer::wheel::{NIL, Place, Wheel};
 use entry::flag;
@@ -106,6 +107,8 @@ pub(crate) struct InFlight {
     pub(crate) buffer_returned: Rc<Cell<bool>>,
     /// Headers of the backend that have come back from a thread pool.
     jobs: ReadyList,
+    /// Offloaded work on its way.
+    offloads: Jobs<OwnerWork>,
     in_backend: usize,
     background: usize,
     /// Above every index that the table has ever used.
@@ -139,6 +142,7 @@ impl InFlight {
             starved: memory::queue(capacity)?,
             buffer_returned: Rc::new(Cell::new(false)),
             jobs: ReadyList::EMPTY,
+            offloads: Jobs::new(capacity as u32)?,
             in_backend: 0,
             background: 0,
             high_water: 0,
@@ -230,7 +234,7 @@ impl InFlight {
         self.abandoned
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = InFlightOp> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = InFlightOp> + Clone + '_ {
         let now_ns = self.clock.now_ns();
         self.table.iter().map(move |(index, entry)| InFlightOp {
             id: self.op_id(Token::new(index as u32, entry.sequence)),
@@ -335,16 +339,54 @@ impl InFlight {
         self.jobs.pop()
     }
 
+    /// Sends an operation of the table to a thread pool; without one the work is done here.
+    ///
+    /// # Safety
+    /// `header` is that of the operation, and `function` may work on its state on any thread (S14).
+    pub(crate) unsafe fn offload(
+        &mut self,
+        token: Token,
+        header: NonNull<Header>,
+        function: OwnerFn,
+        pool: Option<&ThreadPool>,
+    ) {
+        let write = |work: *mut OwnerWork| {
+            // SAFETY: S14: the place is for the work.
+            unsafe { work.write(OwnerWork { owner: header, function }) };
+        };
+        // SAFETY: S14: the caller's promise. The owner is given back when the job is back or withdrawn.
+        let refusal = match unsafe { self.offloads.send(token, write, &self.remote, pool) } {
+            // SAFETY: S2: the header is the loop's; the worker has the state alone.
+            Ok(job) => return unsafe { (*header.as_ptr()).op.len = job as usize },
+            Err(NotSent::NoneFree) => code::TABLE_FULL,
+            Err(NotSent::Refused(error)) => jobs::refusal(&error),
+        };
+        let _ = self.complete(token, Outcome::untried(-refusal));
+    }
+
+    /// Takes an operation back from its thread pool. `false`: the work has begun, or is done.
+    pub(crate) fn withdraw(&mut self, token: Token) -> bool {
+        let Some(op) = self.op(token) else { return false };
+        // SAFETY: S3: the worker has the state alone.
+        let op = unsafe { &*op };
+        debug_assert_eq!(op.kind, OpKind::Offload);
+        // SAFETY: S14: it was sent when the operation entered the table, and is not back.
+        let withdrawn = unsafe { self.offloads.withdraw(op.len as u32) };
+        if withdrawn {
+            let _ = self.complete(token, Outcome::untried(-errno::ECANCELED));
+        }
+        withdrawn
+    }
+
     /// Work is back from a thread pool.
     ///
     /// # Safety
-    /// `header` is that of an operation of the table that was sent there, and on no list (S2).
+    /// `header` is that of a job that was sent by [`InFlight::offload`], and on no list (S2).
     unsafe fn accept_work(&mut self, header: NonNull<Header>) {
         // SAFETY: S14: it has come back.
-        let token = unsafe { errand::token_of(header) };
-        // SAFETY: S14: as above; the worker put it there.
-        let outcome = unsafe { (*header.as_ptr()).outcome };
-        let verdict = self.complete(token, outcome);
+        let returned = unsafe { self.offloads.take(header) };
+        // If it was withdrawn, its name names nothing any more.
+        let verdict = self.complete(returned.token, returned.outcome);
         debug_assert_eq!(verdict, Next::Done);
     }
 

@@ -7,9 +7,11 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::panicking;
+use std::time::Duration;
 
 use crate::buf_pool::Buffers;
 use crate::in_flight::{InFlight, Token};
+use crate::leak::Holder;
 use crate::op::{Outcome, RawOp};
 use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
@@ -92,8 +94,9 @@ impl Backend {
     /// As the contract has it.
     pub(crate) unsafe fn submit(&mut self, _: Token, _: *mut RawOp, _: &mut InFlight) {}
 
-    pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) {
+    pub(crate) fn cancel(&mut self, token: Token, ops: &mut InFlight) -> bool {
         let _ = ops.complete(token, Outcome::new(-errno::ECANCELED));
+        true
     }
 
     /// Time does not pass: a wait that has a limit ends by a wake-up, too.
@@ -111,6 +114,12 @@ impl Backend {
     }
 
     pub(crate) fn take_jobs(&mut self, _: &mut InFlight) {}
+
+    pub(crate) fn holder(&self) -> Holder {
+        Holder::Kernel
+    }
+
+    pub(crate) fn release_pool(&mut self, _: Duration) {}
 
     pub(crate) fn register_buffers(&mut self, _: &mut Buffers) -> io::Result<()> {
         Ok(())

@@ -1,4 +1,4 @@
-//! Models of how other threads reach a loop: the real loop, its queue, notifiers and errands, over a backend
+//! Models of how other threads reach a loop: the real loop, its queue, notifiers and jobs, over a backend
 //! without a kernel. Every order in which the threads of these small programs can run is tried, within a
 //! bound on preemptions, and every value that a load may return. A wake-up that is lost leaves the loop
 //! asleep, which loom reports as a deadlock; the backend checks that no system call is superfluous;
@@ -18,8 +18,6 @@ use loom::sync::atomic::AtomicBool;
 use loom::thread::{self, JoinHandle};
 
 use crate::backends::poll_descriptor;
-use crate::completion::Header;
-use crate::errand;
 use crate::{
     Action, Cause, Completion, Loop, LoopHandle, Multi, Notifier, OpId, RunMode, ThreadPool, is_canceled, nop,
 };
@@ -380,7 +378,7 @@ fn a_notification_is_had_by_one_of_two_loops() {
     });
 }
 
-// ---- errands
+// ---- jobs
 
 struct Work {
     content: Shared,
@@ -430,33 +428,48 @@ fn work_that_is_offloaded_is_done_and_comes_back() {
 }
 
 #[test]
-fn work_that_is_cancelled_is_done_or_not_as_its_callback_says() {
+fn work_that_is_cancelled_is_done_or_not_as_the_cancel_says() {
     check(4, || {
         let (mut lp, (pool, worker), runs) = (new_loop(), pool(1), Tally::default());
         let id = offload(&mut lp, &pool, &runs);
-        lp.cancel(id);
+        let cancelled = lp.cancel(id);
         lp.run(RunMode::UntilDone).unwrap();
-        assert_eq!(CAME.take(), [runs.load(Relaxed)]);
+        assert_eq!(CAME.take(), [usize::from(!cancelled)]);
+        assert_eq!(runs.load(Relaxed), usize::from(!cancelled));
         worker.join().unwrap();
     });
 }
 
+/// The worker comes to the first job when the second has taken the operation's place in the table.
 #[test]
-fn an_errand_is_withdrawn_or_begun_and_never_both() {
-    check(4, || {
-        let (mut lp, (pool, worker), runs) = (new_loop(), pool(1), Tally::default());
-        let work = Work { content: Shared::new(0), runs: runs.clone() };
-        let mut place = Box::new(Completion::new(work));
-        let header: *mut Header = (&raw mut *place).cast();
-        offload_in(&mut lp, &pool, place);
-        // SAFETY: S14: it was sent, and is not back before the loop runs.
-        let op = unsafe { &raw mut (*header).op };
-        // SAFETY: S14: as above.
-        let withdrawn = unsafe { errand::withdraw(op) };
+fn work_that_was_cancelled_is_not_taken_for_what_comes_after_it() {
+    check(3, || {
+        let (mut lp, (pool, worker), runs) = (new_loop(), pool(2), Tally::default());
+        let id = offload(&mut lp, &pool, &runs);
+        let cancelled = lp.cancel(id);
+        offload(&mut lp, &pool, &runs);
         lp.run(RunMode::UntilDone).unwrap();
-        assert_eq!(runs.load(Relaxed), usize::from(!withdrawn));
-        assert_eq!(CAME.take(), [usize::from(!withdrawn)]);
+        let mut came = CAME.take();
+        came.sort_unstable();
+        assert_eq!(came, [usize::from(!cancelled), 1]);
+        assert_eq!(runs.load(Relaxed), 2 - usize::from(cancelled));
         worker.join().unwrap();
+    });
+}
+
+/// Its owner is dropped at once; the worker finds the job, and neither the owner nor the loop.
+#[test]
+fn work_that_no_worker_has_begun_is_withdrawn_from_a_busy_pool_when_its_loop_is_dropped() {
+    check(4, || {
+        let mut lp = Loop::builder().capacity(4).entries(1).drain_timeout(Duration::ZERO).build().unwrap();
+        let pool = ThreadPool::for_models();
+        let runs = Tally::default();
+        offload(&mut lp, &pool, &runs);
+        let of_worker = pool.clone();
+        drop(lp);
+        assert_eq!(std::sync::Arc::strong_count(&runs), 1, "the owner was dropped");
+        thread::spawn(move || of_worker.work(1)).join().unwrap();
+        assert_eq!(runs.load(Relaxed), 0);
     });
 }
 

@@ -35,8 +35,8 @@ pub(crate) mod address {
 pub(crate) mod errno {
     pub(crate) use super::platform::errno::{
         EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EBADF, ECANCELED, ECONNABORTED, EDEADLK, EINPROGRESS,
-        EINTR, EINVAL, EIO, EMFILE, EMSGSIZE, ENOBUFS, ENOMEM, ENOSYS, ENOTCONN, EOPNOTSUPP, EPERM,
-        ESHUTDOWN, ESPIPE, ETIMEDOUT,
+        EINTR, EINVAL, EIO, EMFILE, EMSGSIZE, ENAMETOOLONG, ENOBUFS, ENOMEM, ENOSYS, ENOTCONN, EOPNOTSUPP,
+        EPERM, ESHUTDOWN, ESPIPE, ETIMEDOUT,
     };
 
     /// What the last call of this thread failed with.
@@ -93,6 +93,9 @@ pub(crate) mod file {
 
     /// What a descriptor is. The error is a code.
     pub(crate) use super::platform::file::file_type;
+
+    /// The longest path that a call takes, with the zero byte at its end.
+    pub(crate) use super::platform::file::PATH_BYTES_MAX;
 
     /// The bytes for which a pipe that is ready for writing is sure to have room.
     pub(crate) use super::platform::file::PIPE_BUF;

@@ -3,8 +3,10 @@
 
 use std::{
     fmt, io,
-    ptr::NonNull,
+    mem::ManuallyDrop,
+    ptr::{self, NonNull},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use super::{
@@ -249,6 +251,17 @@ impl ThreadPool {
     /// [`each`](ThreadPool::each) and [`map`](ThreadPool::map) are not counted: their caller sees them.
     pub fn panic_count(&self) -> usize {
         self.shared.panics().load(Relaxed)
+    }
+}
+
+impl ThreadPool {
+    /// Drops this handle. If it is the last one, the pool's threads are waited for no longer than this; those
+    /// that have not ended then end by themselves.
+    pub(crate) fn release_within(self, limit: Duration) {
+        let this = ManuallyDrop::new(self);
+        this.shared.release_within(limit);
+        // SAFETY: P8: the handle's own reference, which is not dropped otherwise.
+        drop(unsafe { ptr::read(&this.shared) });
     }
 }
 

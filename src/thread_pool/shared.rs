@@ -9,6 +9,7 @@ use std::{
         atomic::Ordering::{AcqRel, Relaxed, SeqCst},
     },
     thread,
+    time::Duration,
 };
 
 use super::{
@@ -46,6 +47,8 @@ struct Threads {
     handles: Vec<thread::JoinHandle<()>>,
     /// Calls of `join` that have taken handles and wait for them.
     joiners: usize,
+    /// Threads whose loop has not ended.
+    running: usize,
     #[cfg(test)]
     attempts: usize,
 }
@@ -67,6 +70,7 @@ impl Shared {
             threads: Mutex::new(Threads {
                 handles: Vec::with_capacity(max_threads),
                 joiners: 0,
+                running: 0,
                 #[cfg(test)]
                 attempts: 0,
             }),
@@ -224,6 +228,7 @@ impl Shared {
         self.workers_used.store(index + 1, SeqCst);
         let handle = builder.spawn(move || worker::run(&shared, index))?;
         threads.handles.push(handle);
+        threads.running += 1;
         Ok(())
     }
 
@@ -258,16 +263,50 @@ impl Shared {
         }
     }
 
-    /// Called when a handle is dropped.
-    pub(super) fn release(&self) {
-        if self.handles.fetch_sub(1, AcqRel) > 1 {
-            return;
+    /// The loop of a worker has ended.
+    pub(super) fn worker_ended(&self) {
+        let mut threads = self.threads();
+        threads.running -= 1;
+        if threads.running == 0 {
+            self.joined.notify_all();
         }
-        self.shut_down(Shutdown::Drain);
-        // A worker cannot wait for itself; the last thread that ends frees what is shared.
-        if !worker::is_of(self) {
+    }
+
+    /// As [`Shared::join`], but not for longer than this: threads that have not ended then end by themselves.
+    fn join_within(&self, limit: Duration) {
+        let is_running = |threads: &mut Threads| threads.running > 0;
+        let waited = self.joined.wait_timeout_while(self.threads(), limit, is_running);
+        let (mut threads, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            threads.handles.clear();
+        } else {
+            drop(threads);
             self.join();
         }
+    }
+
+    /// Called when a handle is dropped.
+    pub(super) fn release(&self) {
+        if let Some(this) = self.shut_down_by_last() {
+            this.join();
+        }
+    }
+
+    /// Called when a handle is dropped by one who waits no longer than this.
+    pub(super) fn release_within(&self, limit: Duration) {
+        if let Some(this) = self.shut_down_by_last() {
+            this.join_within(limit);
+        }
+    }
+
+    /// Gives a handle up, and shuts the pool down with the last one. Then it is given to be joined, except on a
+    /// worker, which cannot wait for itself; the last thread that ends frees what is shared.
+    fn shut_down_by_last(&self) -> Option<&Shared> {
+        if self.handles.fetch_sub(1, AcqRel) > 1 {
+            return None;
+        }
+        self.shut_down(Shutdown::Drain);
+        Some(self).filter(|_| !worker::is_of(self))
     }
 }
 

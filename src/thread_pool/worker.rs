@@ -96,6 +96,7 @@ pub(super) fn run(shared: &Arc<Shared>, index: usize) {
     running.duty.set(Duty::None);
     running.run_all();
     CURRENT.set((ptr::null(), 0));
+    shared.worker_ended();
 }
 
 /// The state of a running loop; it is on the stack of the one thread that owns the ring of `own`.

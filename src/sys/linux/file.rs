@@ -12,7 +12,7 @@ use crate::sys::unix::file::{self, readv, writev};
 use crate::sys::unix::io_vec::IoVec;
 use crate::sys::unix::result_of;
 
-pub(crate) use crate::sys::unix::file::{PIPE_BUF, c_path, close};
+pub(crate) use crate::sys::unix::file::{PATH_BYTES_MAX, PIPE_BUF, c_path, close};
 
 pub(crate) fn open_flags(how: &Opening) -> i32 {
     file::open_flags(how) | libc::O_LARGEFILE

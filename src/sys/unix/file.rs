@@ -14,6 +14,9 @@ use crate::sys::file::Opening;
 
 pub(crate) use libc::PIPE_BUF;
 
+/// The longest path that a call takes, with the zero byte at its end.
+pub(crate) const PATH_BYTES_MAX: usize = libc::PATH_MAX as usize;
+
 pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| errno::error(errno::EINVAL))
 }

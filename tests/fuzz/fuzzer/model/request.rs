@@ -12,6 +12,18 @@ pub(crate) enum Request {
 }
 
 impl Work {
+    /// Whether it may be sure of a result of its own while it is still listed: a thread pool may have begun it,
+    /// the kernel may be closing its descriptor, or have sent its bytes.
+    fn may_be_beyond_cancel(self) -> bool {
+        match self {
+            Work::Offload { .. } | Work::Close { .. } | Work::CloseFile => true,
+            Work::Read { .. } | Work::ReadOn { .. } | Work::Write { .. } => true,
+            Work::Sync { .. } | Work::Metadata | Work::Open(_) => true,
+            Work::Send { how, .. } => how == Transmit::ZeroCopy,
+            _ => false,
+        }
+    }
+
     /// Under which name the loop lists it.
     pub(super) fn op_kind(self) -> Option<OpKind> {
         Some(match self {
@@ -142,6 +154,13 @@ impl Request {
         match self {
             Request::Single(work) => work.is_timer(),
             Request::Series(series) => matches!(series, Series::Every(_) | Series::EveryAfter(_)),
+        }
+    }
+
+    pub(super) fn may_be_beyond_cancel(self) -> bool {
+        match self {
+            Request::Single(work) => work.may_be_beyond_cancel(),
+            Request::Series(_) => false,
         }
     }
 

@@ -15,6 +15,7 @@ impl Model {
         let unsure = entry.disarmed
             || entry.perhaps_canceled
             || entry.request.notifier().is_some()
+            || entry.request.may_be_beyond_cancel()
             || entry.limit_ns.is_some_and(|limit_ns| now_ns >= limit_ns);
         if unsure { None } else { Some(true) }
     }
