@@ -44,6 +44,9 @@ pub enum Wait {
 ///   unreachable, and flags of a kernel are translated to those that [`Outcome`] has.
 /// * [`Next::Continue`] gives the operation back, advanced behind what was moved: a part of an
 ///   [exact](RawOp::EXACT) one, or one that was interrupted.
+/// * Reads and writes at the position of a file ([`RawOp::CURSOR`]) are done one after another, in order, and move
+///   it behind what they have moved. Those on what has no position keep their order, too, reads and writes each for
+///   themselves.
 /// * Outcomes of [`RawOp::MULTI`] operations are reported only while [`Operations::items_room`] allows; more of them
 ///   wait in the kernel.
 /// * The descriptor ([`AsFd`]) is readable when [`poll`](Driver::poll) would report something; a wait ends when the
@@ -123,6 +126,19 @@ impl Operations {
     #[inline(always)]
     pub fn complete(&mut self, token: Token, outcome: Outcome) -> Next {
         self.0.complete(token, outcome)
+    }
+
+    /// From now on [`complete`](Operations::complete) does nothing with the outcomes of this operation and says
+    /// [`Next::Look`], for a driver that has to see to something before they count.
+    #[inline]
+    pub fn look_first(&mut self, token: Token) {
+        self.0.look_first(token);
+    }
+
+    /// As [`complete`](Operations::complete), of an outcome that the driver has seen.
+    #[inline]
+    pub fn complete_seen(&mut self, token: Token, outcome: Outcome) -> Next {
+        self.0.complete_seen(token, outcome)
     }
 
     /// The description of an operation that the driver has.

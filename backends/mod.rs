@@ -26,6 +26,8 @@ mod driver;
 mod epoll;
 #[cfg(all(target_os = "linux", feature = "io_uring"))]
 mod io_uring;
+#[cfg(all(target_os = "linux", any(feature = "io_uring", feature = "epoll")))]
+mod positions;
 #[cfg(all(target_os = "linux", feature = "epoll"))]
 mod readiness;
 #[cfg(feature = "sim")]

@@ -20,8 +20,14 @@ use crate::virtual_world;
 /// An open file; closed when it is dropped.
 ///
 /// `read` and `write` use the file's own position, as a program that reads from front to back wants it; the
-/// forms ending in `_at` take an offset in bytes and may be in flight together. Pipes, terminals and the like
-/// have no positions: there the offset is not looked at. On io_uring everything but the closing by drop is
+/// forms ending in `_at` take an offset in bytes and may be in flight together. At the position a loop does one
+/// operation after another, in the order of their submission, and each leaves the position behind what it has
+/// moved, also if it fails in the middle: as `read(2)` and `write(2)` do, on every backend. Copies of a descriptor
+/// (`dup(2)`) share one position, and one order. What other loops, threads or processes do at the same position at
+/// the same time is not waited for, except that with `O_APPEND` every write goes to the end.
+///
+/// Pipes, terminals and the like have no positions: there the offset is not looked at, and of those without one
+/// reads come one after another, and writes do. On io_uring everything but the closing by drop is
 /// asynchronous; on epoll what is not in the page cache is done by a [thread
 /// pool](crate::Builder::thread_pool). Zero bytes read is the end of the file. An empty buffer is done at
 /// once, with `Ok(0)`.

@@ -33,8 +33,10 @@ pub(super) unsafe fn of_common(op: *const RawOp, features: &Features) -> Option<
         OpKind::Send => {
             opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw, features)).build()
         }
-        OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
-        OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
+        // At the position of a file there is one at a time: `IoUring::begin_at_position`.
+        OpKind::Read | OpKind::Write if raw.flags & RawOp::CURSOR != 0 => return None,
+        OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(raw.offset).build(),
+        OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(raw.offset).build(),
         OpKind::Nop => opcode::Nop::new().build(),
         _ => return None,
     })
@@ -105,6 +107,8 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             let len = unsafe { RawOp::address_len_place(op).read() };
             opcode::Connect::new(fd, RawOp::address_place(op).cast_const().cast(), len).build()
         }
+        OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
+        OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
         OpKind::Shutdown => opcode::Shutdown::new(fd, raw.len as i32).build(),
         OpKind::Poll => opcode::PollAdd::new(fd, raw.len as u32).build(),
         OpKind::ReadVectored => {
@@ -129,14 +133,9 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             .mask(metadata::MASK)
             .build(),
         // The common ones are made above, and the loop's own never come here.
-        OpKind::Recv
-        | OpKind::Send
-        | OpKind::Read
-        | OpKind::Write
-        | OpKind::Nop
-        | OpKind::Timer
-        | OpKind::Notify
-        | OpKind::Offload => opcode::Nop::new().build(),
+        OpKind::Recv | OpKind::Send | OpKind::Nop | OpKind::Timer | OpKind::Notify | OpKind::Offload => {
+            opcode::Nop::new().build()
+        }
     }
 }
 

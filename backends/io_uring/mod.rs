@@ -5,6 +5,7 @@
 //! * [`ring`]: the rings and the system call.
 //! * [`entry`]: an operation as a submission queue entry.
 //! * [`buf_ring`]: the buffers that the kernel hands out.
+//! * [`files`]: transfers at the position of a file, which the kernel does not order.
 //!
 //! What does not fit into the submission queue even after it was flushed waits in a backlog, in order, with
 //! room for every operation of the loop and a cancel for each: nothing is ever lost for want of room.
@@ -14,6 +15,7 @@
 mod buf_ring;
 mod entry;
 mod features;
+mod files;
 mod ring;
 
 use std::cell::Cell;
@@ -23,6 +25,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use ::io_uring::{opcode, squeue, types};
 
+use super::positions::Positions;
 use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
 use crate::buf_pool::{self, Buffers};
 use crate::in_flight::{Next, Token};
@@ -69,6 +72,9 @@ pub(crate) struct IoUring {
     waker: Waker,
     /// User data of operations to submit, of cancels, and of the waker's poll, that found no room.
     backlog: VecDeque<u64>,
+    positions: Positions,
+    /// Outcomes that are looked at before they count: [`Next::Look`].
+    to_look_at: VecDeque<(Token, i32)>,
     /// What a program polls instead of the ring, if the ring defers its work.
     event: Option<Event>,
 }
@@ -85,7 +91,10 @@ impl IoUring {
         let (ring, features) = Ring::new(options)?;
         let event = if ring.is_deferred() { Some(Event::new()?) } else { None };
         let backlog = memory::queue(capacity.saturating_mul(2).saturating_add(1))?;
-        let mut this = IoUring { ring, features, waker, backlog, event };
+        let positions = Positions::new(capacity)?;
+        // An operation in flight has one outcome.
+        let to_look_at = memory::queue(capacity)?;
+        let mut this = IoUring { ring, features, waker, backlog, positions, to_look_at, event };
         this.arm_waker();
         // Now, not with the first step: other threads may wake a loop that is polled before it ever ran.
         this.ring.submit()?;
@@ -122,6 +131,10 @@ impl IoUring {
             }
             OpKind::Close => sys::socket::linger_in_background(raw.fd),
             _ => {}
+        }
+        let at_position = raw.kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0;
+        if at_position && !self.begin_at_position(token, raw, ops) {
+            return;
         }
         // SAFETY: S3: as above.
         let entry = unsafe { entry::of(op, &self.features) };
@@ -181,7 +194,8 @@ impl IoUring {
             _ => Some(canceled),
         };
         if let Some(outcome) = outcome {
-            let _ = ops.complete(token, outcome);
+            let _ = ops.complete_seen(token, outcome);
+            self.leave_position(token);
         }
     }
 
@@ -198,8 +212,12 @@ impl IoUring {
                 rearm_waker |= cqe_flags & CQE_MORE == 0;
             } else {
                 let token = Token::from_bits(user_data);
-                report(token, result, cqe_flags, &self.features, &mut self.backlog, ops);
+                let (backlog, to_look_at) = (&mut self.backlog, &mut self.to_look_at);
+                report(token, result, cqe_flags, &self.features, backlog, to_look_at, ops);
             }
+        }
+        if !self.to_look_at.is_empty() {
+            self.look_at_outcomes(ops);
         }
         if rearm_waker {
             self.arm_waker();
@@ -256,6 +274,7 @@ unsafe impl Driver for IoUring {
             // One that waits for room has not begun.
             Some(OpKind::Close) => return !self.backlog.is_empty(),
             Some(OpKind::SendZeroCopy) if ops.op(token).is_some_and(is_decided) => return false,
+            Some(kind) if kind.is_file_transfer() && self.withdraw_from_position(token, ops) => return true,
             _ => {}
         }
         if !self.backlog.is_empty() || !self.push_cancel(token.bits()) {
@@ -326,6 +345,7 @@ fn report(
     cqe_flags: u32,
     features: &Features,
     backlog: &mut VecDeque<u64>,
+    to_look_at: &mut VecDeque<(Token, i32)>,
     ops: &mut Operations,
 ) {
     let mut outcome = outcome_of(result, cqe_flags);
@@ -336,8 +356,10 @@ fn report(
             None => return,
         }
     }
-    if ops.complete(token, outcome) == Next::Continue {
-        backlog.push_back(token.bits());
+    match ops.complete(token, outcome) {
+        Next::Done => {}
+        Next::Continue => backlog.push_back(token.bits()),
+        Next::Look => to_look_at.push_back((token, outcome.result)),
     }
 }
 

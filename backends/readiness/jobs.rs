@@ -122,7 +122,7 @@ impl Jobs {
                 Started::Later
             }
             Err(NotSent::NoneFree) => {
-                nodes.push(&mut self.waiting, token, Place::WaitingForJob);
+                self.wait(token, nodes);
                 Started::Later
             }
             // SAFETY: S6: the caller's promise.
@@ -155,6 +155,11 @@ impl Jobs {
         if let Some(pool) = self.pool.take() {
             pool.release_within(limit);
         }
+    }
+
+    /// Has an operation wait for a job behind those that do.
+    pub(super) fn wait(&mut self, token: Token, nodes: &mut Nodes) {
+        nodes.push(&mut self.waiting, token, Place::WaitingForJob);
     }
 
     /// The operation that has waited longest for a job, if one is free.

@@ -28,6 +28,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use super::positions::{Positions, Turn};
 use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
 use crate::descriptor::RawDescriptor;
 use crate::in_flight::{Next, Token};
@@ -93,6 +94,9 @@ pub(crate) struct Readiness<S> {
     descriptors: Descriptors,
     nodes: Nodes,
     jobs: Jobs,
+    positions: Positions,
+    /// Operations that waited for a job are being started.
+    starting_jobs: bool,
     waker: Waker,
     capacity: usize,
     skips: u32,
@@ -110,6 +114,8 @@ impl<S: Selector> Readiness<S> {
             descriptors: Descriptors::new()?,
             nodes: Nodes::new(capacity)?,
             jobs: Jobs::new(options.pool.clone())?,
+            positions: Positions::new(capacity)?,
+            starting_jobs: false,
             waker,
             capacity,
             skips: 0,
@@ -265,7 +271,14 @@ impl<S: Selector> Readiness<S> {
             return;
         }
         let reads = Lane::of(raw.kind) == Lane::Read;
-        match self.descriptors.record(raw.fd).file_kind(raw.fd) {
+        let kind = self.descriptors.record(raw.fd).file_kind(raw.fd);
+        if matches!(kind, Ok(FileKind::Regular | FileKind::Direct))
+            && raw.flags & RawOp::CURSOR != 0
+            && self.positions.enter(token, raw) == Turn::Later
+        {
+            return self.nodes.wait_for_turn(token);
+        }
+        match kind {
             // SAFETY: S3: the caller's promise.
             Ok(FileKind::Regular) if reads => unsafe { self.start_cached_read(token, op, ops) },
             // SAFETY: S3: as above.
@@ -294,7 +307,7 @@ impl<S: Selector> Readiness<S> {
                 _ => {
                     let outcome = Outcome::new(after_part(raw, result));
                     if ops.complete(token, outcome) == Next::Done {
-                        return;
+                        return self.leave_position(token, ops);
                     }
                 }
             }
@@ -429,7 +442,7 @@ impl<S: Selector> Readiness<S> {
             if errno == errno::EPERM && kind.is_file_transfer() {
                 self.descriptors.record(fd).set_regular();
                 // SAFETY: S3: the operation is ours.
-                unsafe { self.start_job(token, op, ops) };
+                unsafe { self.start_file(token, op, ops) };
             } else {
                 // io_uring's word for a file that has no events.
                 let refusal = if errno == errno::EPERM { errno::EINVAL } else { errno };
@@ -459,9 +472,31 @@ impl<S: Selector> Readiness<S> {
         // SAFETY: S6: the caller's promise.
         match unsafe { self.jobs.start(token, raw, &mut self.nodes, ops) } {
             Started::Later => {}
-            Started::Done(result) => {
-                self.conclude(token, Outcome::new(after_part(raw, result)), ops);
+            Started::Done(result) => self.conclude_job(token, Outcome::new(result), ops),
+        }
+    }
+
+    fn start_waiting_jobs(&mut self, ops: &mut Operations) {
+        if std::mem::replace(&mut self.starting_jobs, true) {
+            // A job that was done in place has ended, and another one's turn has come: it is the next below.
+            return;
+        }
+        while let Some(token) = self.jobs.next_waiting(&mut self.nodes) {
+            if let Some(op) = ops.op(token) {
+                // SAFETY: S3: the operation is ours.
+                unsafe { self.start_job(token, op, ops) };
             }
+        }
+        self.starting_jobs = false;
+    }
+
+    /// An operation is over. If it was at the position of a file, the next one's turn has come: it is for a job, so
+    /// that however many wait, the loop goes on.
+    #[inline]
+    fn leave_position(&mut self, token: Token, ops: &mut Operations) {
+        if let Some(next) = self.positions.leave(token) {
+            self.jobs.wait(next, &mut self.nodes);
+            self.start_waiting_jobs(ops);
         }
     }
 
@@ -469,7 +504,11 @@ impl<S: Selector> Readiness<S> {
         let Some(op) = ops.op(token) else { return };
         // SAFETY: S3: nobody else looks at it now.
         outcome.result = after_part(unsafe { &*op }, outcome.result);
-        self.conclude(token, outcome, ops);
+        if ops.complete(token, outcome) == Next::Done {
+            return self.leave_position(token, ops);
+        }
+        // SAFETY: S3: the table says that the operation is ours.
+        unsafe { self.submit(token, op, ops) };
     }
 
     pub(crate) fn release_pool(&mut self, limit: Duration) {
@@ -559,6 +598,11 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
                 self.run_later(fd, lane);
                 true
             }
+            Place::WaitingForTurn => {
+                self.positions.withdraw(token);
+                let _ = ops.complete(token, Outcome::untried(-errno::ECANCELED));
+                true
+            }
             Place::WaitingForJob | Place::InJob => match self.jobs.withdraw(token, kind, &mut self.nodes) {
                 Some(outcome) => {
                     self.conclude_job(token, outcome, ops);
@@ -616,12 +660,7 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
                 unsafe { self.start_job(token, op, ops) };
             }
         }
-        while let Some(token) = self.jobs.next_waiting(&mut self.nodes) {
-            if let Some(op) = ops.op(token) {
-                // SAFETY: S3: the operation is ours.
-                unsafe { self.start_job(token, op, ops) };
-            }
-        }
+        self.start_waiting_jobs(ops);
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) enum Place {
     Nowhere,
     /// In the queue of a descriptor.
     Waiting,
+    /// For its turn at the position of a file.
+    WaitingForTurn,
     /// In the queue for a free job.
     WaitingForJob,
     /// In a job.
@@ -76,6 +78,11 @@ impl Nodes {
     pub(super) fn place(&self, token: Token) -> Place {
         let node = &self.table[token.index()];
         if node.sequence == token.sequence() { node.place } else { Place::Nowhere }
+    }
+
+    pub(super) fn wait_for_turn(&mut self, token: Token) {
+        let (sequence, place) = (token.sequence(), Place::WaitingForTurn);
+        self.table[token.index()] = Node { sequence, place, ..Node::default() };
     }
 
     pub(super) fn job(&self, token: Token) -> u32 {

@@ -465,7 +465,7 @@ impl State {
                 Event::Request(object) => self.request(object),
                 Event::Answer(object) => self.answer(object),
                 Event::Refusal(object, errno) => self.conclude_connect(object, -errno),
-                Event::Cancel(number) => self.end_waiting(number),
+                Event::Cancel(number) => self.end_waiting(number, libc::ECANCELED),
                 Event::Wake => {}
             }
             self.run_awake();
@@ -555,6 +555,9 @@ impl State {
             // read(2) and write(2) are for files of every kind.
             (OpKind::Read | OpKind::ReadVectored, Some(Nature::Stream(_))) => Direction::Read,
             (OpKind::Write | OpKind::WriteVectored, Some(Nature::Stream(_))) => Direction::Write,
+            (kind, Some(Nature::File(_))) if kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0 => {
+                return self.wait_for_position(number, object);
+            }
             _ => {
                 let at_ns = self.now() + self.latency_ns();
                 return self.schedule(at_ns, Event::Perform(number));
@@ -570,6 +573,29 @@ impl State {
             object.queue(direction).operations.push_back(number);
         }
         self.awake.push_back((id, direction));
+    }
+
+    /// At the position of a file there is one at a time: it begins where the one before it ended.
+    fn wait_for_position(&mut self, number: Number, object: Option<ObjectId>) {
+        self.set_phase(number, Phase::Waiting);
+        if let Some(object) = object.and_then(|id| self.objects.get_mut(&id)) {
+            object.reads.operations.push_back(number);
+        }
+        if let Some(id) = object {
+            self.begin_at_position(id);
+        }
+    }
+
+    /// Begins the first operation that waits for the position of a file, unless it has begun.
+    fn begin_at_position(&mut self, id: ObjectId) {
+        let Some(&number) = self.objects.get(&id).and_then(|file| file.reads.operations.front()) else {
+            return;
+        };
+        if self.operations.get(&number).is_some_and(|operation| operation.phase == Phase::Waiting) {
+            self.set_phase(number, Phase::Begun);
+            let at_ns = self.now() + self.latency_ns();
+            self.schedule(at_ns, Event::Perform(number));
+        }
     }
 
     fn begin_poll(&mut self, number: Number, object: Option<ObjectId>) {
@@ -594,6 +620,9 @@ impl State {
         loop {
             let now_ns = self.now();
             let Some(object) = self.objects.get_mut(&id) else { return };
+            if matches!(object.nature, Nature::File(_)) {
+                return self.begin_at_position(id);
+            }
             let queue = object.queue(direction);
             let Some(&number) = queue.operations.front() else { return };
             if queue.retry_ns > now_ns || self.operations[&number].phase != Phase::Waiting {
@@ -776,7 +805,7 @@ impl State {
                         self.sides[side].late.push((token, outcome));
                     }
                 }
-                Next::Done => {}
+                Next::Done | Next::Look => {}
             }
         }
         count
@@ -830,17 +859,17 @@ impl State {
             let at_ns = self.now() + self.random.up_to(DELAY_NS_MAX);
             return self.schedule(at_ns, Event::Cancel(number));
         }
-        self.end_waiting(number);
+        self.end_waiting(number, libc::ECANCELED);
     }
 
-    /// Ends an operation that has no outcome yet as cancelled.
-    fn end_waiting(&mut self, number: Number) {
+    /// Ends an operation that has no outcome yet with an errno.
+    fn end_waiting(&mut self, number: Number, errno: i32) {
         let Some(operation) = self.operations.get(&number) else { return };
         if operation.phase == Phase::Reported {
             return;
         }
         let object = operation.object;
-        self.finish(number, Outcome::untried(-libc::ECANCELED), 0);
+        self.finish(number, Outcome::untried(-errno), 0);
         if let Some(id) = object {
             self.leave_queues(number, id);
         }
@@ -932,7 +961,7 @@ impl State {
         self.note("close", id, 0);
         let Object { nature, reads, writes, polls } = object;
         for number in reads.operations.into_iter().chain(writes.operations).chain(polls) {
-            self.end_waiting(number);
+            self.end_waiting(number, libc::EBADF);
         }
         match nature {
             Nature::File(_) => {}

@@ -35,6 +35,8 @@ pub(super) mod flag {
     pub(in crate::in_flight) const TIMED_OUT: u8 = 1 << 1;
     /// Its item callback wants no more.
     pub(in crate::in_flight) const DISARMED: u8 = 1 << 2;
+    /// The backend wants to see its outcomes before they count.
+    pub(in crate::in_flight) const LOOK: u8 = 1 << 3;
     /// Results need a second look: multi-result, pooled.
     pub(in crate::in_flight) const COMPOUND: u8 = 1 << 4;
     pub(in crate::in_flight) const BACKGROUND: u8 = 1 << 5;
@@ -42,7 +44,7 @@ pub(super) mod flag {
     pub(in crate::in_flight) const EXACT: u8 = 1 << 7;
 
     pub(in crate::in_flight) const ENDING: u8 = CANCEL | TIMED_OUT | DISARMED;
-    pub(in crate::in_flight) const ANY_RESULT: u8 = ENDING | COMPOUND | EXACT;
+    pub(in crate::in_flight) const ANY_RESULT: u8 = ENDING | LOOK | COMPOUND | EXACT;
 }
 
 /// The flags that an entry begins with. They follow from the operation; worked out where it is submitted they

@@ -75,6 +75,9 @@ pub enum Next {
     Done,
     /// The operation is not finished: take it again.
     Continue,
+    /// Nothing has happened: the backend wanted to see the outcomes of this operation first (`look_first`), and
+    /// reports this one by `complete_seen`.
+    Look,
 }
 
 /// What the loop has to do to cancel an operation.
@@ -425,7 +428,10 @@ impl InFlight {
         }
         let has_deadline = entry.place != Place::NONE;
         let ends_it = entry.flags & flag::ANY_RESULT == 0 || entry.is_whole(outcome);
-        if has_deadline || !ends_it || outcome.result == -errno::EINTR {
+        if has_deadline || !ends_it || outcome.result < 0 {
+            if entry.flags & flag::LOOK != 0 {
+                return Next::Look;
+            }
             return self.complete_special(token, outcome);
         }
         self.in_backend -= 1;
@@ -433,6 +439,22 @@ impl InFlight {
         // SAFETY: S2: it left the table, so it is on no list.
         unsafe { self.push_ready(header, outcome) };
         Next::Done
+    }
+
+    /// The backend wants to see every outcome of an operation that it has before it counts.
+    pub(crate) fn look_first(&mut self, token: Token) {
+        if let Some(entry) = self.get(token) {
+            debug_assert_eq!(entry.state, State::Backend);
+            entry.flags |= flag::LOOK;
+        }
+    }
+
+    /// As [`InFlight::complete`], of an outcome that the backend has seen.
+    pub(crate) fn complete_seen(&mut self, token: Token, outcome: Outcome) -> Next {
+        match self.get(token) {
+            Some(entry) if entry.state == State::Backend => self.complete_special(token, outcome),
+            _ => Next::Done,
+        }
     }
 
     /// As [`InFlight::complete`], for all that is not so simple.
@@ -459,8 +481,13 @@ impl InFlight {
             }
             outcome.result = -errno::ECANCELED;
         }
-        if outcome.result == -errno::ECANCELED && ending & flag::TIMED_OUT != 0 {
-            outcome.result = -code::DEADLINE;
+        if outcome.result == -errno::ECANCELED {
+            outcome.result = match ending {
+                // The program has not cancelled it: whatever the kernel means, it must not look like that.
+                0 => -errno::EIO,
+                _ if ending & flag::TIMED_OUT != 0 => -code::DEADLINE,
+                _ => -errno::ECANCELED,
+            };
         }
         if entry.flags & (flag::COMPOUND | flag::EXACT) == 0 {
             return Ok(outcome);

@@ -240,8 +240,8 @@ operations! {
     /// Reads from a file into a buffer.
     Read { Backend, OpenFile, In, Buffer }
         "`File::read`, `read_at`, `read_exact_at`"
-        io_uring: "`READ`",
-        readiness: "file: `preadv2(RWF_NOWAIT)`, what is not cached by the pool; else `readv` when ready",
+        io_uring: "`READ`; at the file's position one after another",
+        readiness: "file: `preadv2(RWF_NOWAIT)`, what is not cached by the pool, at its position one after another; else `readv` when ready",
         sim: "virtual file, after its latency; pipe or socket: as `Recv`";
 
     /// Reads from a file into a list of buffers.
@@ -254,8 +254,8 @@ operations! {
     /// Writes a buffer to a file.
     Write { Backend, OpenFile, Out, Buffer }
         "`File::write`, `write_all`, `write_at`, `write_all_at`"
-        io_uring: "`WRITE`",
-        readiness: "file: the pool; else `writev` when ready, no more than `PIPE_BUF` if it might block",
+        io_uring: "`WRITE`; at the file's position one after another",
+        readiness: "file: the pool, at its position one after another; else `writev` when ready, no more than `PIPE_BUF` if it might block",
         sim: "virtual file, after its latency; pipe or socket: as `Send`";
 
     /// Writes a list of buffers to a file.

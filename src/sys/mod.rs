@@ -97,6 +97,19 @@ pub(crate) mod file {
     /// The longest path that a call takes, with the zero byte at its end.
     pub(crate) use super::platform::file::PATH_BYTES_MAX;
 
+    /// Which file a descriptor names. The error is a code.
+    pub(crate) use super::platform::file::identity;
+
+    /// Whether two descriptors of one file have one position. They may have one if the system does not say.
+    pub(crate) use super::platform::file::share_position;
+
+    /// The position of a file, if it has one.
+    pub(crate) use super::platform::file::position;
+
+    /// Puts the position where a transfer that ended there leaves it: at `end`, or at the end of the file if it was
+    /// written to a file to which is only appended.
+    pub(crate) use super::platform::file::put_position;
+
     /// The bytes for which a pipe that is ready for writing is sure to have room.
     pub(crate) use super::platform::file::PIPE_BUF;
 
@@ -123,6 +136,15 @@ pub(crate) mod file {
             create_new: false,
             custom: 0,
         };
+    }
+
+    /// A file, whatever its name.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Identity {
+        pub(crate) device: u64,
+        pub(crate) inode: u64,
+        /// It is a file on a disk, or a disk: where reads and writes begin can be told.
+        pub(crate) has_position: bool,
     }
 
     /// What can be behind a descriptor.

@@ -1,15 +1,15 @@
 //! Files: opening, the cursor, offsets, and what can be wrong with each.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
-use oxev::{File, IoVecs, Metadata, OpenOptions, RunMode, TcpListener, TcpStream};
+use oxev::{File, IoVecs, Loop, Metadata, OpenOptions, RunMode, TcpListener, TcpStream};
 
 use crate::support::hanging::pipe;
 use crate::support::sockets::connect;
-use crate::support::surroundings::{Dir, Named, current};
-use crate::support::{complete, errno, pattern, start};
+use crate::support::surroundings::{Dir, Named, background, current};
+use crate::support::{MS, Started, complete, errno, is_canceled, pattern, start};
 use crate::variants::Variant;
 
 conformance! {
@@ -22,6 +22,17 @@ conformance! {
     an_opened_file_is_not_inherited,
     the_cursor_moves_with_reads_and_writes,
     positional_operations_leave_the_cursor_alone,
+    writes_that_are_queued_at_the_position_keep_their_order,
+    reads_that_are_queued_at_the_position_keep_their_order,
+    reads_and_writes_at_one_position_take_turns,
+    an_operation_that_waits_for_its_turn_can_be_cancelled,
+    an_operation_that_waits_for_its_turn_has_its_deadline,
+    a_loop_is_dropped_while_operations_wait_for_their_turn,
+    exact_writes_to_a_pipe_are_not_mixed,
+    #[needs_kernel = "copies of descriptors"]
+    copies_of_a_descriptor_share_the_position,
+    #[needs_kernel = "files of the standard library"]
+    the_position_after_appending_is_the_end,
     reading_past_the_end_gives_what_there_is,
     an_exact_read_past_the_end_is_an_unexpected_end,
     an_exact_read_of_all_there_is_succeeds,
@@ -150,6 +161,159 @@ fn positional_operations_leave_the_cursor_alone(v: Variant) {
     assert_eq!((read.unwrap(), &state.1), (2, b"gh"));
     let (state, read) = complete(&mut lp, state, |(f, b)| f.read(b));
     assert_eq!((read.unwrap(), &state.1), (2, b"ab"));
+}
+
+/// Starts a write of so many bytes at the position for each index, and says of what.
+fn start_writes(lp: &mut Loop, file: &Rc<File>, count: u8, len: usize) -> Vec<Started<Written, usize>> {
+    let write = |index| {
+        // Exact or not, and over a buffer that is only its own.
+        let state = (Rc::clone(file), vec![index; len]);
+        start(lp, state, |(f, b)| if index % 2 == 0 { f.write_all(b) } else { f.write(b) })
+    };
+    (0..count).map(write).collect()
+}
+
+type Written = (Rc<File>, Vec<u8>);
+
+fn writes_that_are_queued_at_the_position_keep_their_order(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, named) = file_with(b"");
+    let writes = start_writes(&mut lp, &Rc::new(file), 100, 5000);
+    lp.run(RunMode::UntilDone).unwrap();
+    let mut expected = Vec::new();
+    for (index, write) in (0..).zip(writes) {
+        // A plain write may be short, and the next one begins where it ended.
+        expected.resize(expected.len() + write.result().unwrap(), index);
+    }
+    assert!(named.content() == expected);
+}
+
+fn reads_that_are_queued_at_the_position_keep_their_order(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(&pattern(200_000));
+    let file = Rc::new(file);
+    let reads: Vec<_> =
+        (0..50).map(|_| start(&mut lp, (Rc::clone(&file), vec![0; 4000]), |(f, b)| f.read(b))).collect();
+    lp.run(RunMode::UntilDone).unwrap();
+    let mut all = Vec::new();
+    for read in reads {
+        let ((_, buffer), count) = read.take();
+        all.extend_from_slice(&buffer[..count.unwrap()]);
+    }
+    assert!(all == pattern(200_000)[..all.len()]);
+}
+
+fn reads_and_writes_at_one_position_take_turns(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, named) = file_with(&[b'.'; 400]);
+    let file = Rc::new(file);
+    let mut started = Vec::new();
+    for index in 0..100 {
+        started.push(start(&mut lp, (Rc::clone(&file), [b'x'; 2]), |(f, b)| {
+            if index % 2 == 0 { f.read(&mut b[..1]) } else { f.write_all(b) }
+        }));
+    }
+    lp.run(RunMode::UntilDone).unwrap();
+    for (index, one) in started.into_iter().enumerate() {
+        let ((_, buffer), count) = one.take();
+        assert_eq!((count.unwrap(), buffer), if index % 2 == 0 { (1, *b".x") } else { (2, *b"xx") });
+    }
+    assert_eq!(named.content()[..150], *b".xx".repeat(50));
+}
+
+fn an_operation_that_waits_for_its_turn_can_be_cancelled(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, named) = file_with(b"");
+    let writes = start_writes(&mut lp, &Rc::new(file), 60, 3000);
+    let cancelled: Vec<bool> =
+        writes.iter().enumerate().map(|(index, write)| index % 3 != 1 && lp.cancel(write.id)).collect();
+    lp.run(RunMode::UntilDone).unwrap();
+    let mut expected = Vec::new();
+    for ((index, write), cancelled) in (0..).zip(writes).zip(cancelled) {
+        let moved = write.moved.get();
+        let result = write.result();
+        assert!(result.is_ok() || cancelled && is_canceled(&result), "{result:?}");
+        expected.resize(expected.len() + moved as usize, index);
+    }
+    assert!(named.content() == expected);
+}
+
+fn an_operation_that_waits_for_its_turn_has_its_deadline(v: Variant) {
+    let mut lp = v.new_loop();
+    let ((file, mut end), _) = (current().pipe().0, ());
+    let file = Rc::new(file);
+    // No byte comes, so the first one waits, and the others wait for it.
+    let first = start(&mut lp, (Rc::clone(&file), [0; 4]), |(f, b)| f.read(b));
+    let second = start(&mut lp, (Rc::clone(&file), [0; 4]), |(f, b)| f.read(b).timeout(MS));
+    let third = start(&mut lp, (Rc::clone(&file), [0; 4]), |(f, b)| f.read(b));
+    let (_, result) = second.wait(&mut lp);
+    assert!(oxev::is_deadline(&result.unwrap_err()));
+    assert!(!first.is_done() && !third.is_done());
+    end.write_all(b"abcd").unwrap();
+    assert_eq!(&first.wait(&mut lp).0.1, b"abcd");
+    end.write_all(b"efgh").unwrap();
+    assert_eq!(&third.wait(&mut lp).0.1, b"efgh");
+}
+
+fn a_loop_is_dropped_while_operations_wait_for_their_turn(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(b"");
+    let file = Rc::new(file);
+    let writes = start_writes(&mut lp, &file, 50, 100_000);
+    lp.flush().unwrap();
+    drop(lp);
+    assert!(writes.iter().all(|write| !write.is_done()));
+    assert_eq!(Rc::strong_count(&file), 1, "every owner was dropped");
+}
+
+fn exact_writes_to_a_pipe_are_not_mixed(v: Variant) {
+    const LEN: usize = 300_000;
+    let mut lp = v.new_loop();
+    let (file, mut end) = current().pipe().1;
+    let file = Rc::new(file);
+    let writes: Vec<_> = (0..3)
+        .map(|index| start(&mut lp, (Rc::clone(&file), vec![index; LEN]), |(f, b)| f.write_all(b)))
+        .collect();
+    let reader = background(move || {
+        let mut all = vec![0; 3 * LEN];
+        end.read_exact(&mut all).map(|()| all)
+    });
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(writes.into_iter().all(|write| write.result().unwrap() == LEN));
+    let all = reader.join().unwrap();
+    assert!(all.is_sorted(), "the writes are mixed");
+}
+
+fn copies_of_a_descriptor_share_the_position(v: Variant) {
+    let mut lp = v.new_loop();
+    let named = Named::new(b"");
+    let file = std::fs::File::options().write(true).open(&named.path).unwrap();
+    let copies: Vec<_> = (0..8).map(|_| Rc::new(File::from_std(file.try_clone().unwrap()))).collect();
+    let mut writes = Vec::new();
+    for index in 0..80_u8 {
+        let state = (Rc::clone(&copies[usize::from(index) % copies.len()]), vec![index; 3000]);
+        writes.push(start(&mut lp, state, |(f, b)| f.write_all(b)));
+    }
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(writes.into_iter().all(|write| write.result().unwrap() == 3000));
+    let content = named.content();
+    assert!(content.len() == 80 * 3000 && content.is_sorted());
+}
+
+fn the_position_after_appending_is_the_end(v: Variant) {
+    let mut lp = v.new_loop();
+    let named = Named::new(b"0123456789");
+    let file = std::fs::File::options().read(true).append(true).open(&named.path).unwrap();
+    let mut twin = file.try_clone().unwrap();
+    let file = Rc::new(File::from_std(file));
+    let state = (Rc::clone(&file), [0; 4]);
+    complete(&mut lp, state, |(f, b)| f.read(b)).1.unwrap();
+    assert_eq!(twin.stream_position().unwrap(), 4);
+    start_writes(&mut lp, &file, 7, 3)
+        .into_iter()
+        .for_each(|write| assert_eq!(write.wait(&mut lp).1.unwrap(), 3));
+    assert_eq!(twin.stream_position().unwrap(), 31);
+    assert_eq!(named.content().len(), 31);
 }
 
 fn reading_past_the_end_gives_what_there_is(v: Variant) {

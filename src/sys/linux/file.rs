@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_long};
 
 use super::errno;
 use crate::sys::RawDescriptor;
-use crate::sys::file::{FileType, Opening};
+use crate::sys::file::{FileType, Identity, Opening};
 use crate::sys::unix::descriptor::status_flags;
 use crate::sys::unix::file::{self, readv, writev};
 use crate::sys::unix::io_vec::IoVec;
@@ -106,4 +106,52 @@ pub(crate) fn file_type(fd: RawDescriptor) -> Result<FileType, i32> {
         libc::S_IFCHR => FileType::CharacterDevice,
         _ => FileType::Other,
     })
+}
+
+/// statx(2), without asking a server: neither type nor number ever changes.
+#[cold]
+pub(crate) fn identity(fd: RawDescriptor) -> Result<Identity, i32> {
+    // SAFETY: S8: integers only, for which zero is valid.
+    let mut record: libc::statx = unsafe { std::mem::zeroed() };
+    let (flags, mask) = (libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC, libc::STATX_TYPE | libc::STATX_INO);
+    // SAFETY: S8: path and record are valid for the length of the call.
+    if unsafe { libc::statx(fd, c"".as_ptr(), flags, mask, &raw mut record) } != 0 {
+        return Err(errno::last());
+    }
+    Ok(Identity {
+        device: u64::from(record.stx_dev_major) << 32 | u64::from(record.stx_dev_minor),
+        inode: record.stx_ino,
+        has_position: matches!(u32::from(record.stx_mode) & libc::S_IFMT, libc::S_IFREG | libc::S_IFBLK),
+    })
+}
+
+#[cold]
+pub(crate) fn share_position(one: RawDescriptor, other: RawDescriptor) -> bool {
+    /// `F_DUPFD_QUERY` (6.10).
+    const DUPFD_QUERY: i32 = 1024 + 3;
+    /// `KCMP_FILE` of kcmp(2), which is often filtered, and not in every kernel.
+    const KCMP_FILE: i32 = 0;
+    // SAFETY: S8: no memory is passed.
+    match unsafe { libc::fcntl(one, DUPFD_QUERY, other) } {
+        0 => return false,
+        1 => return true,
+        _ => {}
+    }
+    let process = std::process::id();
+    // SAFETY: S8: no memory is passed.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, process, process, KCMP_FILE, one, other) };
+    order <= 0
+}
+
+pub(crate) fn position(fd: RawDescriptor) -> Option<u64> {
+    // SAFETY: S8: no memory is passed.
+    u64::try_from(unsafe { libc::lseek64(fd, 0, libc::SEEK_CUR) }).ok()
+}
+
+#[cold]
+pub(crate) fn put_position(fd: RawDescriptor, end: u64, was_written: bool) {
+    let appended = was_written && status_flags(fd) & libc::O_APPEND != 0;
+    let (offset, whence) = if appended { (0, libc::SEEK_END) } else { (end as i64, libc::SEEK_SET) };
+    // SAFETY: S8: no memory is passed. A file that cannot be positioned has no position to move.
+    unsafe { libc::lseek64(fd, offset, whence) };
 }

@@ -33,8 +33,8 @@ pub(crate) trait Surroundings {
 }
 
 /// One end of a pipe that is not the loop's.
-pub(crate) trait Pipe: Read + Write {}
-impl<P: Read + Write> Pipe for P {}
+pub(crate) trait Pipe: Read + Write + Send {}
+impl<P: Read + Write + Send> Pipe for P {}
 pub(crate) type PipeEnd = Box<dyn Pipe>;
 pub(crate) type Work = Box<dyn FnOnce() + Send>;
 
