@@ -15,10 +15,10 @@ use crate::buf_pool::Buffers;
 use crate::in_flight::{InFlight, Token};
 use crate::leak::Holder;
 use crate::op::RawOp;
+use crate::sim_hooks::{SimContext, VirtualTime};
 use crate::sys::errno;
 use crate::sys::wake_up::WakeUp;
 use crate::thread_pool::ThreadPool;
-use crate::virtual_world::{Place, VirtualTime};
 pub use driver::{Driver, Operations, Wait};
 
 mod driver;
@@ -140,7 +140,7 @@ pub(crate) struct Options {
     pub(crate) baseline: bool,
     pub(crate) pool: Option<ThreadPool>,
     #[cfg(feature = "sim")]
-    pub(crate) simulation: Option<crate::sim::Carried>,
+    pub(crate) simulation: Option<crate::sim::SimHandle>,
     #[cfg(feature = "backend-api")]
     pub(crate) driver: Option<MakeDriver>,
 }
@@ -252,8 +252,8 @@ impl Compiled {
             }
             #[cfg(feature = "sim")]
             Kind::Sim => {
-                let carried = options.simulation.as_ref().and_then(|carried| carried.get());
-                let (world, host) = carried.ok_or_else(|| errno::error(errno::EINVAL))?;
+                let handle = options.simulation.as_ref().and_then(|handle| handle.get());
+                let (world, host) = handle.ok_or_else(|| errno::error(errno::EINVAL))?;
                 Ok(Compiled::Sim(sim::Sim::new(world, host, waker.clone())))
             }
             #[cfg(feature = "backend-api")]
@@ -323,10 +323,10 @@ impl Backend {
     }
 
     /// The world that its loop's callbacks run in.
-    pub(crate) fn place(&self) -> Option<Place> {
+    pub(crate) fn sim_context(&self) -> Option<SimContext> {
         match &self.compiled {
             #[cfg(feature = "sim")]
-            Compiled::Sim(sim) => sim.place(),
+            Compiled::Sim(sim) => sim.sim_context(),
             #[allow(unreachable_patterns, reason = "if only the simulator is compiled in")]
             _ => None,
         }

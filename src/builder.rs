@@ -60,7 +60,7 @@ impl Builder {
     #[must_use]
     pub fn simulation(mut self, simulation: &crate::sim::Simulation) -> Builder {
         self.backend.kind = Some(Kind::Sim);
-        self.backend.simulation = Some(crate::sim::Carried::new(simulation));
+        self.backend.simulation = Some(crate::sim::SimHandle::new(simulation));
         self
     }
 

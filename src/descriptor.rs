@@ -5,8 +5,8 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use crate::generations;
+use crate::sim_hooks;
 use crate::sys;
-use crate::virtual_world;
 
 pub use crate::sys::RawDescriptor;
 
@@ -89,7 +89,7 @@ impl Drop for Descriptor {
 /// Closes a descriptor that the caller owns; -1 is already closed.
 pub(crate) fn close_raw(fd: RawDescriptor) {
     if fd >= 0 {
-        virtual_world::closing(fd);
+        sim_hooks::closing(fd);
         close_number(fd);
     }
 }

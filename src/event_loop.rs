@@ -26,12 +26,12 @@ use crate::in_flight::{
 use crate::jobs::OwnerFn;
 use crate::leak;
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
+use crate::sim_hooks::{self, Entered};
 use crate::stateless::{Stateless, assert_captures_nothing};
 use crate::sync::Arc;
 use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
 use crate::timer::clock::Clock;
-use crate::virtual_world::{self, Entered};
 
 /// How long [`Loop::run`] runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -1009,7 +1009,7 @@ impl<'a> Running<'a> {
         if std::mem::replace(&mut lp.core.ops.in_step, true) {
             return Err(errno::error(errno::EDEADLK));
         }
-        let entered = virtual_world::enter(lp.core.backend.place());
+        let entered = sim_hooks::enter(lp.core.backend.sim_context());
         Ok(Running { lp, _entered: entered })
     }
 }

@@ -12,10 +12,10 @@ use crate::descriptor::{Descriptor, descriptor_conversions};
 use crate::io_vecs::{Gather, Scatter};
 use crate::net::socket::transfer;
 use crate::op::{Op, OpKind, Outcome, Output, RawOp};
+use crate::sim_hooks;
 use crate::sys::file::Opening;
 use crate::sys::metadata::{RawMetadata, Record};
 use crate::sys::{self, errno};
-use crate::virtual_world;
 
 /// An open file; closed when it is dropped.
 ///
@@ -283,7 +283,7 @@ impl OpenOptions {
     pub fn open_blocking(&self, path: impl AsRef<std::path::Path>) -> io::Result<File> {
         let (path, mode) = (sys::file::c_path(path.as_ref())?, self.mode);
         let flags = self.flags().ok_or_else(|| errno::error(errno::EINVAL))?;
-        if let Some(fd) = virtual_world::open(&path, flags, mode) {
+        if let Some(fd) = sim_hooks::open(&path, flags, mode) {
             // SAFETY: S7: the world made the descriptor for us.
             return Ok(File { descriptor: unsafe { Descriptor::from_raw(fd?) } });
         }

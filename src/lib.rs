@@ -50,16 +50,16 @@ mod pool;
 pub mod raw;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "sim")]
+mod sim_hooks;
+#[cfg(not(feature = "sim"))]
+#[path = "sim_hooks_none.rs"]
+mod sim_hooks;
 mod stateless;
 mod sync;
 mod sys;
 pub mod thread_pool;
 mod timer;
-#[cfg(feature = "sim")]
-mod virtual_world;
-#[cfg(not(feature = "sim"))]
-#[path = "virtual_world_none.rs"]
-mod virtual_world;
 
 /// Backends of a program's own (the feature `backend-api`): a [`Driver`](backend::Driver) moves operations between a
 /// loop and whatever serves them, and [`Builder::driver`] makes a loop that runs on it.

@@ -192,8 +192,8 @@ pub use crate::backends::sim::{Faults, SimOptions};
 use crate::descriptor::Descriptor;
 use crate::event_loop::Loop;
 use crate::op::duration_to_ns;
+use crate::sim_hooks;
 use crate::sys::errno;
-use crate::virtual_world;
 use crate::{File, TcpListener};
 pub use peer::Peer;
 pub use script::{Script, ScriptHandle};
@@ -231,7 +231,7 @@ impl Simulation {
     /// [opens](crate::OpenOptions::open_blocking) are the world's. Callbacks of the world's loops run there
     /// anyway.
     pub fn enter<R>(&self, setup: impl FnOnce() -> R) -> R {
-        let _entered = virtual_world::enter(self.world.place(self.host));
+        let _entered = sim_hooks::enter(self.world.context(self.host));
         setup()
     }
 
@@ -457,21 +457,21 @@ impl fmt::Debug for Simulation {
 
 /// A world that a [`Builder`](crate::Builder) carries. The builder may be sent to another thread or shared
 /// with one, where the world is out of reach.
-pub(crate) struct Carried {
+pub(crate) struct SimHandle {
     /// Only touched on its thread; elsewhere it is leaked.
     simulation: ManuallyDrop<Option<Simulation>>,
     thread: ThreadId,
 }
 
 // SAFETY: S15: what is inside is only reached on the thread that put it there.
-unsafe impl Send for Carried {}
+unsafe impl Send for SimHandle {}
 // SAFETY: S15: as above.
-unsafe impl Sync for Carried {}
+unsafe impl Sync for SimHandle {}
 
-impl Carried {
-    pub(crate) fn new(simulation: &Simulation) -> Carried {
+impl SimHandle {
+    pub(crate) fn new(simulation: &Simulation) -> SimHandle {
         let simulation = ManuallyDrop::new(Some(simulation.clone()));
-        Carried { simulation, thread: thread::current().id() }
+        SimHandle { simulation, thread: thread::current().id() }
     }
 
     /// The world and the host, on their own thread.
@@ -481,21 +481,21 @@ impl Carried {
     }
 }
 
-impl fmt::Debug for Carried {
+impl fmt::Debug for SimHandle {
     /// A shared builder is printed on any thread, so there is nothing of the world in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Simulation").field("thread", &self.thread).finish_non_exhaustive()
     }
 }
 
-impl Clone for Carried {
-    fn clone(&self) -> Carried {
+impl Clone for SimHandle {
+    fn clone(&self) -> SimHandle {
         let simulation = self.get().map(|(world, host)| Simulation { world, host });
-        Carried { simulation: ManuallyDrop::new(simulation), thread: self.thread }
+        SimHandle { simulation: ManuallyDrop::new(simulation), thread: self.thread }
     }
 }
 
-impl Drop for Carried {
+impl Drop for SimHandle {
     fn drop(&mut self) {
         if self.thread == thread::current().id() {
             // SAFETY: S15: it is dropped once, here, on its own thread.

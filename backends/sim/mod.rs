@@ -28,9 +28,9 @@ use std::rc::Rc;
 use super::{Capabilities, Driver, Operations, Wait, Waker};
 use crate::in_flight::Token;
 use crate::op::RawOp;
-use crate::virtual_world::{Place, VirtualTime};
+use crate::sim_hooks::{SimContext, VirtualTime};
 pub use faults::Faults;
-pub(crate) use peers::Attempt;
+pub(crate) use peers::Question;
 pub use world::SimOptions;
 pub(crate) use world::World;
 
@@ -39,22 +39,22 @@ pub(crate) struct Sim {
     world: Rc<World>,
     host: IpAddr,
     /// By which the world knows the loop.
-    side: usize,
+    port: usize,
     waker: Waker,
 }
 
 impl Sim {
     pub(crate) fn new(world: Rc<World>, host: IpAddr, waker: Waker) -> Sim {
-        let side = world.attach(waker.clone());
-        Sim { world, host, side, waker }
+        let port = world.attach(waker.clone());
+        Sim { world, host, port, waker }
     }
 
     pub(crate) fn time(&self) -> VirtualTime {
         VirtualTime::new(self.world.clock())
     }
 
-    pub(crate) fn place(&self) -> Option<Place> {
-        self.world.place(self.host)
+    pub(crate) fn sim_context(&self) -> Option<SimContext> {
+        self.world.context(self.host)
     }
 
     /// Nothing in the world will ever end this wait.
@@ -73,7 +73,7 @@ impl Sim {
 
     /// There is something to report now.
     fn is_due(&self) -> bool {
-        self.world.next_ns_for(self.side).is_some_and(|at_ns| at_ns <= self.world.now_ns())
+        self.world.next_ns_for(self.port).is_some_and(|at_ns| at_ns <= self.world.now_ns())
     }
 }
 
@@ -91,17 +91,17 @@ unsafe impl Driver for Sim {
     /// As the contract has it.
     unsafe fn submit(&mut self, token: Token, op: *mut RawOp, _: &mut Operations) {
         // SAFETY: S3: the contract.
-        unsafe { self.world.submit(self.side, self.host, token, op) };
+        unsafe { self.world.submit(self.port, self.host, token, op) };
     }
 
     fn cancel(&mut self, token: Token, _: &mut Operations) -> bool {
-        self.world.cancel(self.side, token);
+        self.world.cancel(self.port, token);
         true
     }
 
     fn poll(&mut self, wait: Wait, ops: &mut Operations) -> io::Result<()> {
         self.world.take_time();
-        self.world.begin_backlog(self.side);
+        self.world.begin_backlog(self.port);
         let end_ns = match wait {
             Wait::Skip | Wait::Peek => self.world.now_ns(),
             Wait::For { timeout_ns } => self.world.now_ns().saturating_add(timeout_ns),
@@ -113,7 +113,7 @@ unsafe impl Driver for Sim {
         }
         let mut count = 0;
         loop {
-            let (reported, moved) = self.world.report(self.side, ops);
+            let (reported, moved) = self.world.report(self.port, ops);
             count += reported;
             if ops.has_ready() {
                 return Ok(());
@@ -129,7 +129,7 @@ unsafe impl Driver for Sim {
                 // A script has posted, notified or stopped.
                 return Ok(());
             }
-            match self.world.next_ns_for(self.side) {
+            match self.world.next_ns_for(self.port) {
                 Some(next_ns) if next_ns <= end_ns => self.world.advance_to(next_ns),
                 _ if wait != Wait::Forever => self.world.advance_to(end_ns),
                 // What has happened may make the loop do something.
@@ -140,8 +140,8 @@ unsafe impl Driver for Sim {
     }
 
     fn flush(&mut self, _: &mut Operations) -> io::Result<()> {
-        self.world.begin_backlog(self.side);
-        self.world.settle();
+        self.world.begin_backlog(self.port);
+        self.world.run_due();
         if self.is_due() {
             self.waker.wake();
         }
@@ -154,7 +154,7 @@ unsafe impl Driver for Sim {
 
 impl Drop for Sim {
     fn drop(&mut self) {
-        self.world.detach(self.side);
+        self.world.detach(self.port);
     }
 }
 
@@ -162,7 +162,7 @@ impl AsFd for Sim {
     /// Other threads make it readable, [`Sim::flush`], and what a peer does. What only time brings does not
     /// show.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.world.embed(self.side);
+        self.world.embed(self.port);
         self.waker.as_fd()
     }
 }

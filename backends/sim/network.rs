@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::world::{Number, ObjectId};
+use super::world::{ObjectId, OpSeq};
 use crate::descriptor::RawDescriptor;
 use crate::op::OpKind;
 
@@ -20,7 +20,7 @@ pub(super) enum Packet {
 #[derive(Debug)]
 pub(super) enum Connect {
     /// The request is on its way, for an operation or for a peer, and was sent again so many times.
-    Requested { number: Option<Number>, tries: u8 },
+    Requested { seq: Option<OpSeq>, tries: u8 },
     /// It is as it will be: a negative errno if there is none.
     Done(i32),
 }

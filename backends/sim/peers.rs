@@ -12,26 +12,26 @@ use std::rc::Rc;
 use std::sync::mpsc::Receiver;
 
 use super::network::Connect;
-use super::world::{Event, Nature, ObjectId, State, World};
+use super::world::{ObjectId, ObjectKind, SimEvent, State, World};
 use crate::descriptor::RawDescriptor;
 use crate::op::OpKind;
 
 /// A question to a world, asked until there is an answer: then it is true.
-pub(crate) type Attempt = Box<dyn FnMut(&World) -> bool + Send>;
+pub(crate) type Question = Box<dyn FnMut(&World) -> bool + Send>;
 
 /// A script that goes on.
 #[derive(Default)]
-pub(super) struct Scripts(Vec<Script>);
+pub(super) struct Scripts(Vec<ScriptRun>);
 
-struct Script {
+struct ScriptRun {
     /// `None` is its end.
-    questions: Receiver<Option<Attempt>>,
+    questions: Receiver<Option<Question>>,
     is_over: Rc<Cell<bool>>,
     /// What it waits for.
-    pending: Option<Attempt>,
+    pending: Option<Question>,
 }
 
-impl Script {
+impl ScriptRun {
     /// Lets it go on as far as it can, and says whether that was at all, and whether it is over.
     fn advance(&mut self, world: &World) -> (bool, bool) {
         let mut moved = false;
@@ -58,9 +58,9 @@ impl World {
     // ---- scripts
 
     /// What is given is true when the script is at its end.
-    pub(crate) fn add_script(&self, questions: Receiver<Option<Attempt>>) -> Rc<Cell<bool>> {
+    pub(crate) fn add_script(&self, questions: Receiver<Option<Question>>) -> Rc<Cell<bool>> {
         let is_over = Rc::new(Cell::new(false));
-        let script = Script { questions, is_over: Rc::clone(&is_over), pending: None };
+        let script = ScriptRun { questions, is_over: Rc::clone(&is_over), pending: None };
         self.scripts.borrow_mut().0.push(script);
         is_over
     }
@@ -81,7 +81,7 @@ impl World {
     }
 
     /// Lets everything happen whose time has come, and says whether a script went on.
-    pub(crate) fn settle(&self) -> bool {
+    pub(crate) fn run_due(&self) -> bool {
         let mut any_moved = false;
         loop {
             self.state.borrow_mut().run_events();
@@ -94,23 +94,23 @@ impl World {
 
     /// Goes on to the next event, and says whether there was one: otherwise nothing happens unless a loop
     /// does it.
-    pub(crate) fn pass_on(&self) -> bool {
+    pub(crate) fn run_next_event(&self) -> bool {
         let next_ns = self.state.borrow().next_event_ns();
         let Some(next_ns) = next_ns else { return false };
         self.advance_to(next_ns);
-        self.settle();
+        self.run_due();
         true
     }
 
     /// Loops whose descriptors are polled show that there is something for them.
-    pub(crate) fn show_outcomes(&self) {
+    pub(crate) fn signal_outcomes(&self) {
         let now_ns = self.now_ns();
-        self.state.borrow().sides.iter().for_each(|side| side.show_outcomes(now_ns));
+        self.state.borrow().ports.iter().for_each(|port| port.signal_outcomes(now_ns));
     }
 
     /// Makes something happen at a time: a script looks whether it is its own.
     pub(crate) fn wake_at(&self, at_ns: u64) {
-        self.state.borrow_mut().schedule(at_ns, Event::Wake);
+        self.state.borrow_mut().schedule(at_ns, SimEvent::Wake);
     }
 
     // ---- peers
@@ -169,9 +169,9 @@ impl World {
 
     /// As accept(2); `None` if it would wait.
     pub(crate) fn accept_now(&self, fd: RawDescriptor) -> Option<io::Result<RawDescriptor>> {
-        self.on_object(fd, |state, id| match state.objects.get(&id).map(|object| &object.nature) {
-            Some(Nature::Listener(listener)) if listener.pending.is_empty() => None,
-            Some(Nature::Listener(_)) => Some(state.accept_pending(id).map(|(fd, _, _)| fd)),
+        self.on_object(fd, |state, id| match state.objects.get(&id).map(|object| &object.kind) {
+            Some(ObjectKind::Listener(listener)) if listener.pending.is_empty() => None,
+            Some(ObjectKind::Listener(_)) => Some(state.accept_pending(id).map(|(fd, _, _)| fd)),
             _ => Some(Err(error(libc::EINVAL))),
         })
     }

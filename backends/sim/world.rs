@@ -31,7 +31,7 @@ use crate::descriptor::{RawDescriptor, close_number};
 use crate::in_flight::{Next, Token};
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
-use crate::virtual_world::{self, Listen, VirtualWorld};
+use crate::sim_hooks::{self, Listen, SimHooks};
 
 /// What a world is like.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,23 +79,23 @@ impl SimOptions {
 }
 
 /// Names an operation in its world, and is never used again.
-pub(super) type Number = u64;
+pub(super) type OpSeq = u64;
 /// Names an object in its world, and is never used again.
 pub(super) type ObjectId = u64;
 
 /// A directional queue of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(super) enum Interest {
     Read,
     Write,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Event {
+pub(super) enum SimEvent {
     /// An operation that waits for nothing else is done.
-    Perform(Number),
+    Perform(OpSeq),
     /// A queue is tried again.
-    Retry(ObjectId, Direction),
+    Retry(ObjectId, Interest),
     /// Packets arrive.
     Arrive(ObjectId),
     /// The connection request of a stream arrives.
@@ -105,7 +105,7 @@ pub(super) enum Event {
     /// There will be no connection, with this errno.
     Refusal(ObjectId, i32),
     /// A cancel that was late comes into effect.
-    Cancel(Number),
+    Cancel(OpSeq),
     /// A script has slept enough.
     Wake,
 }
@@ -124,7 +124,7 @@ enum Phase {
 
 #[derive(Debug)]
 struct Operation {
-    side: usize,
+    port: usize,
     token: Token,
     /// Valid until the outcome without `MORE` is delivered (S1, S3).
     op: *mut RawOp,
@@ -139,78 +139,78 @@ struct Operation {
     /// When its last outcome comes: they come in order.
     reported_ns: u64,
     /// How often it was held up by a fault: that must end.
-    nuisances: u8,
+    faults_met: u8,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    operations: VecDeque<Number>,
+    operations: VecDeque<OpSeq>,
     /// Nothing is tried before.
     retry_ns: u64,
 }
 
 #[derive(Debug)]
-pub(super) enum Nature {
+pub(super) enum ObjectKind {
     Listener(Listener),
     Stream(Stream),
     File(OpenFile),
 }
 
-impl Nature {
+impl ObjectKind {
     /// As stat(2) has it.
     fn mode(&self) -> u32 {
         match self {
-            Nature::File(_) => libc::S_IFREG,
-            Nature::Stream(stream) if stream.is_pipe => libc::S_IFIFO | 0o600,
-            Nature::Stream(_) | Nature::Listener(_) => libc::S_IFSOCK | 0o777,
+            ObjectKind::File(_) => libc::S_IFREG,
+            ObjectKind::Stream(stream) if stream.is_pipe => libc::S_IFIFO | 0o600,
+            ObjectKind::Stream(_) | ObjectKind::Listener(_) => libc::S_IFSOCK | 0o777,
         }
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Object {
-    pub(super) nature: Nature,
+    pub(super) kind: ObjectKind,
     reads: Queue,
     writes: Queue,
-    polls: Vec<Number>,
+    polls: Vec<OpSeq>,
 }
 
 impl Object {
-    fn new(nature: Nature) -> Object {
-        Object { nature, reads: Queue::default(), writes: Queue::default(), polls: Vec::new() }
+    fn new(kind: ObjectKind) -> Object {
+        Object { kind, reads: Queue::default(), writes: Queue::default(), polls: Vec::new() }
     }
 
-    fn queue(&mut self, direction: Direction) -> &mut Queue {
+    fn queue(&mut self, direction: Interest) -> &mut Queue {
         match direction {
-            Direction::Read => &mut self.reads,
-            Direction::Write => &mut self.writes,
+            Interest::Read => &mut self.reads,
+            Interest::Write => &mut self.writes,
         }
     }
 }
 
 #[derive(Debug)]
 struct Completion {
-    number: Number,
+    seq: OpSeq,
     token: Token,
     outcome: Outcome,
 }
 
 /// One loop, as its world sees it.
 #[derive(Debug)]
-pub(super) struct Side {
+pub(super) struct LoopPort {
     /// `None` when the loop is gone.
     waker: Option<Waker>,
     /// Somebody polls its descriptor.
     is_embedded: bool,
-    numbers: BTreeMap<u64, Number>,
-    backlog: VecDeque<Number>,
+    ops: BTreeMap<u64, OpSeq>,
+    backlog: VecDeque<OpSeq>,
     completions: BTreeMap<(u64, u64), Completion>,
     /// To be reported once more although their operations are over.
     late: Vec<(Token, Outcome)>,
 }
 
-impl Side {
-    pub(super) fn show_outcomes(&self, now_ns: u64) {
+impl LoopPort {
+    pub(super) fn signal_outcomes(&self, now_ns: u64) {
         let is_due = self.completions.first_key_value().is_some_and(|(key, _)| key.0 <= now_ns);
         if self.is_embedded && is_due {
             self.waker.iter().for_each(Waker::wake);
@@ -219,7 +219,7 @@ impl Side {
 }
 
 /// How many times faults hold one operation up.
-const NUISANCES_MAX: u8 = 8;
+const FAULT_BUDGET: u8 = 8;
 /// How far a completion is overtaken, and an operation that is not ready after all delayed.
 const DELAY_NS_MAX: u64 = 100_000;
 /// When a connection request that found the backlog full is sent again first: `TCP_TIMEOUT_INIT` of Linux.
@@ -242,15 +242,15 @@ pub(super) struct State {
     pub(super) options: SimOptions,
     random: Random,
     trace: Trace,
-    events: BTreeMap<(u64, u64), Event>,
+    events: BTreeMap<(u64, u64), SimEvent>,
     /// Of events, completions, operations and objects.
     count: u64,
-    operations: BTreeMap<Number, Operation>,
+    operations: BTreeMap<OpSeq, Operation>,
     pub(super) objects: BTreeMap<ObjectId, Object>,
     pub(super) descriptors: BTreeMap<RawDescriptor, ObjectId>,
     /// Queues that may have become of use.
-    awake: VecDeque<(ObjectId, Direction)>,
-    pub(super) sides: Vec<Side>,
+    awake: VecDeque<(ObjectId, Interest)>,
+    pub(super) ports: Vec<LoopPort>,
     network: Network,
     files: FileSystem,
     world: Weak<World>,
@@ -272,7 +272,7 @@ impl World {
                 objects: BTreeMap::new(),
                 descriptors: BTreeMap::new(),
                 awake: VecDeque::new(),
-                sides: Vec::new(),
+                ports: Vec::new(),
                 network: Network::default(),
                 files: FileSystem::default(),
                 world: Weak::clone(this),
@@ -299,7 +299,7 @@ impl World {
     /// When something happens next, to any loop.
     pub(crate) fn next_ns(&self) -> Option<u64> {
         let state = self.state.borrow();
-        let completions = state.sides.iter().filter_map(|side| side.completions.first_key_value());
+        let completions = state.ports.iter().filter_map(|port| port.completions.first_key_value());
         let times = completions.map(|(key, _)| key.0);
         times.chain(state.next_event_ns()).min()
     }
@@ -361,41 +361,41 @@ impl World {
     /// A new loop: the index by which it is known.
     pub(super) fn attach(&self, waker: Waker) -> usize {
         let mut state = self.state.borrow_mut();
-        state.sides.push(Side {
+        state.ports.push(LoopPort {
             waker: Some(waker),
             is_embedded: false,
-            numbers: BTreeMap::new(),
+            ops: BTreeMap::new(),
             backlog: VecDeque::new(),
             completions: BTreeMap::new(),
             late: Vec::new(),
         });
-        state.sides.len() - 1
+        state.ports.len() - 1
     }
 
     /// The descriptor of a loop is asked for.
-    pub(super) fn embed(&self, side: usize) {
-        self.state.borrow_mut().sides[side].is_embedded = true;
+    pub(super) fn embed(&self, port: usize) {
+        self.state.borrow_mut().ports[port].is_embedded = true;
     }
 
     /// A loop is gone. What it has in flight was leaked, and is not touched any more.
-    pub(super) fn detach(&self, side: usize) {
-        self.state.borrow_mut().detach(side);
+    pub(super) fn detach(&self, port: usize) {
+        self.state.borrow_mut().detach(port);
     }
 
     /// # Safety
     /// `op` is valid until it is completed (S3, S6), on this thread.
-    pub(super) unsafe fn submit(&self, side: usize, host: IpAddr, token: Token, op: *mut RawOp) {
+    pub(super) unsafe fn submit(&self, port: usize, host: IpAddr, token: Token, op: *mut RawOp) {
         // SAFETY: S3: the caller's promise.
-        unsafe { self.state.borrow_mut().submit(side, host, token, op) };
+        unsafe { self.state.borrow_mut().submit(port, host, token, op) };
     }
 
-    pub(super) fn cancel(&self, side: usize, token: Token) {
-        self.state.borrow_mut().cancel(side, token);
+    pub(super) fn cancel(&self, port: usize, token: Token) {
+        self.state.borrow_mut().cancel(port, token);
     }
 
     /// Begins what found the submission queue full.
-    pub(super) fn begin_backlog(&self, side: usize) {
-        self.state.borrow_mut().begin_backlog(side);
+    pub(super) fn begin_backlog(&self, port: usize) {
+        self.state.borrow_mut().begin_backlog(port);
     }
 
     pub(super) fn take_time(&self) {
@@ -404,19 +404,19 @@ impl World {
 
     /// Lets everything happen whose time has come, and reports what there is for one loop. Says how many
     /// outcomes that were, and whether a script went on.
-    pub(super) fn report(&self, side: usize, ops: &mut Operations) -> (usize, bool) {
-        let moved = self.settle();
+    pub(super) fn report(&self, port: usize, ops: &mut Operations) -> (usize, bool) {
+        let moved = self.run_due();
         let mut state = self.state.borrow_mut();
-        let count = state.deliver(side, ops);
+        let count = state.deliver(port, ops);
         // What has been continued is tried at once.
         state.run_awake();
         (count, moved)
     }
 
     /// When something happens next that may be of use to a loop.
-    pub(super) fn next_ns_for(&self, side: usize) -> Option<u64> {
+    pub(super) fn next_ns_for(&self, port: usize) -> Option<u64> {
         let state = self.state.borrow();
-        let completion = state.sides[side].completions.first_key_value().map(|(key, _)| key.0);
+        let completion = state.ports[port].completions.first_key_value().map(|(key, _)| key.0);
         completion.into_iter().chain(state.next_event_ns()).min()
     }
 
@@ -439,7 +439,7 @@ impl State {
         self.count
     }
 
-    pub(super) fn schedule(&mut self, at_ns: u64, event: Event) {
+    pub(super) fn schedule(&mut self, at_ns: u64, event: SimEvent) {
         let count = self.next_count();
         self.events.insert((at_ns, count), event);
     }
@@ -459,22 +459,22 @@ impl State {
         self.run_awake();
         while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= self.now_ns.get()) {
             match entry.remove() {
-                Event::Perform(number) => self.perform(number),
-                Event::Retry(object, direction) => self.awake.push_back((object, direction)),
-                Event::Arrive(object) => self.arrive(object),
-                Event::Request(object) => self.request(object),
-                Event::Answer(object) => self.answer(object),
-                Event::Refusal(object, errno) => self.conclude_connect(object, -errno),
-                Event::Cancel(number) => self.end_waiting(number, libc::ECANCELED),
-                Event::Wake => {}
+                SimEvent::Perform(seq) => self.perform(seq),
+                SimEvent::Retry(object, direction) => self.awake.push_back((object, direction)),
+                SimEvent::Arrive(object) => self.arrive(object),
+                SimEvent::Request(object) => self.request(object),
+                SimEvent::Answer(object) => self.answer(object),
+                SimEvent::Refusal(object, errno) => self.conclude_connect(object, -errno),
+                SimEvent::Cancel(seq) => self.end_waiting(seq, libc::ECANCELED),
+                SimEvent::Wake => {}
             }
             self.run_awake();
         }
     }
 
     fn wake(&mut self, object: ObjectId) {
-        self.awake.push_back((object, Direction::Read));
-        self.awake.push_back((object, Direction::Write));
+        self.awake.push_back((object, Interest::Read));
+        self.awake.push_back((object, Interest::Write));
     }
 
     pub(super) fn run_awake(&mut self) {
@@ -488,17 +488,17 @@ impl State {
 
     /// # Safety
     /// As [`World::submit`].
-    unsafe fn submit(&mut self, side: usize, host: IpAddr, token: Token, op: *mut RawOp) {
+    unsafe fn submit(&mut self, port: usize, host: IpAddr, token: Token, op: *mut RawOp) {
         // SAFETY: S3: the caller's promise; nobody writes to it now.
         let RawOp { kind, flags, .. } = unsafe { op.read() };
-        let number = self.next_count();
+        let seq = self.next_count();
         let multi = flags & RawOp::MULTI != 0;
         let native = multi && self.random.chance(self.options.faults.native_multishot);
         let full = self.random.chance(self.options.faults.submission_queue_full);
-        let backlog = full || !self.sides[side].backlog.is_empty();
+        let backlog = full || !self.ports[port].backlog.is_empty();
         let phase = if backlog { Phase::Backlog } else { Phase::Begun };
         let operation = Operation {
-            side,
+            port,
             token,
             op,
             phase,
@@ -507,79 +507,81 @@ impl State {
             native,
             held: false,
             reported_ns: 0,
-            nuisances: 0,
+            faults_met: 0,
         };
-        self.note("submit", number, kind as i64);
-        self.operations.insert(number, operation);
-        self.sides[side].numbers.insert(token.bits(), number);
+        self.note("submit", seq, kind as i64);
+        self.operations.insert(seq, operation);
+        self.ports[port].ops.insert(token.bits(), seq);
         if backlog {
-            return self.sides[side].backlog.push_back(number);
+            return self.ports[port].backlog.push_back(seq);
         }
-        self.begin(number);
+        self.begin(seq);
     }
 
-    fn begin_backlog(&mut self, side: usize) {
-        for _ in 0..self.sides[side].backlog.len() {
-            let Some(number) = self.sides[side].backlog.pop_front() else { return };
-            if self.operations.get(&number).is_some_and(|op| op.phase == Phase::Backlog) {
-                self.begin(number);
+    fn begin_backlog(&mut self, port: usize) {
+        for _ in 0..self.ports[port].backlog.len() {
+            let Some(seq) = self.ports[port].backlog.pop_front() else { return };
+            if self.operations.get(&seq).is_some_and(|op| op.phase == Phase::Backlog) {
+                self.begin(seq);
             }
         }
     }
 
     /// The description of an operation that is in flight here.
-    fn raw(&self, number: Number) -> *mut RawOp {
-        self.operations[&number].op
+    fn raw(&self, seq: OpSeq) -> *mut RawOp {
+        self.operations[&seq].op
     }
 
-    fn begin(&mut self, number: Number) {
-        let op = self.raw(number);
+    fn begin(&mut self, seq: OpSeq) {
+        let op = self.raw(seq);
         // SAFETY: S3: the operation is in flight, and only we look at it now.
         let raw = unsafe { op.read() };
         if raw.kind == OpKind::Connect {
-            return self.begin_connect(number);
+            return self.begin_connect(seq);
         }
         let object = self.descriptors.get(&raw.fd).copied();
-        if let Some(operation) = self.operations.get_mut(&number) {
+        if let Some(operation) = self.operations.get_mut(&seq) {
             operation.object = object;
             operation.phase = Phase::Begun;
         }
-        let nature = object.and_then(|id| self.objects.get(&id)).map(|object| &object.nature);
-        let direction = match (raw.kind, nature) {
-            (OpKind::Poll, _) => return self.begin_poll(number, object),
+        let kind = object.and_then(|id| self.objects.get(&id)).map(|object| &object.kind);
+        let direction = match (raw.kind, kind) {
+            (OpKind::Poll, _) => return self.begin_poll(seq, object),
             (OpKind::Nop | OpKind::Close | OpKind::Shutdown, _) => {
-                return self.schedule(self.now(), Event::Perform(number));
+                return self.schedule(self.now(), SimEvent::Perform(seq));
             }
-            (OpKind::Accept | OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled, _) => Direction::Read,
-            (OpKind::Send | OpKind::SendZeroCopy | OpKind::SendVectored, _) => Direction::Write,
+            (OpKind::Accept | OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled, _) => Interest::Read,
+            (OpKind::Send | OpKind::SendZeroCopy | OpKind::SendVectored, _) => Interest::Write,
             // read(2) and write(2) are for files of every kind.
-            (OpKind::Read | OpKind::ReadVectored, Some(Nature::Stream(_))) => Direction::Read,
-            (OpKind::Write | OpKind::WriteVectored, Some(Nature::Stream(_))) => Direction::Write,
-            (kind, Some(Nature::File(_))) if kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0 => {
-                return self.wait_for_position(number, object);
+            (OpKind::Read | OpKind::ReadVectored, Some(ObjectKind::Stream(_))) => Interest::Read,
+            (OpKind::Write | OpKind::WriteVectored, Some(ObjectKind::Stream(_))) => Interest::Write,
+            (kind, Some(ObjectKind::File(_)))
+                if kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0 =>
+            {
+                return self.wait_for_position(seq, object);
             }
             _ => {
                 let at_ns = self.now() + self.latency_ns();
-                return self.schedule(at_ns, Event::Perform(number));
+                return self.schedule(at_ns, SimEvent::Perform(seq));
             }
         };
-        let refusal = refusal(nature, &raw);
+        let refusal = refusal(kind, &raw);
         if refusal < 0 {
-            return self.finish(number, Outcome::new(refusal), 0);
+            return self.finish(seq, Outcome::new(refusal), 0);
         }
         let Some(id) = object else { return };
-        self.set_phase(number, Phase::Waiting);
+        self.set_phase(seq, Phase::Waiting);
         if let Some(object) = self.objects.get_mut(&id) {
-            object.queue(direction).operations.push_back(number);
+            object.queue(direction).operations.push_back(seq);
         }
         self.awake.push_back((id, direction));
     }
 
     /// At the position of a file there is one at a time: it begins where the one before it ended.
-    fn wait_for_position(&mut self, number: Number, object: Option<ObjectId>) {
-        self.set_phase(number, Phase::Waiting);
+    fn wait_for_position(&mut self, seq: OpSeq, object: Option<ObjectId>) {
+        self.set_phase(seq, Phase::Waiting);
         if let Some(object) = object.and_then(|id| self.objects.get_mut(&id)) {
-            object.reads.operations.push_back(number);
+            object.reads.operations.push_back(seq);
         }
         if let Some(id) = object {
             self.begin_at_position(id);
@@ -588,27 +590,27 @@ impl State {
 
     /// Begins the first operation that waits for the position of a file, unless it has begun.
     fn begin_at_position(&mut self, id: ObjectId) {
-        let Some(&number) = self.objects.get(&id).and_then(|file| file.reads.operations.front()) else {
+        let Some(&seq) = self.objects.get(&id).and_then(|file| file.reads.operations.front()) else {
             return;
         };
-        if self.operations.get(&number).is_some_and(|operation| operation.phase == Phase::Waiting) {
-            self.set_phase(number, Phase::Begun);
+        if self.operations.get(&seq).is_some_and(|operation| operation.phase == Phase::Waiting) {
+            self.set_phase(seq, Phase::Begun);
             let at_ns = self.now() + self.latency_ns();
-            self.schedule(at_ns, Event::Perform(number));
+            self.schedule(at_ns, SimEvent::Perform(seq));
         }
     }
 
-    fn begin_poll(&mut self, number: Number, object: Option<ObjectId>) {
+    fn begin_poll(&mut self, seq: OpSeq, object: Option<ObjectId>) {
         let Some((id, object)) = object.and_then(|id| Some((id, self.objects.get_mut(&id)?))) else {
-            return self.finish(number, Outcome::new(-libc::EBADF), 0);
+            return self.finish(seq, Outcome::new(-libc::EBADF), 0);
         };
-        object.polls.push(number);
-        self.set_phase(number, Phase::Waiting);
-        self.awake.push_back((id, Direction::Read));
+        object.polls.push(seq);
+        self.set_phase(seq, Phase::Waiting);
+        self.awake.push_back((id, Interest::Read));
     }
 
-    fn set_phase(&mut self, number: Number, phase: Phase) {
-        if let Some(operation) = self.operations.get_mut(&number) {
+    fn set_phase(&mut self, seq: OpSeq, phase: Phase) {
+        if let Some(operation) = self.operations.get_mut(&seq) {
             operation.phase = phase;
         }
     }
@@ -616,69 +618,69 @@ impl State {
     // ---- queues
 
     /// Goes through a queue, from its first operation, as far as it is ready.
-    fn run_queue(&mut self, id: ObjectId, direction: Direction) {
+    fn run_queue(&mut self, id: ObjectId, direction: Interest) {
         loop {
             let now_ns = self.now();
             let Some(object) = self.objects.get_mut(&id) else { return };
-            if matches!(object.nature, Nature::File(_)) {
+            if matches!(object.kind, ObjectKind::File(_)) {
                 return self.begin_at_position(id);
             }
             let queue = object.queue(direction);
-            let Some(&number) = queue.operations.front() else { return };
-            if queue.retry_ns > now_ns || self.operations[&number].phase != Phase::Waiting {
+            let Some(&seq) = queue.operations.front() else { return };
+            if queue.retry_ns > now_ns || self.operations[&seq].phase != Phase::Waiting {
                 return;
             }
-            let op = self.raw(number);
+            let op = self.raw(seq);
             // SAFETY: S3: the operation is in flight, and only we look at it now.
             let raw = unsafe { op.read() };
             if !self.is_ready(id, raw.kind) {
                 return;
             }
-            if let Some(delay_ns) = self.not_ready_after_all(number) {
+            if let Some(delay_ns) = self.not_ready_after_all(seq) {
                 if let Some(object) = self.objects.get_mut(&id) {
                     object.queue(direction).retry_ns = now_ns + delay_ns;
                 }
-                return self.schedule(now_ns + delay_ns, Event::Retry(id, direction));
+                return self.schedule(now_ns + delay_ns, SimEvent::Retry(id, direction));
             }
-            let (outcome, figure) = self.attempt(number, id, op, &raw);
+            let (outcome, figure) = self.attempt(seq, id, op, &raw);
             let more = outcome.result > 0 || raw.kind == OpKind::Accept && outcome.result >= 0;
             let held = raw.flags & RawOp::EXACT != 0 || outcome.result == -libc::EINTR;
-            let Some(operation) = self.operations.get_mut(&number) else { return };
+            let Some(operation) = self.operations.get_mut(&seq) else { return };
             if operation.native && more && !self.random.chance(self.options.faults.lost_continuation) {
-                self.finish(number, outcome.and_more(), figure);
+                self.finish(seq, outcome.and_more(), figure);
                 continue;
             }
             operation.held = held;
             if !held && let Some(object) = self.objects.get_mut(&id) {
                 object.queue(direction).operations.pop_front();
             }
-            self.finish(number, outcome, figure);
+            self.finish(seq, outcome, figure);
         }
     }
 
     /// A fault: how long the operation waits although it could be done.
-    fn not_ready_after_all(&mut self, number: Number) -> Option<u64> {
-        let operation = self.operations.get_mut(&number)?;
-        if operation.nuisances >= NUISANCES_MAX || !self.random.chance(self.options.faults.again) {
+    fn not_ready_after_all(&mut self, seq: OpSeq) -> Option<u64> {
+        let operation = self.operations.get_mut(&seq)?;
+        if operation.faults_met >= FAULT_BUDGET || !self.random.chance(self.options.faults.again) {
             return None;
         }
-        operation.nuisances += 1;
+        operation.faults_met += 1;
         Some(1 + self.random.up_to(DELAY_NS_MAX))
     }
 
     /// A fault: a signal interrupts the operation.
-    fn is_interrupted(&mut self, number: Number) -> bool {
-        let Some(operation) = self.operations.get_mut(&number) else { return false };
-        if operation.nuisances >= NUISANCES_MAX || !self.random.chance(self.options.faults.interrupt) {
+    fn is_interrupted(&mut self, seq: OpSeq) -> bool {
+        let Some(operation) = self.operations.get_mut(&seq) else { return false };
+        if operation.faults_met >= FAULT_BUDGET || !self.random.chance(self.options.faults.interrupt) {
             return false;
         }
-        operation.nuisances += 1;
+        operation.faults_met += 1;
         true
     }
 
     pub(super) fn stream(&mut self, id: ObjectId) -> Option<&mut Stream> {
-        match self.objects.get_mut(&id).map(|object| &mut object.nature) {
-            Some(Nature::Stream(stream)) => Some(stream),
+        match self.objects.get_mut(&id).map(|object| &mut object.kind) {
+            Some(ObjectKind::Stream(stream)) => Some(stream),
             _ => None,
         }
     }
@@ -686,24 +688,24 @@ impl State {
     /// Whether an operation on an object would not wait.
     pub(super) fn is_ready(&mut self, id: ObjectId, kind: OpKind) -> bool {
         let buffer_bytes = self.options.socket_buffer_bytes.max(1);
-        match self.objects.get(&id).map(|object| &object.nature) {
-            Some(Nature::Listener(listener)) => !listener.pending.is_empty(),
-            Some(Nature::Stream(stream)) => match kind {
+        match self.objects.get(&id).map(|object| &object.kind) {
+            Some(ObjectKind::Listener(listener)) => !listener.pending.is_empty(),
+            Some(ObjectKind::Stream(stream)) => match kind {
                 kind if receives(kind) => stream.is_readable(),
                 _ if stream.error.is_some() || stream.broken || stream.shut_write => true,
-                _ => match stream.peer.and_then(|peer| self.objects.get(&peer)).map(|peer| &peer.nature) {
-                    Some(Nature::Stream(peer)) => peer.room(buffer_bytes) > 0,
+                _ => match stream.peer.and_then(|peer| self.objects.get(&peer)).map(|peer| &peer.kind) {
+                    Some(ObjectKind::Stream(peer)) => peer.room(buffer_bytes) > 0,
                     _ => stream.is_pipe || stream.lost_bytes < buffer_bytes,
                 },
             },
-            Some(Nature::File(_)) | None => true,
+            Some(ObjectKind::File(_)) | None => true,
         }
     }
 
     fn run_polls(&mut self, id: ObjectId) {
         let Some(object) = self.objects.get(&id) else { return };
-        for number in object.polls.clone() {
-            let op = self.raw(number);
+        for seq in object.polls.clone() {
+            let op = self.raw(seq);
             // SAFETY: S3: the operation is in flight, and nobody writes to it.
             let wanted = unsafe { (*op).len } as i32;
             let events = self.poll_events(id, wanted);
@@ -711,16 +713,16 @@ impl State {
                 continue;
             }
             if let Some(object) = self.objects.get_mut(&id) {
-                object.polls.retain(|other| *other != number);
+                object.polls.retain(|other| *other != seq);
             }
-            self.finish(number, Outcome::new(events), i64::from(events));
+            self.finish(seq, Outcome::new(events), i64::from(events));
         }
     }
 
     /// As poll(2).
     fn poll_events(&mut self, id: ObjectId, wanted: i32) -> i32 {
         let reads = self.is_ready(id, OpKind::Recv);
-        let writes = !matches!(self.objects.get(&id).map(|o| &o.nature), Some(Nature::Listener(_)))
+        let writes = !matches!(self.objects.get(&id).map(|o| &o.kind), Some(ObjectKind::Listener(_)))
             && self.is_ready(id, OpKind::Send);
         let mut events = 0;
         if reads {
@@ -745,8 +747,8 @@ impl State {
 
     /// Does what an operation asks for; it is ready. The outcome, and the figure that stands for it in the
     /// trace.
-    fn attempt(&mut self, number: Number, id: ObjectId, op: *mut RawOp, raw: &RawOp) -> (Outcome, i64) {
-        if self.is_interrupted(number) {
+    fn attempt(&mut self, seq: OpSeq, id: ObjectId, op: *mut RawOp, raw: &RawOp) -> (Outcome, i64) {
+        if self.is_interrupted(seq) {
             return failed(-libc::EINTR);
         }
         match raw.kind {
@@ -759,25 +761,25 @@ impl State {
     // ---- out
 
     /// Puts an outcome into the completion queue of its loop. `figure` stands for it in the trace.
-    fn finish(&mut self, number: Number, outcome: Outcome, figure: i64) {
+    fn finish(&mut self, seq: OpSeq, outcome: Outcome, figure: i64) {
         let delay_ns =
             if self.random.chance(self.options.faults.reorder) { self.random.up_to(DELAY_NS_MAX) } else { 0 };
         let (now_ns, count) = (self.now(), self.next_count());
-        let Some(operation) = self.operations.get_mut(&number) else { return };
+        let Some(operation) = self.operations.get_mut(&seq) else { return };
         debug_assert!(operation.phase != Phase::Reported, "an operation has one last outcome");
         let at_ns = (now_ns + delay_ns).max(operation.reported_ns);
         operation.reported_ns = at_ns;
         if !outcome.has_more() {
             operation.phase = Phase::Reported;
         }
-        let (side, token) = (operation.side, operation.token);
-        self.sides[side].completions.insert((at_ns, count), Completion { number, token, outcome });
-        self.note("finish", number, if outcome.result < 0 { i64::from(outcome.result) } else { figure });
+        let (port, token) = (operation.port, operation.token);
+        self.ports[port].completions.insert((at_ns, count), Completion { seq, token, outcome });
+        self.note("finish", seq, if outcome.result < 0 { i64::from(outcome.result) } else { figure });
     }
 
     /// Reports to a loop what is in its completion queue, and says how much that was.
-    fn deliver(&mut self, side: usize, ops: &mut Operations) -> usize {
-        for (token, outcome) in std::mem::take(&mut self.sides[side].late) {
+    fn deliver(&mut self, port: usize, ops: &mut Operations) -> usize {
+        for (token, outcome) in std::mem::take(&mut self.ports[port].late) {
             let verdict = ops.complete(token, outcome);
             debug_assert_eq!(verdict, Next::Done, "nobody takes late news for his own");
         }
@@ -788,21 +790,21 @@ impl State {
         let mut count = 0;
         while count < room {
             let now_ns = self.now();
-            let completions = &mut self.sides[side].completions;
+            let completions = &mut self.ports[port].completions;
             let Some(entry) = completions.first_entry().filter(|entry| entry.key().0 <= now_ns) else {
                 break;
             };
-            let Completion { number, token, outcome } = entry.remove();
+            let Completion { seq, token, outcome } = entry.remove();
             count += 1;
-            self.note("deliver", number, 0);
+            self.note("deliver", seq, 0);
             match ops.complete(token, outcome) {
-                Next::Continue => self.resume(number),
+                Next::Continue => self.resume(seq),
                 Next::Done if !outcome.has_more() => {
-                    self.retire(number);
+                    self.retire(seq);
                     // The loop may submit it again under the same name: then the name is not retired.
                     let over = !ops.is_known(token);
                     if over && self.random.chance(self.options.faults.late_completion) {
-                        self.sides[side].late.push((token, outcome));
+                        self.ports[port].late.push((token, outcome));
                     }
                 }
                 Next::Done | Next::Look => {}
@@ -812,8 +814,8 @@ impl State {
     }
 
     /// The loop says that an operation is not finished.
-    fn resume(&mut self, number: Number) {
-        let Some(operation) = self.operations.get_mut(&number) else { return };
+    fn resume(&mut self, seq: OpSeq) {
+        let Some(operation) = self.operations.get_mut(&seq) else { return };
         match (operation.held, operation.object) {
             (true, Some(object)) => {
                 operation.phase = Phase::Waiting;
@@ -823,78 +825,78 @@ impl State {
             _ => {
                 operation.phase = Phase::Begun;
                 let at_ns = self.now() + self.latency_ns();
-                self.schedule(at_ns, Event::Perform(number));
+                self.schedule(at_ns, SimEvent::Perform(seq));
             }
         }
     }
 
     /// An operation is over, and its memory not ours any more.
-    fn retire(&mut self, number: Number) {
-        let Some(operation) = self.operations.remove(&number) else { return };
-        self.sides[operation.side].numbers.remove(&operation.token.bits());
+    fn retire(&mut self, seq: OpSeq) {
+        let Some(operation) = self.operations.remove(&seq) else { return };
+        self.ports[operation.port].ops.remove(&operation.token.bits());
         if let Some(id) = operation.object {
-            self.leave_queues(number, id);
+            self.leave_queues(seq, id);
         }
     }
 
-    fn leave_queues(&mut self, number: Number, id: ObjectId) {
+    fn leave_queues(&mut self, seq: OpSeq, id: ObjectId) {
         if let Some(object) = self.objects.get_mut(&id) {
-            object.reads.operations.retain(|other| *other != number);
-            object.writes.operations.retain(|other| *other != number);
-            object.polls.retain(|other| *other != number);
+            object.reads.operations.retain(|other| *other != seq);
+            object.writes.operations.retain(|other| *other != seq);
+            object.polls.retain(|other| *other != seq);
             self.wake(id);
         }
     }
 
     // ---- cancelling
 
-    fn cancel(&mut self, side: usize, token: Token) {
-        let Some(&number) = self.sides[side].numbers.get(&token.bits()) else { return };
-        self.note("cancel", number, 0);
-        let phase = self.operations[&number].phase;
+    fn cancel(&mut self, port: usize, token: Token) {
+        let Some(&seq) = self.ports[port].ops.get(&token.bits()) else { return };
+        self.note("cancel", seq, 0);
+        let phase = self.operations[&seq].phase;
         if phase == Phase::Reported {
             return;
         }
         if phase != Phase::Backlog && self.random.chance(self.options.faults.cancel_loses) {
             let at_ns = self.now() + self.random.up_to(DELAY_NS_MAX);
-            return self.schedule(at_ns, Event::Cancel(number));
+            return self.schedule(at_ns, SimEvent::Cancel(seq));
         }
-        self.end_waiting(number, libc::ECANCELED);
+        self.end_waiting(seq, libc::ECANCELED);
     }
 
     /// Ends an operation that has no outcome yet with an errno.
-    fn end_waiting(&mut self, number: Number, errno: i32) {
-        let Some(operation) = self.operations.get(&number) else { return };
+    fn end_waiting(&mut self, seq: OpSeq, errno: i32) {
+        let Some(operation) = self.operations.get(&seq) else { return };
         if operation.phase == Phase::Reported {
             return;
         }
         let object = operation.object;
-        self.finish(number, Outcome::untried(-errno), 0);
+        self.finish(seq, Outcome::untried(-errno), 0);
         if let Some(id) = object {
-            self.leave_queues(number, id);
+            self.leave_queues(seq, id);
         }
     }
 
-    fn detach(&mut self, side: usize) {
-        let numbers = std::mem::take(&mut self.sides[side].numbers);
-        numbers.into_values().for_each(|number| {
-            let Some(operation) = self.operations.remove(&number) else { return };
+    fn detach(&mut self, port: usize) {
+        let ops = std::mem::take(&mut self.ports[port].ops);
+        ops.into_values().for_each(|seq| {
+            let Some(operation) = self.operations.remove(&seq) else { return };
             if let Some(id) = operation.object {
-                self.leave_queues(number, id);
+                self.leave_queues(seq, id);
             }
         });
-        self.sides[side].waker = None;
-        self.sides[side].completions.clear();
-        self.sides[side].backlog.clear();
-        self.sides[side].late.clear();
+        self.ports[port].waker = None;
+        self.ports[port].completions.clear();
+        self.ports[port].backlog.clear();
+        self.ports[port].late.clear();
         self.run_awake();
     }
 
     // ---- objects
 
-    fn add_object(&mut self, nature: Nature) -> ObjectId {
+    fn add_object(&mut self, kind: ObjectKind) -> ObjectId {
         let id = self.next_count();
-        self.objects.insert(id, Object::new(nature));
+        self.objects.insert(id, Object::new(kind));
         id
     }
 
@@ -922,7 +924,7 @@ impl State {
         let mut ends = [(); 2].map(|()| {
             let mut stream = Stream::new(nowhere, nowhere, None);
             stream.is_pipe = true;
-            self.add_object(Nature::Stream(stream))
+            self.add_object(ObjectKind::Stream(stream))
         });
         for _ in 0..2 {
             let [id, other] = ends;
@@ -952,20 +954,20 @@ impl State {
             // Its descriptor was closed where nobody could see it.
             self.close_object(stale, false);
         }
-        virtual_world::adopt(fd, self.world.clone() as Weak<dyn VirtualWorld>);
+        sim_hooks::adopt(fd, self.world.clone() as Weak<dyn SimHooks>);
     }
 
     /// `reset`: the peer is not told the end of the stream, but that there is no connection.
     fn close_object(&mut self, id: ObjectId, reset: bool) {
         let Some(object) = self.objects.remove(&id) else { return };
         self.note("close", id, 0);
-        let Object { nature, reads, writes, polls } = object;
-        for number in reads.operations.into_iter().chain(writes.operations).chain(polls) {
-            self.end_waiting(number, libc::EBADF);
+        let Object { kind, reads, writes, polls } = object;
+        for seq in reads.operations.into_iter().chain(writes.operations).chain(polls) {
+            self.end_waiting(seq, libc::EBADF);
         }
-        match nature {
-            Nature::File(_) => {}
-            Nature::Listener(listener) => {
+        match kind {
+            ObjectKind::File(_) => {}
+            ObjectKind::Listener(listener) => {
                 if let Some(listeners) = self.network.listeners.get_mut(&listener.address.port()) {
                     listeners.retain(|other| *other != id);
                     if listeners.is_empty() {
@@ -976,7 +978,7 @@ impl State {
                     self.close_object(pending, true);
                 }
             }
-            Nature::Stream(stream) => {
+            ObjectKind::Stream(stream) => {
                 let Some(peer) = stream.peer else { return };
                 if stream.broken {
                     return;
@@ -1014,13 +1016,13 @@ impl State {
             stream.coming_bytes += bytes.len();
         }
         stream.coming.push_back((at_ns, packet));
-        self.schedule(at_ns, Event::Arrive(to));
+        self.schedule(at_ns, SimEvent::Arrive(to));
     }
 
     fn arrive(&mut self, id: ObjectId) {
         let now_ns = self.now();
         let Some(object) = self.objects.get_mut(&id) else { return };
-        let Nature::Stream(stream) = &mut object.nature else { return };
+        let ObjectKind::Stream(stream) = &mut object.kind else { return };
         if self.network.is_cut(stream.local, stream.remote) {
             return;
         }
@@ -1034,12 +1036,15 @@ impl State {
     fn resume_held(&mut self) {
         let now_ns = self.now();
         for (object, is_answer) in std::mem::take(&mut self.network.held) {
-            self.schedule(now_ns, if is_answer { Event::Answer(object) } else { Event::Request(object) });
+            self.schedule(
+                now_ns,
+                if is_answer { SimEvent::Answer(object) } else { SimEvent::Request(object) },
+            );
         }
         let streams: Vec<ObjectId> = self.objects.keys().copied().collect();
         for id in streams {
             if self.stream(id).is_some_and(|stream| !stream.coming.is_empty()) {
-                self.schedule(now_ns, Event::Arrive(id));
+                self.schedule(now_ns, SimEvent::Arrive(id));
             }
         }
     }
@@ -1065,8 +1070,8 @@ impl State {
         count
     }
 
-    fn begin_connect(&mut self, number: Number) {
-        let op = self.raw(number);
+    fn begin_connect(&mut self, seq: OpSeq) {
+        let op = self.raw(seq);
         // SAFETY: S3: the operation is in flight, and only we look at it now.
         let raw = unsafe { &mut *op };
         let target = socket::address_of(raw).map_err(|_| libc::EAFNOSUPPORT);
@@ -1074,12 +1079,12 @@ impl State {
         let fd = raw.fd;
         let target = match opened {
             Ok(target) => target,
-            Err(errno) => return self.finish(number, Outcome::new(-errno), 0),
+            Err(errno) => return self.finish(seq, Outcome::new(-errno), 0),
         };
-        let host = self.operations[&number].host;
-        let id = self.add_connecting(host, target, Some(number));
+        let host = self.operations[&seq].host;
+        let id = self.add_connecting(host, target, Some(seq));
         self.adopt(fd, id);
-        if let Some(operation) = self.operations.get_mut(&number) {
+        if let Some(operation) = self.operations.get_mut(&seq) {
             operation.object = Some(id);
             operation.phase = Phase::Begun;
         }
@@ -1090,24 +1095,24 @@ impl State {
         &mut self,
         host: IpAddr,
         target: SocketAddr,
-        number: Option<Number>,
+        seq: Option<OpSeq>,
     ) -> ObjectId {
         let local = self.network.local_for(host, target);
         let mut stream = Stream::new(local, target, None);
-        stream.connect = Connect::Requested { number, tries: 0 };
-        let id = self.add_object(Nature::Stream(stream));
+        stream.connect = Connect::Requested { seq, tries: 0 };
+        let id = self.add_object(ObjectKind::Stream(stream));
         let at_ns = self.now() + self.latency_ns();
-        self.schedule(at_ns, Event::Request(id));
+        self.schedule(at_ns, SimEvent::Request(id));
         id
     }
 
     /// The addresses of a stream that is connecting, if it goes on with that.
     fn connecting(&mut self, id: ObjectId) -> Option<(SocketAddr, SocketAddr)> {
         let stream = self.stream(id)?;
-        let Connect::Requested { number, .. } = stream.connect else { return None };
+        let Connect::Requested { seq, .. } = stream.connect else { return None };
         let addresses = (stream.local, stream.remote);
-        let goes_on = |number| self.operations.get(&number).is_some_and(|op| op.phase == Phase::Begun);
-        number.is_none_or(goes_on).then_some(addresses)
+        let goes_on = |seq| self.operations.get(&seq).is_some_and(|op| op.phase == Phase::Begun);
+        seq.is_none_or(goes_on).then_some(addresses)
     }
 
     fn request(&mut self, id: ObjectId) {
@@ -1119,10 +1124,10 @@ impl State {
         let listener = if refused { None } else { self.listener_at(target) };
         let back_ns = self.now() + self.latency_ns();
         let Some(listener) = listener else {
-            return self.schedule(back_ns, Event::Refusal(id, libc::ECONNREFUSED));
+            return self.schedule(back_ns, SimEvent::Refusal(id, libc::ECONNREFUSED));
         };
-        let Some(Nature::Listener(Listener { pending, backlog, address, .. })) =
-            self.objects.get(&listener).map(|object| &object.nature)
+        let Some(ObjectKind::Listener(Listener { pending, backlog, address, .. })) =
+            self.objects.get(&listener).map(|object| &object.kind)
         else {
             return;
         };
@@ -1132,16 +1137,16 @@ impl State {
         // An IPv6 socket knows IPv4 addresses as mapped ones: ipv6(7).
         let maps = address.is_ipv6();
         let (ours, theirs) = (mapped(target, maps), mapped(local, maps));
-        let server = self.add_object(Nature::Stream(Stream::new(ours, theirs, Some(id))));
+        let server = self.add_object(ObjectKind::Stream(Stream::new(ours, theirs, Some(id))));
         if let Some(stream) = self.stream(id) {
             stream.peer = Some(server);
         }
-        if let Some(Nature::Listener(listener)) = self.objects.get_mut(&listener).map(|o| &mut o.nature) {
+        if let Some(ObjectKind::Listener(listener)) = self.objects.get_mut(&listener).map(|o| &mut o.kind) {
             listener.pending.push_back(server);
         }
         self.note("connection", id, server as i64);
-        self.awake.push_back((listener, Direction::Read));
-        self.schedule(back_ns, Event::Answer(id));
+        self.awake.push_back((listener, Interest::Read));
+        self.schedule(back_ns, SimEvent::Answer(id));
     }
 
     /// The request found no room, and is sent again: after one second, two, four, ... as tcp(7) has it.
@@ -1151,7 +1156,7 @@ impl State {
         let at_ns = REQUEST_AGAIN_NS << *tries;
         *tries += 1;
         let is_last = *tries > REQUESTS_MAX;
-        let event = if is_last { Event::Refusal(id, libc::ETIMEDOUT) } else { Event::Request(id) };
+        let event = if is_last { SimEvent::Refusal(id, libc::ETIMEDOUT) } else { SimEvent::Request(id) };
         self.schedule(self.now() + at_ns, event);
     }
 
@@ -1169,16 +1174,16 @@ impl State {
         }
         let Some(stream) = self.stream(id) else { return };
         let before = std::mem::replace(&mut stream.connect, Connect::Done(result));
-        if let Connect::Requested { number: Some(number), .. } = before {
-            self.finish(number, Outcome::new(result), 0);
+        if let Connect::Requested { seq: Some(seq), .. } = before {
+            self.finish(seq, Outcome::new(result), 0);
         }
     }
 
     /// Who takes connections to an address; of several that share it, the seed chooses.
     fn listener_at(&mut self, target: SocketAddr) -> Option<ObjectId> {
         let all = self.network.listeners.get(&target.port())?;
-        let accepts = |id: &&ObjectId| match self.objects.get(id).map(|object| &object.nature) {
-            Some(Nature::Listener(listener)) => listener.accepts(target),
+        let accepts = |id: &&ObjectId| match self.objects.get(id).map(|object| &object.kind) {
+            Some(ObjectKind::Listener(listener)) => listener.accepts(target),
             _ => false,
         };
         let found: Vec<ObjectId> = all.iter().filter(accepts).copied().collect();
@@ -1197,7 +1202,7 @@ impl State {
             address.set_port(self.network.next_port());
         }
         for id in self.network.listeners.get(&address.port()).into_iter().flatten() {
-            if let Some(Nature::Listener(other)) = self.objects.get(id).map(|object| &object.nature)
+            if let Some(ObjectKind::Listener(other)) = self.objects.get(id).map(|object| &object.kind)
                 && other.conflicts(host, address)
                 && !(other.reuse_port && options.reuse_port)
             {
@@ -1213,9 +1218,9 @@ impl State {
             fd: None,
             pending: VecDeque::new(),
         };
-        let id = self.add_object(Nature::Listener(listener));
+        let id = self.add_object(ObjectKind::Listener(listener));
         let fd = self.add_descriptor(id, Some(address)).inspect_err(|_| _ = self.objects.remove(&id))?;
-        if let Some(Nature::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.nature) {
+        if let Some(ObjectKind::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.kind) {
             listener.fd = Some(fd);
         }
         self.note("listen", id, i64::from(address.port()));
@@ -1242,7 +1247,7 @@ impl State {
         id: ObjectId,
     ) -> io::Result<(RawDescriptor, ObjectId, SocketAddr)> {
         let errno = io::Error::from_raw_os_error;
-        let Some(Nature::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.nature) else {
+        let Some(ObjectKind::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.kind) else {
             return Err(errno(libc::EINVAL));
         };
         let listener_fd = listener.fd;
@@ -1250,7 +1255,7 @@ impl State {
         let remote = self.stream(connection).ok_or_else(|| errno(libc::ECONNABORTED))?.remote;
         let fd = self.add_descriptor(connection, Some(remote)).inspect_err(|_| {
             // As the kernel does it: the connection stays for the next accept.
-            if let Some(Nature::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.nature) {
+            if let Some(ObjectKind::Listener(listener)) = self.objects.get_mut(&id).map(|o| &mut o.kind) {
                 listener.pending.push_front(connection);
             }
         })?;
@@ -1313,7 +1318,7 @@ impl State {
         let bytes = stream.received.make_contiguous()[..count].to_vec();
         drop(stream.received.drain(..count));
         if let Some(peer) = stream.peer {
-            self.awake.push_back((peer, Direction::Write));
+            self.awake.push_back((peer, Interest::Write));
         }
         bytes
     }
@@ -1389,17 +1394,17 @@ impl State {
     // ---- everything else
 
     /// Does what waits for nothing.
-    fn perform(&mut self, number: Number) {
-        let Some(operation) = self.operations.get(&number).filter(|op| op.phase == Phase::Begun) else {
+    fn perform(&mut self, seq: OpSeq) {
+        let Some(operation) = self.operations.get(&seq).filter(|op| op.phase == Phase::Begun) else {
             return;
         };
         let object = operation.object;
-        let op = self.raw(number);
+        let op = self.raw(seq);
         // SAFETY: S3: the operation is in flight, and only we look at it now.
         let raw = unsafe { op.read() };
         let uninterruptible = matches!(raw.kind, OpKind::Nop | OpKind::Close | OpKind::Shutdown);
-        if !uninterruptible && self.is_interrupted(number) {
-            return self.finish(number, Outcome::new(-libc::EINTR), 0);
+        if !uninterruptible && self.is_interrupted(seq) {
+            return self.finish(seq, Outcome::new(-libc::EINTR), 0);
         }
         let (outcome, figure) = match (raw.kind, object) {
             (OpKind::Nop, _) => (Outcome::new(0), 0),
@@ -1415,13 +1420,13 @@ impl State {
                 (Outcome::new(result), i64::from(result))
             }
         };
-        self.finish(number, outcome, figure);
+        self.finish(seq, outcome, figure);
     }
 
     /// Closes a descriptor that an operation owns.
     fn close_descriptor(&mut self, fd: RawDescriptor, id: ObjectId) {
         self.descriptors.remove(&fd);
-        virtual_world::forget(fd);
+        sim_hooks::forget(fd);
         let reset = is_reset_by_linger(fd);
         close_number(fd);
         self.close_object(id, reset);
@@ -1439,7 +1444,7 @@ impl State {
     fn open(&mut self, path: &CStr, flags: i32, mode: u32) -> Result<(RawDescriptor, ObjectId), i32> {
         let now_ns = self.now();
         let file = self.files.open(path.to_bytes(), flags, mode, now_ns)?;
-        let id = self.add_object(Nature::File(file));
+        let id = self.add_object(ObjectKind::File(file));
         match self.add_descriptor(id, None) {
             Ok(fd) => Ok((fd, id)),
             Err(error) => {
@@ -1458,8 +1463,8 @@ impl State {
         let fraction = if short { self.random.fraction() } else { 1.0 };
         let now_ns = self.now();
         let State { objects, files, trace, .. } = self;
-        let file = match objects.get_mut(&id).map(|object| &mut object.nature) {
-            Some(Nature::File(file)) => file,
+        let file = match objects.get_mut(&id).map(|object| &mut object.kind) {
+            Some(ObjectKind::File(file)) => file,
             Some(other) if raw.kind == OpKind::Metadata => {
                 // SAFETY: S6: the operation borrows the record.
                 unsafe { transfer::put_metadata(raw, Stat { mode: other.mode(), ..Stat::default() }) };
@@ -1516,7 +1521,7 @@ impl State {
     }
 }
 
-impl VirtualWorld for World {
+impl SimHooks for World {
     fn close(&self, fd: RawDescriptor) {
         let reset = is_reset_by_linger(fd);
         let mut state = self.state.borrow_mut();
@@ -1530,9 +1535,9 @@ impl VirtualWorld for World {
     fn local_addr(&self, fd: RawDescriptor) -> io::Result<SocketAddr> {
         let state = self.state.borrow();
         let id = state.descriptors.get(&fd);
-        match id.and_then(|id| state.objects.get(id)).map(|object| &object.nature) {
-            Some(Nature::Listener(listener)) => Ok(listener.address),
-            Some(Nature::Stream(stream)) => Ok(stream.local),
+        match id.and_then(|id| state.objects.get(id)).map(|object| &object.kind) {
+            Some(ObjectKind::Listener(listener)) => Ok(listener.address),
+            Some(ObjectKind::Stream(stream)) => Ok(stream.local),
             _ => Err(io::Error::from_raw_os_error(libc::ENOTSOCK)),
         }
     }
@@ -1540,9 +1545,9 @@ impl VirtualWorld for World {
     fn peer_addr(&self, fd: RawDescriptor) -> io::Result<SocketAddr> {
         let state = self.state.borrow();
         let id = state.descriptors.get(&fd);
-        match id.and_then(|id| state.objects.get(id)).map(|object| &object.nature) {
-            Some(Nature::Stream(stream)) if stream.peer.is_some() && !stream.broken => Ok(stream.remote),
-            Some(Nature::File(_)) => Err(io::Error::from_raw_os_error(libc::ENOTSOCK)),
+        match id.and_then(|id| state.objects.get(id)).map(|object| &object.kind) {
+            Some(ObjectKind::Stream(stream)) if stream.peer.is_some() && !stream.broken => Ok(stream.remote),
+            Some(ObjectKind::File(_)) => Err(io::Error::from_raw_os_error(libc::ENOTSOCK)),
             _ => Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
         }
     }
@@ -1563,8 +1568,8 @@ impl VirtualWorld for World {
 
 impl World {
     /// This world, to be entered.
-    pub(crate) fn place(&self, host: IpAddr) -> Option<virtual_world::Place> {
-        self.this.upgrade().map(|world| (world as Rc<dyn VirtualWorld>, host))
+    pub(crate) fn context(&self, host: IpAddr) -> Option<sim_hooks::SimContext> {
+        self.this.upgrade().map(|world| sim_hooks::SimContext { world, host })
     }
 }
 
@@ -1595,18 +1600,18 @@ fn is_reset_by_linger(fd: RawDescriptor) -> bool {
 }
 
 /// What is wrong with an operation that waits on an object: a negative errno, or 0.
-fn refusal(nature: Option<&Nature>, raw: &RawOp) -> i32 {
+fn refusal(kind: Option<&ObjectKind>, raw: &RawOp) -> i32 {
     let is_for_files =
         matches!(raw.kind, OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored);
-    match (nature, raw.kind) {
+    match (kind, raw.kind) {
         (None, _) => -libc::EBADF,
-        (Some(Nature::File(_)), _) => -libc::ENOTSOCK,
-        (Some(Nature::Stream(_)), _) if is_for_files && raw.flags & RawOp::CURSOR == 0 => -libc::ESPIPE,
-        (Some(Nature::Stream(stream)), kind) if is_for_files => stream.pipe_refusal(kind),
-        (Some(Nature::Stream(stream)), _) if stream.is_pipe => -libc::ENOTSOCK,
-        (Some(Nature::Stream(_)), OpKind::Accept) => -libc::EINVAL,
-        (Some(Nature::Listener(_)), OpKind::Accept) | (Some(Nature::Stream(_)), _) => 0,
-        (Some(Nature::Listener(_)), _) => -libc::ENOTCONN,
+        (Some(ObjectKind::File(_)), _) => -libc::ENOTSOCK,
+        (Some(ObjectKind::Stream(_)), _) if is_for_files && raw.flags & RawOp::CURSOR == 0 => -libc::ESPIPE,
+        (Some(ObjectKind::Stream(stream)), kind) if is_for_files => stream.pipe_refusal(kind),
+        (Some(ObjectKind::Stream(stream)), _) if stream.is_pipe => -libc::ENOTSOCK,
+        (Some(ObjectKind::Stream(_)), OpKind::Accept) => -libc::EINVAL,
+        (Some(ObjectKind::Listener(_)), OpKind::Accept) | (Some(ObjectKind::Stream(_)), _) => 0,
+        (Some(ObjectKind::Listener(_)), _) => -libc::ENOTCONN,
     }
 }
 

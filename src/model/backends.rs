@@ -13,9 +13,9 @@ use crate::buf_pool::Buffers;
 use crate::in_flight::{InFlight, Token};
 use crate::leak::Holder;
 use crate::op::{Outcome, RawOp};
+use crate::sim_hooks::{SimContext, VirtualTime};
 use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
-use crate::virtual_world::{Place, VirtualTime};
 
 pub(crate) use crate::model::waker::Waker;
 pub(crate) use driver::Wait;
@@ -82,7 +82,7 @@ impl Backend {
         VirtualTime::default()
     }
 
-    pub(crate) fn place(&self) -> Option<Place> {
+    pub(crate) fn sim_context(&self) -> Option<SimContext> {
         None
     }
 

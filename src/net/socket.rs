@@ -11,8 +11,8 @@ use socket2::SockRef;
 
 use crate::generations;
 use crate::op::{Op, OpKind, Output, RawOp};
+use crate::sim_hooks;
 use crate::sys::{self, RawDescriptor, address, errno};
-use crate::virtual_world;
 
 const _: () = assert!(address::IP_BYTES_MAX <= RawOp::ADDRESS_BYTES);
 
@@ -47,13 +47,13 @@ fn socket_addr(address: socket2::SockAddr) -> io::Result<SocketAddr> {
 
 /// `getsockname(2)`.
 pub(crate) fn local_addr(socket: &impl AsFd) -> io::Result<SocketAddr> {
-    let simulated = virtual_world::local_addr(socket.as_fd().as_raw_fd());
+    let simulated = sim_hooks::local_addr(socket.as_fd().as_raw_fd());
     simulated.unwrap_or_else(|| socket_addr(SockRef::from(socket).local_addr()?))
 }
 
 /// `getpeername(2)`.
 pub(crate) fn peer_addr(socket: &impl AsFd) -> io::Result<SocketAddr> {
-    let simulated = virtual_world::peer_addr(socket.as_fd().as_raw_fd());
+    let simulated = sim_hooks::peer_addr(socket.as_fd().as_raw_fd());
     simulated.unwrap_or_else(|| socket_addr(SockRef::from(socket).peer_addr()?))
 }
 

@@ -11,7 +11,7 @@ use super::TcpStream;
 use super::socket;
 use crate::descriptor::{Descriptor, descriptor_conversions};
 use crate::op::{MultiOp, Op, OpKind, RawOp};
-use crate::virtual_world::{self, Listen};
+use crate::sim_hooks::{self, Listen};
 
 /// A TCP socket that accepts connections; closed when it is dropped.
 ///
@@ -189,7 +189,7 @@ impl ListenOptions {
             reuse_port: self.reuse_port,
             only_v6: self.only_v6.unwrap_or(false),
         };
-        if let Some(fd) = virtual_world::listen(address, options) {
+        if let Some(fd) = sim_hooks::listen(address, options) {
             // SAFETY: S7: the world made the descriptor for us.
             return Ok(TcpListener { descriptor: unsafe { Descriptor::from_raw(fd?) } });
         }

@@ -9,8 +9,8 @@ use crate::backends::sim::World;
 use crate::descriptor::{Descriptor, RawDescriptor, descriptor_conversions};
 use crate::fs::File;
 use crate::net::TcpStream;
+use crate::sim_hooks;
 use crate::sys::{self, errno};
-use crate::virtual_world;
 
 /// One end of a virtual connection, or of a [pipe](super::Simulation::pipe), that belongs to the test and not
 /// to a loop: the client of a server under test, say, or the server of a client. It reads and writes as a
@@ -68,7 +68,7 @@ impl Peer {
     /// # Errors
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.ask(|_, fd| virtual_world::local_addr(fd))
+        self.ask(|_, fd| sim_hooks::local_addr(fd))
     }
 
     /// The address of the other end.
@@ -76,7 +76,7 @@ impl Peer {
     /// # Errors
     /// Those of `getpeername(2)`: `ENOTCONN` if the connection is gone.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.ask(|_, fd| virtual_world::peer_addr(fd))
+        self.ask(|_, fd| sim_hooks::peer_addr(fd))
     }
 
     /// Closes the connection with a reset, whatever has been read.
@@ -109,7 +109,7 @@ pub(super) fn ask_about<R: Send + 'static>(
     attempt: impl Fn(&World, RawDescriptor) -> Option<io::Result<R>> + Send + 'static,
 ) -> io::Result<R> {
     let not_here = || errno::error(errno::EBADF);
-    match (virtual_world::world_of(fd), script::line()) {
+    match (sim_hooks::world_of(fd), script::line()) {
         (Some(world), _) => {
             let world = world.as_any().downcast_ref::<World>().ok_or_else(not_here)?;
             ask_here(world, |world| attempt(world, fd))
@@ -121,14 +121,14 @@ pub(super) fn ask_about<R: Send + 'static>(
 
 /// Asks a world on its own thread, and lets pass what is on its way in it.
 pub(super) fn ask_here<R>(world: &World, attempt: impl Fn(&World) -> Option<io::Result<R>>) -> io::Result<R> {
-    world.settle();
+    world.run_due();
     loop {
         if let Some(result) = attempt(world) {
-            world.settle();
-            world.show_outcomes();
+            world.run_due();
+            world.signal_outcomes();
             return result;
         }
-        if !world.pass_on() {
+        if !world.run_next_event() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
     }

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use super::Simulation;
 use super::peer::Peer;
-use crate::backends::sim::{Attempt, World};
+use crate::backends::sim::{Question, World};
 use crate::descriptor::Descriptor;
 use crate::op::duration_to_ns;
+use crate::sim_hooks;
 use crate::sys::errno;
-use crate::virtual_world;
 
 /// From a script to its world: questions, and at last the end.
-pub(super) type Line = Sender<Option<Attempt>>;
+pub(super) type Line = Sender<Option<Question>>;
 
 thread_local! {
     /// From the script of this thread to its world.
@@ -38,7 +38,7 @@ pub(super) fn ask<R: Send + 'static>(
     attempt: impl Fn(&World) -> Option<io::Result<R>> + Send + 'static,
 ) -> io::Result<R> {
     let (reply, replied) = mpsc::channel();
-    let question: Attempt = Box::new(move |world| {
+    let question: Question = Box::new(move |world| {
         let answer = attempt(world);
         let is_answered = answer.is_some();
         // If nobody listens any more, there is no one to tell.
@@ -111,9 +111,9 @@ pub struct ScriptHandle<R> {
 fn run<R>(host: IpAddr, line: Line, script: impl FnOnce(Script) -> R) -> thread::Result<R> {
     LINE.set(Some(line.clone()));
     let to_world = line.clone();
-    virtual_world::set_tell(Rc::new(move |fd| {
+    sim_hooks::report_closes_by(Rc::new(move |fd| {
         let closing = move |_: &World| {
-            virtual_world::closing(fd);
+            sim_hooks::closing(fd);
             Some(Ok(()))
         };
         // If the world is gone, so is the object.
@@ -136,7 +136,7 @@ impl<R: Send + 'static> ScriptHandle<R> {
         let thread = thread.spawn(move || run(host, line, script))?;
         let world = Rc::clone(&simulation.world);
         let is_over = world.add_script(questions);
-        world.settle();
+        world.run_due();
         Ok(ScriptHandle { world, is_over, thread })
     }
 
@@ -155,9 +155,9 @@ impl<R: Send + 'static> ScriptHandle<R> {
     /// # Panics
     /// If the script has panicked.
     pub fn join(self) -> io::Result<R> {
-        self.world.settle();
+        self.world.run_due();
         while !self.is_over.get() {
-            if !self.world.pass_on() {
+            if !self.world.run_next_event() {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
         }

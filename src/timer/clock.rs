@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::sim_hooks::VirtualTime;
 use crate::sys::clock::monotonic_ns;
-use crate::virtual_world::VirtualTime;
 
 /// One moment on both clocks, taken when the process first makes a loop.
 fn epoch() -> (Instant, u64) {

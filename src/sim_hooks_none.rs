@@ -1,4 +1,4 @@
-//! In place of `virtual_world.rs` without the feature `sim`: nothing is simulated, and asking costs nothing.
+//! In the stead of `sim_hooks.rs` without the feature `sim`: nothing is simulated, and asking costs nothing.
 
 use std::ffi::CStr;
 use std::io;
@@ -8,7 +8,7 @@ use crate::descriptor::RawDescriptor;
 
 /// How to listen.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "nobody reads it")]
+#[allow(dead_code, reason = "only a simulated world reads it")]
 pub(crate) struct Listen {
     pub(crate) backlog: i32,
     pub(crate) reuse_port: bool,
@@ -38,14 +38,14 @@ pub(crate) fn open(_: &CStr, _: i32, _: u32) -> Option<io::Result<RawDescriptor>
     None
 }
 
-/// A world, and the host in it that things are done on.
-pub(crate) enum Place {}
+/// A world, and the host in it on which things are done.
+pub(crate) enum SimContext {}
 
 #[must_use]
 pub(crate) struct Entered(());
 
 #[inline(always)]
-pub(crate) fn enter(_: Option<Place>) -> Entered {
+pub(crate) fn enter(_: Option<SimContext>) -> Entered {
     Entered(())
 }
 
