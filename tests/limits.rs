@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -208,4 +209,112 @@ fn a_file_behind_no_cache_moves_its_position() {
         }
     }
     in_a_process("a_file_behind_no_cache_moves_its_position", body);
+}
+
+#[test]
+fn where_no_thread_can_be_made_files_are_served_all_the_same() {
+    in_a_process("where_no_thread_can_be_made_files_are_served_all_the_same", |builder| {
+        // Every user may make a file there.
+        let twin = tempfile::tempfile().unwrap();
+        let file = File::from_std(twin.try_clone().unwrap());
+        let (ours, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        // The limit is for ordinary users.
+        // SAFETY: no memory is passed.
+        if unsafe { libc::geteuid() } == 0 {
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::setuid(65534) }, 0);
+        }
+        setrlimit(Resource::RLIMIT_NPROC, 0, 0).unwrap();
+        let mut lp = builder.build().unwrap();
+        let file = Rc::new(file);
+        let state = (Rc::clone(&file), pattern(10_000), IoVecs::<2>::new());
+        let (state, written, _) = complete(&mut lp, state, |(f, b, _)| f.write_all(b));
+        assert_eq!(written.unwrap(), 10_000);
+        let (state, written, _) = complete(&mut lp, state, |(f, b, v)| {
+            f.write_all_vectored_at(v.gather([&b[..1], &b[1..]]), 10_000)
+        });
+        assert_eq!(written.unwrap(), 10_000);
+        let (_, read, _) = complete(&mut lp, state, |(f, b, _)| f.read_exact_at(b, 5000));
+        assert_eq!(read.unwrap(), 10_000);
+        assert_eq!((content(&twin), position(&twin)), ([pattern(10_000), pattern(10_000)].concat(), 10_000));
+        let done: Rc<RefCell<Vec<io::Result<()>>>> = Rc::default();
+        lp.submit(
+            Box::new(Completion::new((file, Rc::clone(&done)))),
+            |s| s.0.sync_all(),
+            |lp, s, synced| {
+                s.1.borrow_mut().push(synced);
+                let metadata = oxev::Metadata::new();
+                let state = (Rc::clone(&s.0), Rc::clone(&s.1), metadata);
+                lp.submit(
+                    Box::new(Completion::new(state)),
+                    |s| s.0.metadata(&mut s.2),
+                    |_, s, filled| {
+                        assert_eq!(s.2.len(), 20_000);
+                        s.1.borrow_mut().push(filled);
+                    },
+                );
+            },
+        );
+        let stream = oxev::TcpStream::from_std(std::os::fd::OwnedFd::from(ours).into()).unwrap();
+        lp.submit(
+            Box::new(Completion::new((stream, Rc::clone(&done)))),
+            |s| s.0.shutdown(std::net::Shutdown::Write),
+            |lp, mut s, shut| {
+                s.1.borrow_mut().push(shut);
+                let done = std::mem::take(&mut s.1);
+                let state = (s, done);
+                lp.submit(
+                    Box::new(Completion::new(state)),
+                    |s| s.0.0.close(),
+                    |_, s, closed| {
+                        s.1.borrow_mut().push(closed);
+                    },
+                );
+            },
+        );
+        lp.submit(
+            Box::new(Completion::new(Rc::clone(&done))),
+            |_| File::open(c"/proc/self/status", &oxev::OpenOptions::new().read(true)),
+            |_, done, opened| done.borrow_mut().push(opened.map(drop)),
+        );
+        lp.run(RunMode::UntilDone).unwrap();
+        let done = done.take();
+        assert_eq!(done.len(), 5);
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+        assert_eq!(io::Read::read(&mut peer, &mut [0; 8]).unwrap(), 0);
+    });
+}
+
+/// An open that waits for somebody to open the other end: the worker of the kernel that waits says `ERESTARTSYS`.
+#[test]
+fn an_open_that_waits_ends_as_cancelled_or_at_its_deadline() {
+    for kind in common::backends() {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path =
+            std::ffi::CString::new(dir.path().join("fifo").into_os_string().into_encoded_bytes()).unwrap();
+        nix::unistd::mkfifo(path.as_c_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut lp = Loop::builder().backend(kind).capacity(16).entries(16).build().unwrap();
+        // With `create` io_uring leaves it to a worker in any case (Linux 5.19).
+        let options = oxev::OpenOptions::new().write(true).create(true);
+        let ends = Rc::new(RefCell::new(Vec::new()));
+        let mut ids = Vec::new();
+        for limit in [None, Some(Duration::from_millis(20))] {
+            ids.push(lp.submit(
+                Box::new(Completion::new((path.clone(), Rc::clone(&ends)))),
+                |s| match limit {
+                    None => File::open(&s.0, &options),
+                    Some(limit) => File::open(&s.0, &options).timeout(limit),
+                },
+                |_, s, opened| s.1.borrow_mut().push(opened.unwrap_err()),
+            ));
+        }
+        lp.run_for(Duration::from_millis(60)).unwrap();
+        lp.cancel(ids[0]);
+        lp.run(RunMode::UntilDone).unwrap();
+        let ends = ends.take();
+        assert!(ends.iter().any(oxev::is_canceled), "{kind}: {ends:?}");
+        assert!(ends.iter().any(oxev::is_deadline), "{kind}: {ends:?}");
+        // Whoever still waits there is let go.
+        let _ = std::fs::File::options().read(true).write(true).open(dir.path().join("fifo"));
+    }
 }

@@ -12,6 +12,9 @@ use crate::in_flight::{Next, Token};
 use crate::op::{Outcome, RawOp};
 use crate::sys::errno;
 
+/// The bytes that a transfer moves while the loop waits for it.
+pub(super) const PART_BYTES_MAX: usize = 1 << 20;
+
 impl IoUring {
     /// Whether a transfer at the position of a file is to be given to the kernel now; otherwise its turn comes.
     pub(super) fn begin_at_position(&mut self, token: Token, op: &RawOp, ops: &mut Operations) -> bool {

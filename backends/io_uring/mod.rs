@@ -5,6 +5,7 @@
 //! * [`ring`]: the rings and the system call.
 //! * [`entry`]: an operation as a submission queue entry.
 //! * [`buf_ring`]: the buffers that the kernel hands out.
+//! * [`substitute`]: calls for what the kernel does not do through the ring.
 //! * [`files`]: transfers at the position of a file, which the kernel does not order.
 //!
 //! What does not fit into the submission queue even after it was flushed waits in a backlog, in order, with
@@ -17,6 +18,7 @@ mod entry;
 mod features;
 mod files;
 mod ring;
+mod substitute;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -35,7 +37,7 @@ use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::poll::{POLLIN, poll};
 use crate::sys::wake_up::WakeUp;
-use crate::sys::{self, RawDescriptor};
+use crate::sys::{self, RawDescriptor, errno};
 use buf_ring::{BufRing, group};
 use features::Features;
 use ring::Ring;
@@ -130,6 +132,11 @@ impl IoUring {
                 }
             }
             OpKind::Close => sys::socket::linger_in_background(raw.fd),
+            // The kernel would take a thread for it, though it never blocks. What was submitted before comes first.
+            OpKind::Shutdown if self.ring.submit().is_ok() && self.ring.unsubmitted() == 0 => {
+                let _ = ops.complete(token, Outcome::new(sys::socket::shutdown(raw.fd, raw.len as i32)));
+                return;
+            }
             _ => {}
         }
         let at_position = raw.kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0;
@@ -350,7 +357,7 @@ fn report(
 ) {
     let mut outcome = outcome_of(result, cqe_flags);
     let may_be_a_part = cqe_flags & (CQE_MORE | CQE_NOTIFICATION) != 0 || !features.buffer_rings;
-    if may_be_a_part || matches!(-result, libc::EAGAIN | libc::ECANCELED) {
+    if may_be_a_part || result < 0 {
         match report_part(token, outcome, cqe_flags, features, backlog, ops) {
             Some(whole) => outcome = whole,
             None => return,
@@ -363,16 +370,17 @@ fn report(
     }
 }
 
-/// Outcomes that may be only a part of the operation's.
+/// Outcomes that may be only a part of the operation's, or are errors.
 #[cold]
 fn report_part(
     token: Token,
-    outcome: Outcome,
+    mut outcome: Outcome,
     cqe_flags: u32,
     features: &Features,
     backlog: &mut VecDeque<u64>,
     ops: &mut Operations,
 ) -> Option<Outcome> {
+    outcome.result = errno::published(outcome.result);
     match ops.op_kind(token)? {
         OpKind::SendZeroCopy => zero_copy_sent(token, outcome, cqe_flags, backlog, ops),
         OpKind::RecvPooled if !features.buffer_rings => receive_after_poll(token, outcome, backlog, ops),
@@ -380,6 +388,11 @@ fn report_part(
             try_again(token, backlog, ops)
         }
         OpKind::Accept if outcome.result == -libc::ECANCELED => accept_at_last(token, outcome, backlog, ops),
+        _ if outcome.result == -errno::ECANCELED && !ops.is_ending(token) => {
+            let op = ops.op(token)?;
+            // SAFETY: S3: the kernel is done with the operation, so the description is ours.
+            Some(Outcome::new(substitute::call(unsafe { &*op })))
+        }
         _ => Some(outcome),
     }
 }

@@ -233,7 +233,7 @@ operations! {
     /// Shuts one direction of a socket down, or both.
     Shutdown { Backend, Socket, Neither, Nothing }
         "`TcpStream::shutdown`"
-        io_uring: "`SHUTDOWN`",
+        io_uring: "`shutdown` at once",
         readiness: "`shutdown` at once",
         sim: "in the next poll";
 

@@ -42,6 +42,9 @@ pub(crate) mod errno {
     /// What the last call of this thread failed with.
     pub(crate) use super::platform::errno::last;
 
+    /// A result without the codes that a kernel has for itself.
+    pub(crate) use super::platform::errno::published;
+
     /// The error that a code stands for, of the kind that the standard library gives it.
     pub(crate) fn error(code: i32) -> std::io::Error {
         std::io::Error::from_raw_os_error(code)

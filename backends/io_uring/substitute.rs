@@ -1,0 +1,83 @@
+//! What the kernel does not do through the ring is done by a call.
+//!
+//! An operation that blocks is for a thread of the kernel's. If it cannot make one (`RLIMIT_NPROC`, a limit of the
+//! cgroup, before Linux 6.14 also a signal at the wrong moment) it ends the operation with `ECANCELED`, though
+//! nothing was cancelled. A thread of our own could not be made either, so the call is made in place: it holds the
+//! loop for as long as the disk takes. What might wait for ever ends in `EAGAIN` instead.
+
+#![allow(unsafe_code)]
+
+use super::files::PART_BYTES_MAX;
+use crate::io_vecs;
+use crate::op::{Direction, OpKind, RawOp};
+use crate::sys::file::FileType;
+use crate::sys::io_vec::IoVec;
+use crate::sys::metadata::Record;
+use crate::sys::{self, RawDescriptor, errno};
+
+/// Makes the call of an operation that the kernel has let go of without doing it.
+pub(super) fn call(op: &RawOp) -> i32 {
+    loop {
+        let result = match op.kind {
+            OpKind::SyncAll => sys::file::sync_all(op.fd),
+            OpKind::SyncData => sys::file::sync_data(op.fd),
+            // SAFETY: S6: the record is the operation's.
+            OpKind::Metadata => unsafe { Record::fill(op.buf.cast(), op.fd) },
+            OpKind::Close => sys::file::close(op.fd),
+            OpKind::Shutdown => sys::socket::shutdown(op.fd, op.len as i32),
+            OpKind::Open => open(op),
+            OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => transfer(op),
+            _ => -errno::EAGAIN,
+        };
+        if result != -errno::EINTR {
+            return result;
+        }
+    }
+}
+
+/// Opens a file, but nothing whose opening waits for somebody (a FIFO, a terminal).
+fn open(op: &RawOp) -> i32 {
+    let (path, flags, mode) = (op.buf.cast_const().cast(), op.len as i32, op.offset as u32);
+    // SAFETY: S6: the path is the operation's.
+    let fd = unsafe { sys::file::open(path, flags | libc::O_NONBLOCK, mode) };
+    if fd < 0 || flags & libc::O_NONBLOCK != 0 {
+        return fd;
+    }
+    let is_on_disk = matches!(sys::file::file_type(fd), Ok(FileType::OnDisk { .. }));
+    if !is_on_disk || !make_blocking(fd) {
+        sys::file::close(fd);
+        return -errno::EAGAIN;
+    }
+    fd
+}
+
+fn make_blocking(fd: RawDescriptor) -> bool {
+    // SAFETY: S8: no memory is passed.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    // SAFETY: S8: no memory is passed.
+    flags >= 0 && unsafe { libc::fcntl(fd, libc::F_SETFL, flags & !libc::O_NONBLOCK) } == 0
+}
+
+/// Moves bytes to or from a file on a disk, no more than does not hold the loop for long.
+fn transfer(op: &RawOp) -> i32 {
+    if !matches!(sys::file::file_type(op.fd), Ok(FileType::OnDisk { .. })) {
+        return -errno::EAGAIN;
+    }
+    let mut first = IoVec::new(op.buf, op.len);
+    if op.kind.is_vectored() {
+        // SAFETY: S3: a vectored operation of ours.
+        let (vecs, count) = unsafe { io_vecs::vecs(op) };
+        // SAFETY: S3: each is one of the `count` vectors.
+        let mut vecs = (0..count).map(|index| unsafe { vecs.wrapping_add(index).read() });
+        first = vecs.find(|vec| vec.len() > 0).unwrap_or(IoVec::EMPTY);
+    }
+    let part = IoVec::new(first.base(), first.len().min(PART_BYTES_MAX));
+    let offset = if op.flags & RawOp::CURSOR != 0 { -1 } else { op.offset as i64 };
+    if op.kind.facts().direction == Direction::In {
+        // SAFETY: S6: the buffer is the operation's.
+        unsafe { sys::file::read(op.fd, &raw const part, 1, offset) }
+    } else {
+        // SAFETY: S6: as above.
+        unsafe { sys::file::write(op.fd, &raw const part, 1, offset) }
+    }
+}
