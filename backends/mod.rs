@@ -380,6 +380,29 @@ impl Backend {
         }
     }
 
+    /// Whether its operations are worked on by this process, so that a forked child has them half done.
+    pub(crate) fn works_in_process(&self) -> bool {
+        match self.compiled {
+            #[cfg(feature = "sim")]
+            Compiled::Sim(_) => true,
+            #[cfg(feature = "backend-api")]
+            Compiled::Custom(_) => true,
+            #[allow(unreachable_patterns, reason = "if only those are compiled in")]
+            _ => false,
+        }
+    }
+
+    /// This process is a forked child: what the parent shares with its kernel is not touched, from here on and in
+    /// the drop.
+    pub(crate) fn leave_to_parent(&mut self) {
+        match &mut self.compiled {
+            #[cfg(all(target_os = "linux", feature = "io_uring"))]
+            Compiled::IoUring(backend) => backend.leave_to_parent(),
+            #[allow(unreachable_patterns, reason = "if only that is compiled in")]
+            _ => {}
+        }
+    }
+
     /// Parts with the thread pool, if it has one of its own, and waits no longer than this for its threads if
     /// this was the last handle.
     pub(crate) fn release_pool(

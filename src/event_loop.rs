@@ -19,6 +19,7 @@ use crate::builder::Builder;
 use crate::callback::{Lent, complete_multi, complete_one};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::error::code;
+use crate::fork::Home;
 use crate::handle::{LoopHandle, Remote};
 use crate::in_flight::{
     AfterItem, Cancel, Delivery, EntryFlags, InFlight, InFlightOp, Item, OpId, State, Token,
@@ -53,6 +54,13 @@ pub enum RunMode {
 /// that has begun on a thread pool is done, and drops the owners without running their callbacks. It waits no
 /// longer than [`Builder::drain_timeout`]: the owners of what is left then are leaked, for the memory is never
 /// freed under the kernel or a worker. A message on standard error names those operations, and who has them.
+///
+/// **A forked child** (`fork(2)`) has no loop: its copy of one belongs to the parent. There `run`,
+/// [`flush`](Loop::flush) and [`buf_pool`](Loop::buf_pool) fail with `EINVAL`, `cancel` does not reach the
+/// kernel, posts come back, and nothing that is submitted is begun. A `run` in whose callback the process
+/// forked ends in the child after that callback. Dropping the copy drops the owners, and so closes the child's
+/// copies of their descriptors; state that a worker was working on is leaked. The parent notices nothing. A
+/// child makes loops and thread pools of its own. (Linux 4.14: `MADV_WIPEONFORK`.)
 ///
 /// # A step
 /// 1. Take what other threads posted.
@@ -140,7 +148,7 @@ impl Loop {
         const EXPIRED_MAX: usize = 256;
         let capacity = builder.capacity;
         let (backend, waker) = Backend::new(&builder.backend, capacity)?;
-        let remote = Arc::new(Remote::new(waker));
+        let remote = Arc::new(Remote::new(waker, Home::new(capacity)?));
         let loop_id = LOOPS.fetch_add(1, Ordering::Relaxed);
         let clock = Clock::new(backend.time());
         let core: Box<Core<[()]>> = Box::new(Core {
@@ -478,6 +486,7 @@ impl Loop {
     fn cancel_in_backend(&mut self, token: Token) -> bool {
         match self.core.ops.op_kind(token) {
             Some(OpKind::Offload) => self.core.ops.withdraw(token),
+            Some(_) if self.is_inherited() => false,
             Some(_) => self.core.backend.cancel(token, &mut self.core.ops),
             None => false,
         }
@@ -608,6 +617,7 @@ impl Loop {
         let einval = || errno::error(errno::EINVAL);
         let count = u16::try_from(count).ok().filter(|&n| n <= BUFFERS_MAX).ok_or_else(einval)?;
         let size = u32::try_from(size).ok().filter(|&n| i32::try_from(n).is_ok()).ok_or_else(einval)?;
+        self.check_is_at_home()?;
         self.core.buf_pools.retain(|pool| {
             let used = Rc::strong_count(pool) > 1;
             if !used {
@@ -615,6 +625,7 @@ impl Loop {
             }
             used
         });
+        self.check_is_at_home()?;
         let id = (0..POOLS_MAX).find(|id| self.core.buf_pools.iter().all(|pool| pool.id() != *id));
         let id = id.ok_or_else(einval)?;
         let returned = Rc::clone(&self.core.ops.buffer_returned);
@@ -646,7 +657,7 @@ impl Loop {
         let mut lp = Running::enter(self)?;
         loop {
             if lp.take_stop() {
-                return Ok(());
+                return lp.check_is_at_home();
             }
             let done = match mode {
                 RunMode::NoWait => lp.step(Limit::Now).map(|_| true)?,
@@ -663,7 +674,7 @@ impl Loop {
             };
             if done {
                 lp.take_stop();
-                return Ok(());
+                return lp.check_is_at_home();
             }
         }
     }
@@ -685,7 +696,7 @@ impl Loop {
             }
         }
         lp.take_stop();
-        Ok(())
+        lp.check_is_at_home()
     }
 
     /// Operations that keep it running.
@@ -718,6 +729,7 @@ impl Loop {
     /// # Errors
     /// What the kernel says; nothing is lost, the next step tries again.
     pub fn flush(&mut self) -> io::Result<()> {
+        self.check_is_at_home()?;
         self.core.ops.resolve_delays();
         self.core.backend.flush(&mut self.core.ops)?;
         if self.core.ops.has_ready() {
@@ -742,6 +754,7 @@ impl Loop {
 
     /// One turn: the doc of [`Loop`] tells it.
     fn step(&mut self, limit: Limit) -> io::Result<Stepped> {
+        self.check_is_at_home()?;
         let mut woken = self.take_posted();
         self.core.ops.resolve_delays();
         self.feed_starved();
@@ -813,7 +826,7 @@ impl Loop {
     }
 
     fn give_to_backend(&mut self, token: Token) {
-        if let Some(op) = self.core.ops.op(token) {
+        if let Some(op) = self.core.ops.op(token).filter(|_| !self.is_inherited()) {
             // SAFETY: S3: the operation is in the table, as the backend's.
             unsafe { self.core.backend.submit(token, op, &mut self.core.ops) };
         }
@@ -830,8 +843,10 @@ impl Loop {
             }
             callbacks += usize::from(self.run_item());
         }
+        let words = self.core.ops.words();
         for _ in 0..ready {
-            if self.core.ops.remote.stop_requested() {
+            // SAFETY: S16: the words live as long as the loop, which runs.
+            if unsafe { words.as_ref() }.is_to_stop() {
                 return callbacks;
             }
             let Some(header) = self.core.ops.pop_ready() else { return callbacks };
@@ -882,12 +897,43 @@ impl Loop {
 
     fn take_stop(&mut self) -> bool {
         let stop = self.core.ops.remote.stop_requested();
-        if stop {
+        if stop && !self.is_inherited() {
             self.core.ops.remote.take_stop_request();
             // The wake-up that may have come with it is not for the next `run`.
             self.take_posted();
         }
         stop
+    }
+
+    /// This process is a forked child of the one that made the loop.
+    fn is_inherited(&self) -> bool {
+        self.core.ops.remote.home().is_inherited()
+    }
+
+    /// `EINVAL` in a forked child.
+    fn check_is_at_home(&self) -> io::Result<()> {
+        if self.is_inherited() { Err(errno::error(errno::EINVAL)) } else { Ok(()) }
+    }
+
+    /// In a forked child: ends everything in flight without a word to the kernel, which works in the memory of
+    /// the parent. What a worker had begun is left as it is, for the worker is not there.
+    fn drain_inherited(&mut self) {
+        let works_in_process = self.core.backend.works_in_process();
+        let mut cursor = 0;
+        while let Some(token) = self.core.ops.abandon_next(&mut cursor) {
+            match self.core.ops.op_kind(token) {
+                Some(OpKind::Offload) => _ = self.core.ops.withdraw(token),
+                Some(_) if works_in_process => {}
+                _ => _ = self.core.ops.complete(token, Outcome::new(-errno::ECANCELED)),
+            }
+        }
+        self.core.backend.leave_to_parent();
+        let posted = self.core.ops.remote.close();
+        // SAFETY: S2: the queue gave the list to us.
+        unsafe { self.core.ops.push_posted(posted) };
+        while self.core.ops.items_len() > 0 {
+            self.discard_item();
+        }
     }
 
     /// Ends everything in flight, and says how many operations did not end in time.
@@ -964,7 +1010,9 @@ impl Drop for Loop {
         }
 
         let begin = Instant::now();
-        if self.drain() > 0 {
+        if self.is_inherited() {
+            self.drain_inherited();
+        } else if self.drain() > 0 {
             // S1: the kernel, or a worker, may still write to their memory.
             leak::tell(self.core.ops.iter(), self.core.backend.holder(), self.core.drain_timeout);
             self.core.buf_pools.drain(..).for_each(std::mem::forget);
@@ -977,6 +1025,9 @@ impl AsFd for Loop {
     /// A descriptor that is readable when there is work for [`RunMode::NoWait`], so that the loop embeds in
     /// another one. Timers do not show in it: poll with [`Loop::next_timeout`].
     fn as_fd(&self) -> BorrowedFd<'_> {
+        if self.is_inherited() {
+            return self.core.ops.remote.waker().as_fd();
+        }
         self.core.embedded.set(true);
         self.core.ops.remote.prepare_poll();
         self.core.backend.as_fd()
@@ -1006,6 +1057,7 @@ struct Running<'a> {
 
 impl<'a> Running<'a> {
     fn enter(lp: &'a mut Loop) -> io::Result<Running<'a>> {
+        lp.check_is_at_home()?;
         if std::mem::replace(&mut lp.core.ops.in_step, true) {
             return Err(errno::error(errno::EDEADLK));
         }

@@ -28,10 +28,11 @@ use std::ptr::{self, NonNull};
 use crate::backends::Waker;
 use crate::completion::{Action, Header, Owner};
 use crate::event_loop::Loop;
+use crate::fork::Home;
 use crate::in_flight::Token;
 use crate::op::{MultiOp, Op, OpKind, RawOp};
 use crate::stateless::{Stateless, assert_captures_nothing, zst_copy};
-use crate::sync::{Arc, AtomicBool, AtomicPtr, AtomicU8, Ordering, fence};
+use crate::sync::{Arc, AtomicPtr, AtomicU8, Ordering, fence};
 
 const AWAKE: *mut Header = ptr::null_mut();
 const SLEEPING: *mut Header = ptr::without_provenance_mut(1);
@@ -47,8 +48,9 @@ fn list_of(word: *mut Header) -> *mut Header {
 #[derive(Debug)]
 pub(crate) struct Remote {
     queue: AtomicPtr<Header>,
-    stop: AtomicBool,
     waker: Waker,
+    /// Among others, whether the loop is asked to stop.
+    home: Home,
 }
 
 /// What the loop finds in the queue.
@@ -60,8 +62,16 @@ pub(crate) struct Posted {
 }
 
 impl Remote {
-    pub(crate) fn new(waker: Waker) -> Remote {
-        Remote { queue: AtomicPtr::new(AWAKE), stop: AtomicBool::new(false), waker }
+    pub(crate) fn new(waker: Waker, home: Home) -> Remote {
+        Remote { queue: AtomicPtr::new(AWAKE), waker, home }
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    pub(crate) fn waker(&self) -> &Waker {
+        &self.waker
     }
 
     /// Adds a header. `Err` gives it back: the loop is gone.
@@ -71,7 +81,8 @@ impl Remote {
     pub(crate) unsafe fn push(&self, header: NonNull<Header>) -> Result<(), NonNull<Header>> {
         let mut word = self.queue.load(Ordering::Relaxed);
         loop {
-            if word == CLOSED {
+            // In a forked child there is no loop.
+            if word == CLOSED || self.home.is_inherited() {
                 return Err(header);
             }
             // SAFETY: S2: the header is ours until it is published by the exchange.
@@ -96,7 +107,7 @@ impl Remote {
 
     fn wake(&self) {
         let mut word = self.queue.load(Ordering::Relaxed);
-        while word != CLOSED {
+        while word != CLOSED && !self.home.is_inherited() {
             // If there is something in the queue already, it is written all the same: the loop, which has yet
             // to take it, then sees what this thread did before, a request to stop for instance.
             let next = if word == AWAKE || word == SLEEPING { NOTIFIED } else { word };
@@ -146,15 +157,15 @@ impl Remote {
     }
 
     pub(crate) fn request_stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.home.words().go.store(0, Ordering::Release);
     }
 
     pub(crate) fn stop_requested(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.home.words().is_to_stop()
     }
 
     pub(crate) fn take_stop_request(&self) {
-        self.stop.swap(false, Ordering::Acquire);
+        self.home.words().go.swap(1, Ordering::Acquire);
     }
 
     /// Makes the backend's descriptor readable, for a program that polls it.

@@ -32,6 +32,7 @@ mod completion;
 mod descriptor;
 mod error;
 mod event_loop;
+mod fork;
 mod fs;
 mod generations;
 mod handle;

@@ -336,6 +336,13 @@ unsafe impl Driver for IoUring {
     }
 }
 
+impl IoUring {
+    /// See [`Ring::leave_to_parent`].
+    pub(super) fn leave_to_parent(&mut self) {
+        self.ring.leave_to_parent();
+    }
+}
+
 /// What a completion queue entry says, in the crate's own terms.
 #[inline(always)]
 fn outcome_of(result: i32, cqe_flags: u32) -> Outcome {

@@ -3,7 +3,8 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use ::io_uring::{Builder, EnterFlags, IoUring, cqueue, squeue, types};
 
@@ -15,7 +16,9 @@ use super::{Options, Wait};
 const COMPLETIONS_PER_SUBMISSION: u32 = 4;
 
 pub(super) struct Ring {
-    ring: IoUring,
+    ring: ManuallyDrop<IoUring>,
+    /// This process is a forked child, which has the descriptor and not the mappings.
+    is_parents: bool,
     /// What `io_uring_enter` is called with: the ring's descriptor, or its index in the thread's registered
     /// rings.
     enter_fd: RawFd,
@@ -50,7 +53,8 @@ impl Ring {
                     let features = Features::probe(&ring, options.baseline)?;
                     let mut ring = Ring {
                         enter_fd: ring.as_raw_fd(),
-                        ring,
+                        ring: ManuallyDrop::new(ring),
+                        is_parents: false,
                         enter_flags: EnterFlags::GETEVENTS,
                         deferred: index < 2,
                     };
@@ -88,6 +92,11 @@ impl Ring {
             self.enter_fd = update.offset as RawFd;
             self.enter_flags |= EnterFlags::REGISTERED_RING;
         }
+    }
+
+    /// This process is a forked child: the rings are its parent's.
+    pub(super) fn leave_to_parent(&mut self) {
+        self.is_parents = true;
     }
 
     pub(super) fn is_deferred(&self) -> bool {
@@ -256,6 +265,11 @@ impl Drop for Ring {
     fn drop(&mut self) {
         /// `IORING_UNREGISTER_RING_FDS`.
         const UNREGISTER_RING_FDS: libc::c_uint = 21;
+        if self.is_parents {
+            // Where the mappings were, others may be by now.
+            // SAFETY: S16: the child's copy of the descriptor is ours, and the ring is not dropped.
+            return drop(unsafe { OwnedFd::from_raw_fd(self.ring.as_raw_fd()) });
+        }
         if self.is_registered() {
             let mut update = RingUpdate { offset: self.enter_fd as u32, reserved: 0, data: 0 };
             let fd = self.ring.as_raw_fd();
@@ -264,6 +278,8 @@ impl Drop for Ring {
                 libc::syscall(libc::SYS_io_uring_register, fd, UNREGISTER_RING_FDS, &raw mut update, 1)
             };
         }
+        // SAFETY: S16: it is dropped once, here, in the process that made it.
+        unsafe { ManuallyDrop::drop(&mut self.ring) };
     }
 }
 

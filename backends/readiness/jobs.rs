@@ -6,8 +6,8 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::ptr::NonNull;
-use std::sync::OnceLock;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
 use super::super::Operations;
@@ -192,14 +192,28 @@ impl Jobs {
     }
 }
 
-/// The pool of all loops that were not given one.
+/// The pool of all loops that were not given one. A forked child makes one of its own.
 fn default_pool() -> &'static ThreadPool {
     /// Threads that wait for disks wait more than they compute.
     const THREADS_MIN: usize = 4;
-    static POOL: OnceLock<ThreadPool> = OnceLock::new();
-    POOL.get_or_init(|| {
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).max(THREADS_MIN);
-        let builder = ThreadPool::builder().thread_name("oxev-blocking");
-        builder.max_threads(threads).build().unwrap_or_else(|_| ThreadPool::new())
-    })
+    static POOL: AtomicPtr<ThreadPool> = AtomicPtr::new(ptr::null_mut());
+    let old = POOL.load(Ordering::Acquire);
+    // SAFETY: S14: a pool that was put there stays for good.
+    if let Some(pool) = unsafe { old.as_ref() }.filter(|pool| !pool.is_inherited()) {
+        return pool;
+    }
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).max(THREADS_MIN);
+    let builder = ThreadPool::builder().thread_name("oxev-blocking");
+    let new = builder.max_threads(threads).build().unwrap_or_else(|_| ThreadPool::new());
+    let new = Box::into_raw(Box::new(new));
+    let pool = match POOL.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => new,
+        Err(first) => {
+            // SAFETY: S14: another thread was faster, and nothing else has this one.
+            drop(unsafe { Box::from_raw(new) });
+            first
+        }
+    };
+    // SAFETY: S14: as above.
+    unsafe { &*pool }
 }

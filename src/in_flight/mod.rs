@@ -37,6 +37,7 @@ use crate::buf_pool;
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::error::code;
+use crate::fork::Words;
 use crate::handle::{self, Remote};
 use crate::io_vecs;
 use crate::jobs::{self, Jobs, NotSent, OwnerFn, OwnerWork};
@@ -100,6 +101,8 @@ pub(crate) struct InFlight {
     loop_id: u32,
     /// What other threads reach.
     pub(crate) remote: Arc<Remote>,
+    /// Those of the loop's home, which is in there.
+    words: NonNull<Words>,
     wheel: Wheel,
     pub(crate) clock: Clock,
     ready: ReadyList,
@@ -131,7 +134,9 @@ impl InFlight {
         remote: Arc<Remote>,
         clock: Clock,
     ) -> io::Result<InFlight> {
+        let words = NonNull::from(remote.home().words());
         Ok(InFlight {
+            words,
             table: memory::slab(capacity)?,
             capacity,
             sequence: 0,
@@ -211,6 +216,11 @@ impl InFlight {
         self.table.get_mut(token.index()).filter(|entry| entry.sequence == token.sequence())
     }
 
+    /// The words of the loop's home.
+    pub(crate) fn words(&self) -> NonNull<Words> {
+        self.words
+    }
+
     /// The description of an operation that the backend has.
     pub(crate) fn op(&mut self, token: Token) -> Option<*mut RawOp> {
         self.get(token).filter(|entry| entry.state == State::Backend).map(|entry| entry.op())
@@ -260,7 +270,8 @@ impl InFlight {
         flags: EntryFlags,
         state: State,
     ) -> Option<Token> {
-        if self.table.len() >= self.capacity {
+        // SAFETY: S16: the home of the loop lives as long as the queue that it is in.
+        if self.table.len() >= unsafe { self.words.as_ref() }.room() {
             return None;
         }
         if flags.0 & flag::BACKGROUND != 0 {

@@ -119,6 +119,12 @@ impl Backend {
         Holder::Kernel
     }
 
+    pub(crate) fn works_in_process(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn leave_to_parent(&mut self) {}
+
     pub(crate) fn release_pool(&mut self, _: Duration) {}
 
     pub(crate) fn register_buffers(&mut self, _: &mut Buffers) -> io::Result<()> {

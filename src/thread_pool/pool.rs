@@ -37,6 +37,8 @@ pub enum Shutdown {
 /// When the last handle is dropped, the pool is shut down with [`Shutdown::Drain`] and its threads are
 /// joined; if that happens on one of those threads, they end by themselves.
 ///
+/// A forked child has none of the threads: there the pool is one that was shut down.
+///
 /// # Panics in tasks
 /// A panic in a task is caught, and [counted](ThreadPool::panic_count); the worker goes on. The owner is
 /// dropped by the unwinding, like everything that the callback owns.
@@ -219,6 +221,10 @@ impl ThreadPool {
     /// [`Deadlock`](io::ErrorKind::Deadlock), on a thread of this pool: it cannot wait for itself. The pool
     /// is shut down nevertheless.
     pub fn join(&self) -> io::Result<()> {
+        if self.shared.is_inherited() {
+            // It has no threads here.
+            return Ok(());
+        }
         self.shared.shut_down(Shutdown::Drain);
         if worker::is_of(&self.shared) {
             return Err(io::Error::from(io::ErrorKind::Deadlock));
@@ -229,7 +235,12 @@ impl ThreadPool {
 
     /// Whether the pool takes no more tasks.
     pub fn is_shut_down(&self) -> bool {
-        self.shared.sync().is_shut_down()
+        self.shared.sync().is_shut_down() || self.is_inherited()
+    }
+
+    /// Whether this process is a forked child of the one that made the pool, and so has none of its threads.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.shared.is_inherited()
     }
 
     /// Whether the calling thread is one of this pool's.

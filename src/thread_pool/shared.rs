@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use crate::fork::Home;
+
 use super::{
     Shutdown,
     builder::Builder,
@@ -40,6 +42,8 @@ pub(super) struct Shared {
     helpers: Helpers,
     threads: Mutex<Threads>,
     joined: Condvar,
+    /// A forked child has the pool without its threads. `None`: there was no page for it.
+    home: Option<Home>,
 }
 
 /// The threads that were made and not joined yet.
@@ -75,7 +79,13 @@ impl Shared {
                 attempts: 0,
             }),
             joined: Condvar::new(),
+            home: Home::new(1).ok(),
         }
+    }
+
+    /// This process is a forked child of the one that made the pool.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.home.as_ref().is_some_and(Home::is_inherited)
     }
 
     pub(super) fn sync(&self) -> &SyncState {
@@ -156,6 +166,7 @@ impl Shared {
             // A worker's own queue is never closed: what it pushes there, it empties itself before it ends.
             Some(_) if self.sync.is_shut_down() => return Err(ScheduleError::ShutDown),
             Some(worker) => &worker.overflow,
+            None if self.is_inherited() => return Err(ScheduleError::ShutDown),
             None => {
                 if !self.sync.is_started() {
                     self.spawn_first()?;
@@ -302,7 +313,7 @@ impl Shared {
     /// Gives a handle up, and shuts the pool down with the last one. Then it is given to be joined, except on a
     /// worker, which cannot wait for itself; the last thread that ends frees what is shared.
     fn shut_down_by_last(&self) -> Option<&Shared> {
-        if self.handles.fetch_sub(1, AcqRel) > 1 {
+        if self.handles.fetch_sub(1, AcqRel) > 1 || self.is_inherited() {
             return None;
         }
         self.shut_down(Shutdown::Drain);
