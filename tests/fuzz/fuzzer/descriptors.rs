@@ -2,15 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
-
-/// Waits for a descriptor to be readable, for so many milliseconds.
-pub(crate) fn is_readable(fd: BorrowedFd<'_>, timeout_ms: i32) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: the record is valid for the length of the call.
-    unsafe { libc::poll(&raw mut poll, 1, timeout_ms) > 0 }
-}
 
 /// Numbers that are looked at. Programs use few, and numbers are given from below.
 const LOOKED_AT: usize = 192;

@@ -160,10 +160,13 @@ fn check_file(world: &World) {
 }
 
 #[cfg(feature = "sim")]
-pub(crate) use simulated::{partition, reset_connections, run_together};
+pub(crate) use simulated::{advance, partition, reset_connections, run_together};
 
 #[cfg(not(feature = "sim"))]
 pub(crate) fn partition(_: bool) {}
+
+#[cfg(not(feature = "sim"))]
+pub(crate) fn advance(_: std::time::Duration) {}
 
 #[cfg(not(feature = "sim"))]
 pub(crate) fn reset_connections() {}
@@ -308,6 +311,12 @@ mod simulated {
             m.partitioned = cut;
             m.stats.count("world", if cut { "partitioned" } else { "healed" });
         });
+    }
+
+    pub(crate) fn advance(duration: Duration) {
+        if let Some((simulation, _)) = simulation() {
+            simulation.advance(duration);
+        }
     }
 
     pub(crate) fn reset_connections() {

@@ -1,7 +1,7 @@
 //! Makes a failing program small: steps are left out and made simpler as long as it fails in the same way.
 
 use super::driver::Driver;
-use super::program::{Backend, Ending, Program, Step, Then};
+use super::program::{Backend, Embedding, Ending, Program, Step, Then};
 
 /// How often a candidate is tried where not everything is decided by the seed.
 const TRIES_REAL: usize = 4;
@@ -64,7 +64,7 @@ impl Shrinker<'_> {
 
     fn simplify_setting(&mut self, program: &mut Program) {
         self.keep_if_it_fails(program, |p| p.setting.calm = true);
-        self.keep_if_it_fails(program, |p| p.setting.embedded = false);
+        self.keep_if_it_fails(program, |p| p.setting.embedding = Embedding::No);
         self.keep_if_it_fails(program, |p| p.setting.loops = 1);
         self.keep_if_it_fails(program, |p| (p.setting.capacity, p.setting.entries) = (256, 64));
         self.keep_if_it_fails(program, |p| p.setting.baseline = false);

@@ -5,7 +5,6 @@ use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -16,6 +15,7 @@ use oxev::{
     TcpStream, ThreadPool,
 };
 
+use super::driver::Watch;
 use super::model::{model, report};
 use super::program::{Backend, ENDS, Setting};
 use super::submissions::SingleState;
@@ -131,6 +131,7 @@ pub(crate) struct World {
     /// Of each loop.
     pub(crate) handles: Vec<LoopHandle>,
     pub(crate) bufs: Vec<BufPool>,
+    pub(crate) watches: Vec<Option<Watch>>,
     pub(crate) leases: Vec<HeldLease>,
     pub(crate) pool: Pool<SingleState>,
     sockets: Pool<Socket>,
@@ -213,6 +214,7 @@ impl World {
             notifiers: [Notifier::new(), Notifier::new()],
             handles: Vec::new(),
             bufs: Vec::new(),
+            watches: Vec::new(),
             leases: Vec::new(),
             platform: parts.platform,
             base: parts.base,
@@ -225,21 +227,18 @@ impl World {
         let mut lp = self.platform.new_loop(self.backend, &self.setting, on)?;
         let (count, size) = self.setting.buffers;
         let bufs = lp.buf_pool(count, size)?;
-        if self.setting.embedded {
-            // From here on it shows there what it has to do.
-            let _ = lp.as_fd();
-        }
         Ok((lp, bufs))
     }
 
     /// A new loop is in a place: the world's parts that belong to it.
     pub(crate) fn install(&mut self, on: usize, lp: &Loop, bufs: BufPool) {
-        let handle = lp.handle();
+        let (handle, watch) = (lp.handle(), Watch::new(lp, self.setting.embedding));
         match on < self.handles.len() {
-            true => (self.handles[on], self.bufs[on]) = (handle, bufs),
+            true => (self.handles[on], self.bufs[on], self.watches[on]) = (handle, bufs, watch),
             false => {
                 self.handles.push(handle);
                 self.bufs.push(bufs);
+                self.watches.push(watch);
             }
         }
     }

@@ -1,12 +1,10 @@
 //! How a program ends: what must have happened then.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::super::descriptors::is_readable;
 use super::super::environment;
 use super::super::model::{model, report};
-use super::super::program::{Backend, Mode};
+use super::super::program::{Backend, Embedding, Mode};
 use super::super::world::world;
 use super::Run;
 
@@ -51,16 +49,16 @@ impl Run<'_> {
         const ROUNDS_MAX: usize = 100;
         let patience = Instant::now() + Duration::from_secs(10);
         self.quiet();
-        let polls = self.backend != Backend::Sim && world(|w| w.setting.embedded);
+        let embedded = self.backend != Backend::Sim && world(|w| w.setting.embedding) != Embedding::No;
         for round in 0.. {
-            if polls {
-                (0..self.loops.len()).for_each(|on| self.run_if_readable(on));
+            if embedded {
+                self.drive_all(Duration::from_millis(10));
             }
-            for on in (0..self.loops.len()).filter(|_| !polls) {
+            for on in (0..self.loops.len()).filter(|_| !embedded) {
                 // Virtual time does not pass for background operations alone, but if one waits for them.
                 self.run(on, if self.backend == Backend::Sim { Mode::Once } else { Mode::NoWait });
             }
-            if !polls {
+            if !embedded {
                 self.run_all(if round < 10 { 300 } else { 3000 });
             }
             if model(|m| !m.violations.is_empty()) {
@@ -79,26 +77,9 @@ impl Run<'_> {
         self.audit();
     }
 
-    /// As a program that has the loop in another one: nothing is run but what the descriptor or the clock tells of.
-    pub(super) fn run_if_readable(&mut self, on: usize) {
-        let lp = &mut self.loops[on];
-        if let Err(error) = lp.flush() {
-            return report("a loop can be flushed", error.to_string());
-        }
-        let timeout = lp.next_timeout();
-        let timeout_ms = timeout.map_or(1, |timeout| i32::from(!timeout.is_zero()));
-        let is_due = is_readable(lp.as_fd(), timeout_ms) || lp.next_timeout().is_some_and(|t| t.is_zero());
-        if is_due {
-            model(|m| m.stats.count("run", "when polled"));
-            self.run(on, Mode::NoWait);
-        }
-    }
-
     /// Nothing more comes from elsewhere, nothing is cut off, and all buffers are there.
-    pub(super) fn quiet(&self) {
-        if self.backend != Backend::Sim {
-            self.poster.settle();
-        }
+    pub(super) fn quiet(&mut self) {
+        self.settle_poster();
         environment::partition(false);
         drop(world(|w| std::mem::take(&mut w.leases)));
     }

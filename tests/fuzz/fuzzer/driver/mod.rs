@@ -1,7 +1,9 @@
-//! Runs a program, and asks the model after every step: `steps` (what a program does) · `running` (how `run` ends) · `audit` (what a loop
+//! Runs a program, and asks the model after every step: `steps` (what a program does) · `running` (how `run` ends) · `embedding` (loops in another one) ·
+//! `audit` (what a loop
 //! says of itself) · `ending` (what must have happened in the end).
 
 mod audit;
+mod embedding;
 mod ending;
 mod running;
 mod steps;
@@ -20,8 +22,11 @@ use super::environment::{self, Environment, Loops};
 use super::model::{Clock, Model, Violation, model, report};
 use super::poster::PosterThread;
 use super::program::{Backend, Ending, Program};
+use super::random::Random;
 use super::stats::Stats;
 use super::world::{leave_world, world};
+
+pub(crate) use embedding::Watch;
 
 /// What came of a program.
 pub(crate) struct Report {
@@ -81,11 +86,18 @@ impl Driver {
 
     fn run_whole(&self, program: &Program) -> io::Result<u64> {
         let mut loops = environment::set_up(&self.environment, program, &self.thread_pool)?;
-        let mut run =
-            Run { loops: &mut loops, poster: &self.poster, backend: program.backend, waited: false };
+        let mut run = Run {
+            loops: &mut loops,
+            poster: &self.poster,
+            backend: program.backend,
+            waited: false,
+            poster_busy: false,
+            random: Random::new(program.seed),
+        };
         for step in &program.steps {
             run.execute(*step);
             run.audit();
+            run.audit_embedded();
             if model(|m| !m.violations.is_empty()) {
                 break;
             }
@@ -166,4 +178,7 @@ struct Run<'a> {
     backend: Backend,
     /// A wait for a notifier was submitted: there are more callbacks than the program sees.
     waited: bool,
+    /// The other thread may not have done all that it was told.
+    poster_busy: bool,
+    random: Random,
 }

@@ -34,10 +34,7 @@ impl Run<'_> {
             Mode::UntilDone => lp.run(RunMode::UntilDone),
             Mode::For(us) => lp.run_for(Duration::from_micros(u64::from(us))),
         }));
-        let (stopped, active, now_ns) = model(|m| {
-            let stopped = m.is_stopped(on) || m.loops[on].perhaps_stop_pending;
-            (stopped, m.in_flight(on).1, m.now_ns())
-        });
+        let (stopped, active, now_ns) = model(|m| (m.may_be_stopped(on), m.in_flight(on).1, m.now_ns()));
         let callbacks = model(|m| m.leave_run(on, matches!(ran, Ok(Ok(())))));
         let outcome = ran_how(ran);
         model(|m| m.stats.count("run", outcome.name(mode)));

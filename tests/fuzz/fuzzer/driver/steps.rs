@@ -4,7 +4,7 @@ use oxev::{Completion, InFlightOp, OpKind};
 
 use super::super::environment;
 use super::super::model::{model, report};
-use super::super::program::{Backend, Step, Then, Work};
+use super::super::program::{Backend, Caller, Embedding, Mode, Step, Then, Work};
 use super::super::submissions::{self, SeriesSpec, SingleSpec, SingleState, address_of, arrived, new_post};
 use super::super::world::world;
 use super::{Run, drop_loop};
@@ -57,28 +57,33 @@ impl Run<'_> {
             }
             Step::Run { on, mode } => self.run(self.on(on), mode),
             Step::RunAll { us } => self.run_all(us),
-            Step::Stop { on, by_handle } => {
+            Step::Drive { on, us } => match world(|w| w.setting.embedding) {
+                // A smaller program may be none that is embedded.
+                Embedding::No => self.run(self.on(on), Mode::For(us.min(300))),
+                _ => self.drive(self.on(on), us),
+            },
+            Step::Stop { on, who } => self.stop(self.on(on), who),
+            Step::Wake { on, elsewhere } => {
                 let on = self.on(on);
-                match by_handle {
-                    true => {
-                        world(|w| w.handles[on].clone()).stop();
-                        // It wakes the loop, too.
-                        model(|m| m.loops[on].woken = true);
-                    }
-                    false => self.loops[on].stop(),
-                }
-                model(|m| m.stopped(on));
-            }
-            Step::Wake { on } => {
-                let on = self.on(on);
-                world(|w| w.handles[on].clone()).wake();
+                let handle = world(|w| w.handles[on].clone());
+                // It arrives in this run, in the next one, or never.
                 model(|m| m.loops[on].woken = true);
+                match elsewhere && self.backend != Backend::Sim {
+                    true => self.elsewhere(move || handle.wake()),
+                    false => {
+                        handle.wake();
+                        model(|m| m.loops[on].surely_woken = true);
+                    }
+                }
+            }
+            Step::Burst { on, count } => {
+                (0..count).for_each(|_| self.post(self.on(on), true, Then::Nothing));
             }
             Step::Post { on, elsewhere, then } => self.post(self.on(on), elsewhere, then),
             Step::Notify { notifier, elsewhere } if elsewhere && self.backend != Backend::Sim => {
                 model(|m| m.notified(usize::from(notifier)));
                 let notifier = world(|w| w.notifiers[usize::from(notifier)].clone());
-                self.poster.send(move || notifier.notify());
+                self.elsewhere(move || notifier.notify());
             }
             Step::Notify { notifier, .. } => submissions::notify(notifier),
             Step::DropLease { which } => {
@@ -91,10 +96,7 @@ impl Run<'_> {
             Step::DropEnd { end } => drop(world(|w| w.ends[usize::from(end)].take())),
             Step::DropLoop { on } => self.renew(self.on(on)),
             Step::Flush { on } => {
-                let on = self.on(on);
-                if let Err(error) = self.loops[on].flush() {
-                    report("a loop can be flushed", error.to_string());
-                }
+                self.flush(self.on(on));
             }
             Step::NextTimeout { on } => {
                 let on = self.on(on);
@@ -147,7 +149,50 @@ impl Run<'_> {
         let post = new_post(on, true, then);
         let handle = world(|w| w.handles[on].clone());
         // If the loop is gone by then, the new_post comes back and is dropped there.
-        self.poster.send(move || drop(handle.post(post, arrived)));
+        self.elsewhere(move || drop(handle.post(post, arrived)));
+    }
+
+    /// Does something on another thread.
+    pub(super) fn elsewhere(&mut self, task: impl FnOnce() + Send + 'static) {
+        self.poster_busy = true;
+        self.poster.send(task);
+    }
+
+    /// Waits until that is done.
+    pub(super) fn settle_poster(&mut self) {
+        if std::mem::take(&mut self.poster_busy) {
+            self.poster.settle();
+            model(|m| m.poster_settled());
+        }
+    }
+
+    pub(super) fn stop(&mut self, on: usize, who: Caller) {
+        let handle = world(|w| w.handles[on].clone());
+        match who {
+            Caller::Program => {
+                self.loops[on].stop();
+                model(|m| m.stopped(on));
+            }
+            Caller::OtherThread if self.backend != Backend::Sim => {
+                // When it arrives is not known; nor with which run it ends.
+                model(|m| m.stopped_elsewhere(on));
+                self.elsewhere(move || handle.stop());
+            }
+            Caller::Handle | Caller::OtherThread => {
+                handle.stop();
+                model(|m| {
+                    // It wakes the loop, too.
+                    m.loops[on].woken = true;
+                    m.stopped(on);
+                });
+            }
+        }
+    }
+
+    pub(super) fn flush(&mut self, on: usize) {
+        if let Err(error) = self.loops[on].flush() {
+            report("a loop can be flushed", error.to_string());
+        }
     }
 
     pub(super) fn renew(&mut self, on: usize) {

@@ -27,6 +27,24 @@ impl Model {
         Ok(number)
     }
 
+    /// What `run(NoWait)` has surely to do on a loop.
+    pub(crate) fn has_work(&self, on: usize) -> Option<&'static str> {
+        let (lp, life) = (&self.loops[on], self.loops[on].life);
+        let in_flight = |e: &&Entry| e.on == on && e.life == life && e.state == State::InFlight;
+        let any = |what: &dyn Fn(&Entry) -> bool| self.entries.iter().filter(in_flight).any(what);
+        Some(match () {
+            () if self.posts_under_way(on) > 0 => "a post",
+            () if lp.stop_pending => "a stop",
+            () if lp.surely_woken => "a wake-up",
+            () if any(&|e| e.owed) => "a notification",
+            () if any(&|e| e.refused || e.immediate) => "a refusal",
+            () if any(&|e| e.canceled && (e.request.is_timer() || e.request.notifier().is_some())) => {
+                "a cancel"
+            }
+            () => return None,
+        })
+    }
+
     /// Whether the loop waits in vain: something that is in flight on it should have come.
     pub(crate) fn why_stuck(&mut self, on: usize) -> Option<String> {
         let life = self.loops[on].life;

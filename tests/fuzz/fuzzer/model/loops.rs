@@ -3,6 +3,17 @@
 use super::Model;
 use super::entry::State;
 
+/// A stop from another thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Elsewhere {
+    #[default]
+    No,
+    /// It comes at any time.
+    OnItsWay,
+    /// It has come, and has ended a run or will end the next one.
+    Come,
+}
+
 /// One loop's place; loops come and go there.
 #[derive(Debug, Default)]
 pub(crate) struct LoopModel {
@@ -20,7 +31,10 @@ pub(crate) struct LoopModel {
     pub(crate) stop_pending: bool,
     /// It may be that the next run returns at once.
     pub(crate) perhaps_stop_pending: bool,
+    pub(super) stop_elsewhere: Elsewhere,
     pub(crate) woken: bool,
+    /// It was woken outside `run`, and has not been run since.
+    pub(crate) surely_woken: bool,
     pub(super) inside_submit: bool,
     pub(super) tearing_down: bool,
 }
@@ -34,6 +48,7 @@ impl Model {
         lp.run = self.runs;
         lp.single_step = single_step;
         lp.callbacks = 0;
+        lp.surely_woken = false;
         lp.stopped = lp.stop_pending;
     }
 
@@ -43,7 +58,11 @@ impl Model {
         lp.running = false;
         // Who is stopped has looked at what came with it. Other runs than a single step may end before they look.
         let has_stopped = returned && (lp.stopped || lp.stop_pending);
-        lp.woken &= !has_stopped && (!lp.single_step || lp.stop_pending || lp.perhaps_stop_pending);
+        let perhaps_stopped = lp.perhaps_stop_pending || lp.stop_elsewhere != Elsewhere::No;
+        lp.woken &= !has_stopped && (!lp.single_step || lp.stop_pending || perhaps_stopped);
+        if returned && lp.stop_elsewhere == Elsewhere::Come {
+            lp.stop_elsewhere = Elsewhere::No;
+        }
         // Who leaves by an error or a panic has not looked.
         lp.stop_pending = !returned && lp.stopped;
         lp.stopped = false;
@@ -60,8 +79,23 @@ impl Model {
         }
     }
 
-    pub(crate) fn is_stopped(&self, on: usize) -> bool {
-        self.loops[on].stopped
+    /// Another thread is told to stop a loop.
+    pub(crate) fn stopped_elsewhere(&mut self, on: usize) {
+        self.loops[on].stop_elsewhere = Elsewhere::OnItsWay;
+        self.loops[on].woken = true;
+    }
+
+    /// The other thread has done all that it was told.
+    pub(crate) fn poster_settled(&mut self) {
+        for lp in self.loops.iter_mut().filter(|lp| lp.stop_elsewhere == Elsewhere::OnItsWay) {
+            lp.stop_elsewhere = Elsewhere::Come;
+        }
+    }
+
+    /// Whether the run that is on may return before its time.
+    pub(crate) fn may_be_stopped(&self, on: usize) -> bool {
+        let lp = &self.loops[on];
+        lp.stopped || lp.perhaps_stop_pending || lp.stop_elsewhere != Elsewhere::No
     }
 
     pub(crate) fn tear_down(&mut self, on: usize, begins: bool) {
@@ -87,5 +121,6 @@ impl Model {
         (lp.alive, lp.address, lp.capacity) = (true, address, capacity);
         // It may be put there in the middle of a run of its predecessor.
         (lp.stop_pending, lp.stopped, lp.woken, lp.single_step) = (false, false, false, false);
+        (lp.surely_woken, lp.stop_elsewhere) = (false, Elsewhere::No);
     }
 }

@@ -2,7 +2,8 @@
 
 use super::super::random::Random;
 use super::{
-    Backend, ENDS, Half, Mode, NOTIFIERS, OpenWhat, Receive, Series, Setting, Step, Then, Transmit, Work,
+    Backend, Caller, ENDS, Embedding, Half, Mode, NOTIFIERS, OpenWhat, Receive, Series, Setting, Step, Then,
+    Transmit, Work,
 };
 
 impl Setting {
@@ -20,7 +21,7 @@ impl Setting {
             pooled_sockets: random.one_in(3),
             exclusive: random.one_in(2),
             calm: random.one_in(6),
-            embedded: random.one_in(4),
+            embedding: random.weighted(&[(6, Embedding::No), (1, Embedding::Poll), (1, Embedding::Edge)]),
         }
     }
 }
@@ -176,8 +177,12 @@ const STEPS: &[Choice<MakeStep>] = &[
     (3, |r, _| Step::Run { on: on(r), mode: Mode::UntilDone }),
     (8, |r, _| Step::Run { on: on(r), mode: Mode::For(micros(r).min(300)) }),
     (12, |r, _| Step::RunAll { us: r.pick(&[10, 100, 300, 3000]) }),
-    (2, |r, _| Step::Stop { on: on(r), by_handle: r.one_in(2) }),
-    (2, |r, _| Step::Wake { on: on(r) }),
+    (2, |r, _| Step::Stop {
+        on: on(r),
+        who: r.pick(&[Caller::Program, Caller::Handle, Caller::OtherThread]),
+    }),
+    (2, |r, _| Step::Wake { on: on(r), elsewhere: r.one_in(2) }),
+    (1, |r, _| Step::Burst { on: on(r), count: r.pick(&[2, 10, 100]) }),
     (6, |r, t| Step::Post { on: on(r), elsewhere: r.one_in(2), then: t.then(r) }),
     (8, |r, _| Step::Notify { notifier: notifier(r), elsewhere: r.one_in(2) }),
     (6, |r, _| Step::DropLease { which: r.below(8) as u8 }),
@@ -186,6 +191,17 @@ const STEPS: &[Choice<MakeStep>] = &[
     (2, |r, _| Step::Flush { on: on(r) }),
     (1, |r, _| Step::NextTimeout { on: on(r) }),
 ];
+
+impl Step {
+    /// Most waits of an embedded program are not the loop's.
+    pub(super) fn embed(&mut self, random: &mut Random) {
+        if let Step::Run { on, mode: Mode::Once | Mode::UntilDone | Mode::For(_) } = *self
+            && !random.one_in(3)
+        {
+            *self = Step::Drive { on, us: micros(random).min(1000) };
+        }
+    }
+}
 
 const STEPS_OF_WORLDS: &[Choice<MakeStep>] =
     &[(4, |r, _| Step::Partition { cut: r.one_in(2) }), (1, |_, _| Step::ResetConnections)];

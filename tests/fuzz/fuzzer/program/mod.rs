@@ -48,8 +48,18 @@ pub(crate) struct Setting {
     pub(crate) exclusive: bool,
     /// No faults.
     pub(crate) calm: bool,
-    /// The program polls the loops' descriptors.
-    pub(crate) embedded: bool,
+    /// The program waits for the loops' descriptors.
+    pub(crate) embedding: Embedding,
+}
+
+/// How a program has its loops in another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Embedding {
+    No,
+    /// By poll(2).
+    Poll,
+    /// By an epoll that tells of each change once.
+    Edge,
 }
 
 /// What a receive is called.
@@ -202,6 +212,16 @@ pub(crate) enum Mode {
     For(u16),
 }
 
+/// Who calls a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    Program,
+    /// By the loop's handle.
+    Handle,
+    /// By its handle, from another thread.
+    OtherThread,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Submit {
@@ -245,16 +265,27 @@ pub(crate) enum Step {
         on: u8,
         mode: Mode,
     },
+    /// As a program that has the loop in another one. Microseconds.
+    Drive {
+        on: u8,
+        us: u16,
+    },
     /// All loops together (sim), or one after the other. Microseconds.
     RunAll {
         us: u16,
     },
     Stop {
         on: u8,
-        by_handle: bool,
+        who: Caller,
     },
     Wake {
         on: u8,
+        elsewhere: bool,
+    },
+    /// Posts, one after the other from another thread.
+    Burst {
+        on: u8,
+        count: u8,
     },
     Post {
         on: u8,
@@ -318,7 +349,10 @@ impl Program {
         let setting = Setting::new(&mut random, backend);
         let count = 1 + random.below(steps_max.max(1) as u64) as usize;
         let profile = Profile::new(&mut random, backend);
-        let steps: Vec<Step> = (0..count).map(|_| profile.step(&mut random)).collect();
+        let mut steps: Vec<Step> = (0..count).map(|_| profile.step(&mut random)).collect();
+        if setting.embedding != Embedding::No {
+            steps.iter_mut().for_each(|step| step.embed(&mut random));
+        }
         let ending = random.pick(&[Ending::Drop, Ending::Cancel, Ending::Settle]);
         Program { seed, backend, setting, steps, ending }
     }
