@@ -9,6 +9,7 @@ use oxev::{Loop, TcpListener, TcpStream, ThreadPool};
 
 use super::model::initial_content;
 use super::model::{LoopModel, model};
+use super::poster::PosterThread;
 use super::program::{Backend, ENDS, Program};
 use super::submissions::address_of;
 use super::world::{Parts, Platform, World, enter_world, world};
@@ -59,17 +60,27 @@ impl Drop for Environment {
 }
 
 /// Sets a program up: its world, and its loops.
-pub(crate) fn set_up(environment: &Environment, program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
+pub(crate) fn set_up(
+    environment: &Environment,
+    program: &Program,
+    pool: &ThreadPool,
+    poster: &PosterThread,
+) -> io::Result<Loops> {
     match program.backend {
         #[cfg(feature = "sim")]
-        Backend::Sim => simulated::set_up(program, pool),
+        Backend::Sim => simulated::set_up(program, pool, poster),
         #[cfg(not(feature = "sim"))]
         Backend::Sim => Err(io::ErrorKind::Unsupported.into()),
-        _ => set_up_real(environment, program, pool),
+        _ => set_up_real(environment, program, pool, poster),
     }
 }
 
-fn set_up_real(environment: &Environment, program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
+fn set_up_real(
+    environment: &Environment,
+    program: &Program,
+    pool: &ThreadPool,
+    poster: &PosterThread,
+) -> io::Result<Loops> {
     let directory = environment.directory.to_str().ok_or(io::ErrorKind::Unsupported)?.to_owned();
     std::fs::write(environment.directory.join("data"), initial_content())?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -79,6 +90,7 @@ fn set_up_real(environment: &Environment, program: &Program, pool: &ThreadPool) 
         backend: program.backend,
         setting: program.setting.clone(),
         thread_pool: pool.clone(),
+        poster: poster.clone(),
         address: listener.local_addr()?,
         listener,
         nowhere: environment.nowhere,
@@ -194,7 +206,7 @@ mod simulated {
         Ipv4Addr::new(10, 0, 0, 1 + on as u8)
     }
 
-    pub(super) fn set_up(program: &Program, pool: &ThreadPool) -> io::Result<Loops> {
+    pub(super) fn set_up(program: &Program, pool: &ThreadPool, poster: &PosterThread) -> io::Result<Loops> {
         let setting = &program.setting;
         let options = SimOptions {
             seed: program.seed,
@@ -213,6 +225,7 @@ mod simulated {
             backend: Backend::Sim,
             setting: setting.clone(),
             thread_pool: pool.clone(),
+            poster: poster.clone(),
             listener,
             address: (host(0), PORT).into(),
             nowhere: (host(0), PORT + 1).into(),

@@ -1,7 +1,7 @@
 //! Makes a failing program small: steps are left out and made simpler as long as it fails in the same way.
 
 use super::driver::Driver;
-use super::program::{Backend, Embedding, Ending, Program, Step, Then};
+use super::program::{Aside, Backend, Embedding, Ending, Program, Step, Then};
 
 /// How often a candidate is tried where not everything is decided by the seed.
 const TRIES_REAL: usize = 4;
@@ -83,7 +83,7 @@ impl Shrinker<'_> {
     }
 }
 
-const SIMPLER: [fn(&mut Step); 4] = [
+const SIMPLER: [fn(&mut Step); 6] = [
     |step| {
         if let Step::Submit { limit_us, .. } | Step::SubmitSeries { limit_us, .. } = step {
             *limit_us = None;
@@ -97,6 +97,16 @@ const SIMPLER: [fn(&mut Step); 4] = [
     |step| {
         if let Step::Submit { then, .. } | Step::SubmitSeries { then, .. } | Step::Post { then, .. } = step {
             *then = Then::Nothing;
+        }
+    },
+    |step| {
+        if let Step::Submit { prepare, .. } = step {
+            *prepare = Aside::Nothing;
+        }
+    },
+    |step| {
+        if let Step::Submit { drop, .. } | Step::SubmitSeries { drop, .. } = step {
+            *drop = Aside::Nothing;
         }
     },
     |step| {

@@ -17,6 +17,7 @@ use oxev::{
 
 use super::driver::Watch;
 use super::model::{model, report};
+use super::poster::PosterThread;
 use super::program::{Backend, ENDS, Setting};
 use super::submissions::SingleState;
 
@@ -31,6 +32,11 @@ pub(crate) fn world<R>(ask: impl FnOnce(&mut World) -> R) -> R {
 
 pub(crate) fn enter_world(new: World) {
     WORLD.set(Some(new));
+}
+
+/// Whether the program of this thread has been taken apart, or is not of this thread.
+pub(crate) fn is_over() -> bool {
+    WORLD.with_borrow(Option::is_none)
 }
 
 pub(crate) fn leave_world() -> Option<World> {
@@ -117,6 +123,7 @@ pub(crate) struct World {
     pub(crate) backend: Backend,
     pub(crate) setting: Setting,
     pub(crate) thread_pool: ThreadPool,
+    pub(crate) poster: PosterThread,
     pub(crate) ends: [Option<Link>; ENDS as usize],
     unpaired: Vec<Unpaired>,
     pub(crate) listener: Rc<TcpListener>,
@@ -182,6 +189,7 @@ pub(crate) struct Parts {
     pub(crate) backend: Backend,
     pub(crate) setting: Setting,
     pub(crate) thread_pool: ThreadPool,
+    pub(crate) poster: PosterThread,
     pub(crate) listener: TcpListener,
     pub(crate) address: SocketAddr,
     pub(crate) nowhere: SocketAddr,
@@ -203,6 +211,7 @@ impl World {
             backend: parts.backend,
             setting: parts.setting,
             thread_pool: parts.thread_pool,
+            poster: parts.poster,
             ends: [const { None }; ENDS as usize],
             unpaired: Vec::new(),
             listener: Rc::new(parts.listener),

@@ -88,7 +88,7 @@ impl Run<'_> {
         if world(|w| w.setting.embedding) == Embedding::No {
             return;
         }
-        if self.poster_busy {
+        if world(|w| w.poster.is_busy()) {
             if self.random.one_in(2) {
                 return;
             }

@@ -24,6 +24,7 @@ use super::poster::PosterThread;
 use super::program::{Backend, Ending, Program};
 use super::random::Random;
 use super::stats::Stats;
+use super::submissions::PlannedPanic;
 use super::world::{leave_world, world};
 
 pub(crate) use embedding::Watch;
@@ -85,13 +86,11 @@ impl Driver {
     }
 
     fn run_whole(&self, program: &Program) -> io::Result<u64> {
-        let mut loops = environment::set_up(&self.environment, program, &self.thread_pool)?;
+        let mut loops = environment::set_up(&self.environment, program, &self.thread_pool, &self.poster)?;
         let mut run = Run {
             loops: &mut loops,
-            poster: &self.poster,
             backend: program.backend,
             waited: false,
-            poster_busy: false,
             random: Random::new(program.seed),
         };
         for step in &program.steps {
@@ -108,9 +107,7 @@ impl Driver {
             Ending::Cancel => run.end_by_cancel(),
             Ending::Settle => run.settle(),
         }
-        if program.backend != Backend::Sim {
-            self.poster.settle();
-        }
+        world(|w| w.poster.settle());
         Ok(tear_down(loops, program))
     }
 }
@@ -168,17 +165,19 @@ fn tear_down(loops: Loops, program: &Program) -> u64 {
 
 fn drop_loop(on: usize, lp: Box<Loop>) {
     model(|m| m.tear_down(on, true));
-    drop(lp);
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(lp)));
+    if let Err(panic) = dropped
+        && !panic.is::<PlannedPanic>()
+    {
+        report("nothing panics that was not told to", message(&*panic));
+    }
     model(|m| m.tear_down(on, false));
 }
 
 struct Run<'a> {
     loops: &'a mut Loops,
-    poster: &'a PosterThread,
     backend: Backend,
     /// A wait for a notifier was submitted: there are more callbacks than the program sees.
     waited: bool,
-    /// The other thread may not have done all that it was told.
-    poster_busy: bool,
     random: Random,
 }

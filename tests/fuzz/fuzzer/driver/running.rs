@@ -8,7 +8,7 @@ use oxev::RunMode;
 
 use super::super::environment;
 use super::super::model::{model, report};
-use super::super::program::{Backend, Mode, Then, Work};
+use super::super::program::{Backend, Caller, Mode, Then, Work};
 use super::super::submissions::{PlannedPanic, SingleSpec};
 use super::{Run, message};
 
@@ -17,8 +17,8 @@ impl Run<'_> {
         let waits = matches!(mode, Mode::Once | Mode::UntilDone);
         if waits && self.backend != Backend::Sim {
             // So that it comes back.
-            let then = Then::Stop;
-            let guard = SingleSpec { work: Work::After(300), limit_us: None, background: true, then };
+            let then = Then::Stop(Caller::Program);
+            let guard = SingleSpec { background: true, then, ..SingleSpec::plain(Work::After(300)) };
             self.submit(on, guard, false);
         }
         let was_empty = self.loops[on].is_empty();
@@ -91,7 +91,7 @@ impl Run<'_> {
                 m.leave_run(on, returned);
                 // It may be that it had no turn.
                 m.loops[on].perhaps_stop_pending = was_pending;
-                m.loops[on].woken = was_woken;
+                m.loops[on].woken |= was_woken;
             });
         }
         let outcome = ran_how(ran);

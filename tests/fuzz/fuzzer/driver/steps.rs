@@ -4,7 +4,7 @@ use oxev::{Completion, InFlightOp, OpKind};
 
 use super::super::environment;
 use super::super::model::{model, report};
-use super::super::program::{Backend, Caller, Embedding, Mode, Step, Then, Work};
+use super::super::program::{Backend, Embedding, Mode, Step, Then, Work};
 use super::super::submissions::{self, SeriesSpec, SingleSpec, SingleState, address_of, arrived, new_post};
 use super::super::world::world;
 use super::{Run, drop_loop};
@@ -16,13 +16,17 @@ impl Run<'_> {
 
     pub(super) fn execute(&mut self, step: Step) {
         match step {
-            Step::Submit { on, work, limit_us, background, pooled, then } => {
-                self.submit(self.on(on), SingleSpec { work, limit_us, background, then }, pooled);
+            Step::Submit { on, work, limit_us, background, pooled, prepare, drop, then } => {
+                self.submit(
+                    self.on(on),
+                    SingleSpec { work, limit_us, background, prepare, drop, then },
+                    pooled,
+                );
             }
-            Step::SubmitSeries { on, series, items, limit_us, background, item, then } => {
+            Step::SubmitSeries { on, series, items, limit_us, background, item, drop, then } => {
                 let on = self.on(on);
                 self.waited = true;
-                let ask = SeriesSpec { series, items, limit_us, background, item, then };
+                let ask = SeriesSpec { series, items, limit_us, background, item, drop, then };
                 submissions::submit_series(&mut self.loops[on], on, ask);
             }
             Step::PanicInPrepare { on, pooled } => {
@@ -62,14 +66,17 @@ impl Run<'_> {
                 Embedding::No => self.run(self.on(on), Mode::For(us.min(300))),
                 _ => self.drive(self.on(on), us),
             },
-            Step::Stop { on, who } => self.stop(self.on(on), who),
+            Step::Stop { on, who } => {
+                let on = self.on(on);
+                submissions::stop(&mut self.loops[on], on, who)
+            }
             Step::Wake { on, elsewhere } => {
                 let on = self.on(on);
                 let handle = world(|w| w.handles[on].clone());
                 // It arrives in this run, in the next one, or never.
-                model(|m| m.loops[on].woken = true);
+                model(|m| m.woken(on));
                 match elsewhere && self.backend != Backend::Sim {
-                    true => self.elsewhere(move || handle.wake()),
+                    true => world(|w| w.poster.send(move || handle.wake())),
                     false => {
                         handle.wake();
                         model(|m| m.loops[on].surely_woken = true);
@@ -83,7 +90,7 @@ impl Run<'_> {
             Step::Notify { notifier, elsewhere } if elsewhere && self.backend != Backend::Sim => {
                 model(|m| m.notified(usize::from(notifier)));
                 let notifier = world(|w| w.notifiers[usize::from(notifier)].clone());
-                self.elsewhere(move || notifier.notify());
+                world(|w| w.poster.send(move || notifier.notify()));
             }
             Step::Notify { notifier, .. } => submissions::notify(notifier),
             Step::DropLease { which } => {
@@ -144,48 +151,18 @@ impl Run<'_> {
 
     pub(super) fn post(&mut self, on: usize, elsewhere: bool, then: Then) {
         if !elsewhere || self.backend == Backend::Sim {
-            return submissions::post(on, false, then);
+            return submissions::post(on, then);
         }
         let post = new_post(on, true, then);
         let handle = world(|w| w.handles[on].clone());
         // If the loop is gone by then, the new_post comes back and is dropped there.
-        self.elsewhere(move || drop(handle.post(post, arrived)));
+        world(|w| w.poster.send(move || drop(handle.post(post, arrived))));
     }
 
-    /// Does something on another thread.
-    pub(super) fn elsewhere(&mut self, task: impl FnOnce() + Send + 'static) {
-        self.poster_busy = true;
-        self.poster.send(task);
-    }
-
-    /// Waits until that is done.
+    /// Waits until everything that was sent to the other thread is done.
     pub(super) fn settle_poster(&mut self) {
-        if std::mem::take(&mut self.poster_busy) {
-            self.poster.settle();
+        if world(|w| w.poster.settle()) {
             model(|m| m.poster_settled());
-        }
-    }
-
-    pub(super) fn stop(&mut self, on: usize, who: Caller) {
-        let handle = world(|w| w.handles[on].clone());
-        match who {
-            Caller::Program => {
-                self.loops[on].stop();
-                model(|m| m.stopped(on));
-            }
-            Caller::OtherThread if self.backend != Backend::Sim => {
-                // When it arrives is not known; nor with which run it ends.
-                model(|m| m.stopped_elsewhere(on));
-                self.elsewhere(move || handle.stop());
-            }
-            Caller::Handle | Caller::OtherThread => {
-                handle.stop();
-                model(|m| {
-                    // It wakes the loop, too.
-                    m.loops[on].woken = true;
-                    m.stopped(on);
-                });
-            }
         }
     }
 

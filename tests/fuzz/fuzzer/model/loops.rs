@@ -32,7 +32,10 @@ pub(crate) struct LoopModel {
     /// It may be that the next run returns at once.
     pub(crate) perhaps_stop_pending: bool,
     pub(super) stop_elsewhere: Elsewhere,
+    /// A run of one step may return without a callback.
     pub(crate) woken: bool,
+    /// It was woken in this run.
+    pub(super) woken_inside: bool,
     /// It was woken outside `run`, and has not been run since.
     pub(crate) surely_woken: bool,
     pub(super) inside_submit: bool,
@@ -48,7 +51,7 @@ impl Model {
         lp.run = self.runs;
         lp.single_step = single_step;
         lp.callbacks = 0;
-        lp.surely_woken = false;
+        (lp.surely_woken, lp.woken_inside) = (false, false);
         lp.stopped = lp.stop_pending;
     }
 
@@ -59,7 +62,7 @@ impl Model {
         // Who is stopped has looked at what came with it. Other runs than a single step may end before they look.
         let has_stopped = returned && (lp.stopped || lp.stop_pending);
         let perhaps_stopped = lp.perhaps_stop_pending || lp.stop_elsewhere != Elsewhere::No;
-        lp.woken &= !has_stopped && (!lp.single_step || lp.stop_pending || perhaps_stopped);
+        lp.woken &= lp.woken_inside || !has_stopped && (!lp.single_step || lp.stop_pending || perhaps_stopped);
         if returned && lp.stop_elsewhere == Elsewhere::Come {
             lp.stop_elsewhere = Elsewhere::No;
         }
@@ -68,6 +71,12 @@ impl Model {
         lp.stopped = false;
         lp.perhaps_stop_pending = false;
         lp.callbacks
+    }
+
+    /// Its handle has woken it, or is about to.
+    pub(crate) fn woken(&mut self, on: usize) {
+        let lp = &mut self.loops[on];
+        (lp.woken, lp.woken_inside) = (true, lp.running);
     }
 
     /// A step without its being known in which run.
@@ -79,10 +88,23 @@ impl Model {
         }
     }
 
+    /// A handle of a loop that may be gone has stopped it.
+    pub(crate) fn stopped_aside(&mut self, on: usize, life: usize) {
+        if self.is_alive(on, life) {
+            self.woken(on);
+            self.stopped(on);
+        }
+    }
+
+    /// Whether the loop of a submission lives, and is not being dropped.
+    pub(crate) fn is_alive(&self, on: usize, life: usize) -> bool {
+        self.loops[on].life == life && !self.loops[on].tearing_down
+    }
+
     /// Another thread is told to stop a loop.
     pub(crate) fn stopped_elsewhere(&mut self, on: usize) {
         self.loops[on].stop_elsewhere = Elsewhere::OnItsWay;
-        self.loops[on].woken = true;
+        self.woken(on);
     }
 
     /// The other thread has done all that it was told.

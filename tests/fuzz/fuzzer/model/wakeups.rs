@@ -39,8 +39,7 @@ impl Model {
         }
     }
 
-    pub(crate) fn begin_post(&mut self, on: usize, elsewhere: bool) -> usize {
-        let life = self.loops[on].life;
+    pub(crate) fn begin_post(&mut self, on: usize, life: usize, elsewhere: bool) -> usize {
         self.posts.push(PostModel { on, life, elsewhere, arrived: false });
         self.posts.len() - 1
     }

@@ -2,8 +2,8 @@
 
 use super::super::random::Random;
 use super::{
-    Backend, Caller, ENDS, Embedding, Half, Mode, NOTIFIERS, OpenWhat, Receive, Series, Setting, Step, Then,
-    Transmit, Work,
+    Aside, Backend, Caller, ENDS, Embedding, Half, Mode, NOTIFIERS, OpenWhat, Receive, Series, Setting, Step,
+    Then, Transmit, Work,
 };
 
 impl Setting {
@@ -44,6 +44,8 @@ pub(super) struct Profile {
     /// How many in a hundred submissions have a deadline, and are background operations.
     limits: u64,
     backgrounds: u64,
+    /// And do something in `prepare` or when their owner is dropped.
+    asides: u64,
 }
 
 /// Leaves about a quarter of the choices out.
@@ -61,6 +63,10 @@ fn micros(random: &mut Random) -> u16 {
 
 fn notifier(random: &mut Random) -> u8 {
     random.below(u64::from(NOTIFIERS)) as u8
+}
+
+fn caller(random: &mut Random) -> Caller {
+    random.pick(&[Caller::Program, Caller::Handle, Caller::OtherThread])
 }
 
 fn on(random: &mut Random) -> u8 {
@@ -134,8 +140,10 @@ const THENS: &[Choice<MakeThen>] = &[
     (10, |r, t| Then::Again(t.work(r))),
     (4, |r, _| Then::Cancel(which(r))),
     (2, |r, _| Then::Reset(which(r), micros(r))),
-    (1, |_, _| Then::Stop),
+    (1, |r, _| Then::Stop(caller(r))),
+    (1, |_, _| Then::Wake),
     (2, |_, _| Then::Panic),
+    (1, |_, _| Then::PanicInPrepare),
     (1, |_, _| Then::Run),
     (2, |_, _| Then::Post),
     (2, |r, _| Then::Notify(notifier(r))),
@@ -151,6 +159,8 @@ const STEPS: &[Choice<MakeStep>] = &[
             limit_us,
             background,
             pooled: r.one_in(3),
+            prepare: t.aside(r),
+            drop: t.aside(r),
             then: t.then(r),
         }
     }),
@@ -164,6 +174,7 @@ const STEPS: &[Choice<MakeStep>] = &[
             limit_us,
             background,
             item: t.then(r),
+            drop: t.aside(r),
             then: t.then(r),
         }
     }),
@@ -177,10 +188,7 @@ const STEPS: &[Choice<MakeStep>] = &[
     (3, |r, _| Step::Run { on: on(r), mode: Mode::UntilDone }),
     (8, |r, _| Step::Run { on: on(r), mode: Mode::For(micros(r).min(300)) }),
     (12, |r, _| Step::RunAll { us: r.pick(&[10, 100, 300, 3000]) }),
-    (2, |r, _| Step::Stop {
-        on: on(r),
-        who: r.pick(&[Caller::Program, Caller::Handle, Caller::OtherThread]),
-    }),
+    (2, |r, _| Step::Stop { on: on(r), who: caller(r) }),
     (2, |r, _| Step::Wake { on: on(r), elsewhere: r.one_in(2) }),
     (1, |r, _| Step::Burst { on: on(r), count: r.pick(&[2, 10, 100]) }),
     (6, |r, t| Step::Post { on: on(r), elsewhere: r.one_in(2), then: t.then(r) }),
@@ -222,6 +230,7 @@ impl Profile {
             ends: random.pick(&[2, 2, 4, ENDS]),
             limits: random.pick(&[0, 20, 60]),
             backgrounds: random.pick(&[0, 10, 40]),
+            asides: random.pick(&[0, 0, 5, 20]),
         }
     }
 
@@ -243,6 +252,14 @@ impl Profile {
 
     fn then(&self, random: &mut Random) -> Then {
         random.weighted(&self.thens)(random, self)
+    }
+
+    fn aside(&self, random: &mut Random) -> Aside {
+        if random.below(100) >= self.asides {
+            return Aside::Nothing;
+        }
+        let notifier = notifier(random);
+        random.pick(&[Aside::Stop, Aside::Post, Aside::Notify(notifier), Aside::Panic, Aside::Panic])
     }
 
     fn limit(&self, random: &mut Random) -> Option<u16> {

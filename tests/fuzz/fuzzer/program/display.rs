@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Program, Step, Then};
+use super::{Aside, Program, Step, Then};
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,20 +18,29 @@ impl fmt::Display for Step {
     /// What is not said is not so.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (limit, is_background) = match *self {
-            Step::Submit { on, work, limit_us, background, pooled, then } => {
+            Step::Submit { on, work, limit_us, background, pooled, prepare, drop, then } => {
                 write!(f, "Submit on {on}: {work:?}")?;
                 if pooled {
                     write!(f, ", from the pool")?;
+                }
+                if prepare != Aside::Nothing {
+                    write!(f, ", in prepare {prepare:?}")?;
+                }
+                if drop != Aside::Nothing {
+                    write!(f, ", when dropped {drop:?}")?;
                 }
                 if then != Then::Nothing {
                     write!(f, ", then {then:?}")?;
                 }
                 (limit_us, background)
             }
-            Step::SubmitSeries { on, series, items, limit_us, background, item, then } => {
+            Step::SubmitSeries { on, series, items, limit_us, background, item, drop, then } => {
                 write!(f, "SubmitSeries on {on}: {series:?}, up to {items} items")?;
                 if item != Then::Nothing {
                     write!(f, ", at the first {item:?}")?;
+                }
+                if drop != Aside::Nothing {
+                    write!(f, ", when dropped {drop:?}")?;
                 }
                 if then != Then::Nothing {
                     write!(f, ", then {then:?}")?;

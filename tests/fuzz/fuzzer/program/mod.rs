@@ -194,13 +194,27 @@ pub(crate) enum Then {
     Again(Work),
     Cancel(u16),
     Reset(u16, u16),
-    Stop,
+    Stop(Caller),
+    Wake,
     Panic,
+    /// Submits an operation whose `prepare` panics.
+    PanicInPrepare,
     /// Tries to run the loop in itself.
     Run,
     Post,
     Notify(u8),
     DropLease,
+}
+
+/// What code of a program does that has no loop at hand, but a handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aside {
+    Nothing,
+    Stop,
+    Post,
+    Notify(u8),
+    /// In a `Drop`; elsewhere nothing.
+    Panic,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,6 +244,9 @@ pub(crate) enum Step {
         limit_us: Option<u16>,
         background: bool,
         pooled: bool,
+        /// In `prepare`, and when the owner is dropped.
+        prepare: Aside,
+        drop: Aside,
         then: Then,
     },
     SubmitSeries {
@@ -239,6 +256,7 @@ pub(crate) enum Step {
         limit_us: Option<u16>,
         background: bool,
         item: Then,
+        drop: Aside,
         then: Then,
     },
     PanicInPrepare {

@@ -1,6 +1,7 @@
 //! The owners of operations, how they are submitted, and their callbacks: `single`, `series`, `offload`, `posts`; `bind` finds what they
-//! need.
+//! need, `aside` is what is done in `prepare` and `drop`.
 
+mod aside;
 mod bind;
 mod offload;
 mod posts;
@@ -18,7 +19,7 @@ pub(crate) use series::{SeriesSpec, submit_series};
 pub(crate) use single::{SingleState, panic_in_prepare, submit};
 
 use super::model::{model, report};
-use super::program::{Then, Work};
+use super::program::{Aside, Backend, Caller, Then, Work};
 use super::world::world;
 
 /// A panic that a program asks for.
@@ -36,7 +37,22 @@ pub(crate) struct SingleSpec {
     pub(crate) work: Work,
     pub(crate) limit_us: Option<u16>,
     pub(crate) background: bool,
+    pub(crate) prepare: Aside,
+    pub(crate) drop: Aside,
     pub(crate) then: Then,
+}
+
+impl SingleSpec {
+    pub(crate) fn plain(work: Work) -> SingleSpec {
+        SingleSpec {
+            work,
+            limit_us: None,
+            background: false,
+            prepare: Aside::Nothing,
+            drop: Aside::Nothing,
+            then: Then::Nothing,
+        }
+    }
 }
 
 /// The address by which the model knows a loop.
@@ -97,18 +113,18 @@ pub(crate) fn then(lp: &mut Loop, on: usize, then: Then) {
         Then::Nothing => {}
         Then::Again(work) => {
             let owner = Box::new(Completion::new(SingleState::new()));
-            submit(
-                lp,
-                on,
-                owner,
-                SingleSpec { work, limit_us: None, background: false, then: Then::Nothing },
-            );
+            submit(lp, on, owner, SingleSpec::plain(work));
         }
         Then::Cancel(which) => cancel(lp, which),
         Then::Reset(which, us) => reset(lp, which, us),
-        Then::Stop => {
-            lp.stop();
-            model(|m| m.stopped(on));
+        Then::Stop(who) => stop(lp, on, who),
+        Then::Wake => {
+            model(|m| m.woken(on));
+            world(|w| w.handles[on].clone()).wake();
+        }
+        Then::PanicInPrepare => {
+            panic_in_prepare(lp, on, Box::new(Completion::new(SingleState::new())));
+            resume_unwind(Box::new(PlannedPanic));
         }
         Then::Panic => resume_unwind(Box::new(PlannedPanic)),
         Then::Run => {
@@ -116,9 +132,33 @@ pub(crate) fn then(lp: &mut Loop, on: usize, then: Then) {
                 report("a loop does not run in itself", format!("loop {on}"));
             }
         }
-        Then::Post => post(on, false, Then::Nothing),
+        Then::Post => post(on, Then::Nothing),
         Then::Notify(notifier) => notify(notifier),
         Then::DropLease => drop(world(|w| w.leases.pop())),
+    }
+}
+
+pub(crate) fn stop(lp: &mut Loop, on: usize, who: Caller) {
+    let handle = world(|w| w.handles[on].clone());
+    let is_simulated = world(|w| w.backend) == Backend::Sim;
+    match who {
+        Caller::Program => {
+            lp.stop();
+            model(|m| m.stopped(on));
+        }
+        Caller::OtherThread if !is_simulated => {
+            // When it arrives is not known, nor which run it ends.
+            model(|m| m.stopped_elsewhere(on));
+            world(|w| w.poster.send(move || handle.stop()));
+        }
+        Caller::Handle | Caller::OtherThread => {
+            handle.stop();
+            model(|m| {
+                // It wakes the loop, too.
+                m.woken(on);
+                m.stopped(on);
+            });
+        }
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use oxev::{Action, Completion, Lease, Loop, Multi, MultiOp, Output, TcpStream, Timer};
 
 use super::super::model::{Effect, Request, classify, model, report};
-use super::super::program::{Series, Then};
+use super::super::program::{Aside, Series, Then};
 use super::super::world::world;
+use super::aside::AsideOf;
 use super::{Value, Yields, address_of, check_nothing_moved, keep, then};
 
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,7 @@ pub(crate) struct SeriesSpec {
     pub(crate) limit_us: Option<u16>,
     pub(crate) background: bool,
     pub(crate) item: Then,
+    pub(crate) drop: Aside,
     pub(crate) then: Then,
 }
 
@@ -28,11 +30,13 @@ pub(super) struct SeriesState {
     pub(super) is_first: bool,
     pub(super) item: Then,
     pub(super) then: Then,
+    at_drop: AsideOf,
 }
 
 impl Drop for SeriesState {
     fn drop(&mut self) {
         model(|m| m.owner_dropped(self.entry));
+        self.at_drop.run(true);
     }
 }
 
@@ -53,7 +57,14 @@ pub(crate) fn submit_series(lp: &mut Loop, on: usize, ask: SeriesSpec) {
         const UNSEEN_MAX: usize = 1 << 20;
         model(|m| m.begin_receive(entry, link.side, UNSEEN_MAX, false, true));
     }
-    let state = SeriesState { entry, items_left: ask.items, is_first: true, item: ask.item, then: ask.then };
+    let state = SeriesState {
+        entry,
+        items_left: ask.items,
+        is_first: true,
+        item: ask.item,
+        then: ask.then,
+        at_drop: AsideOf::new(ask.drop, on),
+    };
     let listed = lp.in_flight().count();
     model(|m| m.enter_submit(entry, listed));
     macro_rules! go {
@@ -106,7 +117,7 @@ pub(super) fn item<R: Yields>(lp: &mut Loop, series: &mut SeriesState, result: R
     series.items_left = series.items_left.saturating_sub(1);
     let disarms = series.items_left == 0;
     if std::mem::take(&mut series.is_first) {
-        if series.item == Then::Panic {
+        if matches!(series.item, Then::Panic | Then::PanicInPrepare) {
             // A series whose callback panics ends.
             model(|m| m.item_over(number, true));
         }

@@ -13,6 +13,7 @@ use super::super::model::{
 };
 use super::super::program::{Half, OpenWhat, Receive, Then, Transmit, Work};
 use super::super::world::world;
+use super::aside::AsideOf;
 use super::bind::{Resources, begin_effect, transfer_len};
 use super::offload::offload;
 use super::{BLANK, NO_ENTRY, PlannedPanic, SingleSpec, Value, Yields, address_of, keep, then};
@@ -22,11 +23,17 @@ pub(crate) struct SingleState {
     pub(super) entry: usize,
     pub(super) then: Then,
     pub(super) resources: Resources,
+    pub(super) at_drop: AsideOf,
 }
 
 impl SingleState {
     pub(crate) fn new() -> SingleState {
-        SingleState { entry: NO_ENTRY, then: Then::Nothing, resources: Resources::default() }
+        SingleState {
+            entry: NO_ENTRY,
+            then: Then::Nothing,
+            resources: Resources::default(),
+            at_drop: AsideOf::nothing(),
+        }
     }
 }
 
@@ -34,6 +41,7 @@ impl Drop for SingleState {
     fn drop(&mut self) {
         if self.entry != NO_ENTRY {
             model(|m| m.owner_dropped(self.entry));
+            self.at_drop.run(true);
         }
     }
 }
@@ -69,6 +77,8 @@ pub(crate) fn submit<P: SingleOwner>(lp: &mut Loop, on: usize, mut owner: P, mut
     begin_effect(number, work, &mut resources, backend, 0);
     owner.entry = number;
     owner.then = ask.then;
+    owner.at_drop = AsideOf::new(ask.drop, on);
+    let mut aside = AsideOf::new(ask.prepare, on);
     // What the last operation needed is dropped here.
     drop(std::mem::replace(&mut owner.resources, resources));
     let listed = lp.in_flight().count();
@@ -79,6 +89,7 @@ pub(crate) fn submit<P: SingleOwner>(lp: &mut Loop, on: usize, mut owner: P, mut
             lp.submit(
                 owner,
                 move |state: &mut SingleState| {
+                    aside.run(false);
                     let $t = &mut state.resources;
                     shaped($op, ask)
                 },
@@ -251,7 +262,7 @@ pub(super) fn finished<P: SingleOwner, R: Yields>(lp: &mut Loop, owner: P, resul
 
 pub(super) fn again<P: SingleOwner>(lp: &mut Loop, on: usize, mut owner: P, work: Work) {
     owner.entry = NO_ENTRY;
-    submit(lp, on, owner, SingleSpec { work, limit_us: None, background: false, then: Then::Nothing });
+    submit(lp, on, owner, SingleSpec::plain(work));
 }
 
 /// The effects of an operation that is over.
