@@ -14,6 +14,9 @@ use super::super::program::{Backend, Embedding, Mode};
 use super::super::world::world;
 use super::Run;
 
+/// For what a kernel or a thread pool does meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How the descriptor of one loop is watched.
 pub(crate) struct Watch {
     /// `None`: by poll(2).
@@ -95,6 +98,9 @@ impl Run<'_> {
             self.settle_poster();
         }
         for on in 0..self.loops.len() {
+            if self.backend != Backend::Sim && self.random.one_in(8) {
+                self.await_work(on);
+            }
             let Some(what) = model(|m| m.has_work(on)) else { continue };
             if self.random.one_in(4) {
                 self.flush(on);
@@ -104,6 +110,20 @@ impl Run<'_> {
             }
             model(|m| m.stats.count("embedded", what));
         }
+    }
+
+    /// What should come to a loop shows when it has come.
+    fn await_work(&mut self, on: usize) {
+        let Some(what) = self.why_stuck(on) else { return };
+        let end = Instant::now() + PATIENCE;
+        while !self.shows(on) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return report("a loop shows what it has to do", what);
+            }
+            self.wait(&[on], left);
+        }
+        model(|m| m.stats.count("embedded", "something that comes"));
     }
 
     /// Waits for a loop and runs it, for so long.

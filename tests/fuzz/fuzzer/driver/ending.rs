@@ -13,7 +13,7 @@ impl Run<'_> {
     pub(super) fn end_by_cancel(&mut self) {
         const ROUNDS_MAX: usize = 300;
         let patience = Instant::now() + Duration::from_secs(10);
-        self.quiet();
+        self.quiet(true);
         for round in 0.. {
             for (on, lp) in self.loops.iter_mut().enumerate() {
                 let ids: Vec<_> = lp.in_flight().map(|op| (op.id, op.kind)).collect();
@@ -48,7 +48,7 @@ impl Run<'_> {
     pub(super) fn settle(&mut self) {
         const ROUNDS_MAX: usize = 100;
         let patience = Instant::now() + Duration::from_secs(10);
-        self.quiet();
+        self.quiet(false);
         let embedded = self.backend != Backend::Sim && world(|w| w.setting.embedding) != Embedding::No;
         for round in 0.. {
             if embedded {
@@ -66,9 +66,12 @@ impl Run<'_> {
             }
             let stuck = (0..self.loops.len()).find_map(|on| {
                 let posts = model(|m| m.posts_under_way(on));
-                if posts > 0 { Some(format!("{posts} posts")) } else { model(|m| m.why_stuck(on)) }
+                if posts > 0 { Some(format!("{posts} posts")) } else { self.why_stuck(on) }
             });
-            let Some(what) = stuck else { break };
+            let Some(what) = stuck else {
+                // A buffer that is given back feeds who waits for one.
+                if self.give_back(round) { continue } else { break }
+            };
             if round > ROUNDS_MAX && (self.backend == Backend::Sim || Instant::now() > patience) {
                 return report("nothing hangs", what);
             }
@@ -77,11 +80,31 @@ impl Run<'_> {
         self.audit();
     }
 
-    /// Nothing more comes from elsewhere, nothing is cut off, and all buffers are there.
-    pub(super) fn quiet(&mut self) {
+    /// Gives leases back: one, and after some rounds all of them for good. `false`: there are none.
+    fn give_back(&mut self, round: usize) -> bool {
+        let leases = world(|w| match round {
+            0..20 => w.leases.pop().into_iter().collect(),
+            _ => {
+                w.setting.kept = 0;
+                std::mem::take(&mut w.leases)
+            }
+        });
+        !leases.is_empty()
+    }
+
+    /// What should have come to a loop and has not.
+    pub(super) fn why_stuck(&self, on: usize) -> Option<String> {
+        let buffers = world(|w| w.bufs[on].available());
+        model(|m| m.why_stuck(on, buffers))
+    }
+
+    /// Nothing more comes from elsewhere, nothing is cut off, and unless the program gives them back one by one all buffers are there.
+    pub(super) fn quiet(&mut self, all_buffers: bool) {
         self.settle_poster();
         environment::partition(false);
-        drop(world(|w| std::mem::take(&mut w.leases)));
+        if all_buffers {
+            drop(world(|w| std::mem::take(&mut w.leases)));
+        }
     }
 
     pub(super) fn audit_settled(&self) {

@@ -56,7 +56,7 @@ impl Run<'_> {
             }
             Ran::Panicked => {}
             Ran::Deadlocked if self.backend == Backend::Sim && waits => {
-                if let Some(what) = model(|m| m.why_stuck(on)) {
+                if let Some(what) = self.why_stuck(on) {
                     report("nothing hangs", what);
                 }
             }

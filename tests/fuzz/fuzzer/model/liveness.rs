@@ -45,8 +45,8 @@ impl Model {
         })
     }
 
-    /// Whether the loop waits in vain: something that is in flight on it should have come.
-    pub(crate) fn why_stuck(&mut self, on: usize) -> Option<String> {
+    /// Whether the loop waits in vain: something that is in flight on it should have come. Of its pool so many buffers are free.
+    pub(crate) fn why_stuck(&mut self, on: usize, buffers: usize) -> Option<String> {
         let life = self.loops[on].life;
         let candidates: Vec<usize> = (0..self.entries.len())
             .filter(|&n| {
@@ -56,11 +56,11 @@ impl Model {
             .collect();
         candidates
             .into_iter()
-            .find(|&number| self.should_have_ended(number))
+            .find(|&number| self.should_have_ended(number, buffers))
             .map(|number| self.describe(number))
     }
 
-    pub(super) fn should_have_ended(&mut self, number: usize) -> bool {
+    pub(super) fn should_have_ended(&mut self, number: usize, buffers: usize) -> bool {
         let Entry { canceled, limit_ns, refused, immediate, request, owed, .. } = self.entries[number];
         if canceled || refused || immediate || limit_ns.is_some() || owed {
             return true;
@@ -81,7 +81,11 @@ impl Model {
                 }
                 let Some(peer) = self.sides[side].peer else { return false };
                 let ends = self.sides[peer].write_ended || self.sides[side].read_ended;
-                ends && !pooled || !pooled && !self.exact(number) && self.ledger_in(side).surely_holds_bytes()
+                let comes = ends || !self.exact(number) && self.ledger_in(side).surely_holds_bytes();
+                if comes && pooled && buffers == 0 {
+                    self.stats.count("starved", self.entries[number].request.name());
+                }
+                comes && (!pooled || buffers > 0)
             }
             (Effect::Send { side, .. }, _) => {
                 let Some(peer) = self.sides[side].peer else { return false };

@@ -62,7 +62,8 @@ impl Model {
         // Who is stopped has looked at what came with it. Other runs than a single step may end before they look.
         let has_stopped = returned && (lp.stopped || lp.stop_pending);
         let perhaps_stopped = lp.perhaps_stop_pending || lp.stop_elsewhere != Elsewhere::No;
-        lp.woken &= lp.woken_inside || !has_stopped && (!lp.single_step || lp.stop_pending || perhaps_stopped);
+        lp.woken &=
+            lp.woken_inside || !has_stopped && (!lp.single_step || lp.stop_pending || perhaps_stopped);
         if returned && lp.stop_elsewhere == Elsewhere::Come {
             lp.stop_elsewhere = Elsewhere::No;
         }

@@ -38,6 +38,8 @@ pub(crate) struct Setting {
     pub(crate) baseline: bool,
     /// Of each loop's buffer pool: how many, and how large.
     pub(crate) buffers: (usize, usize),
+    /// Of each so many leases one is kept; 0: none.
+    pub(crate) kept: usize,
     /// Slots of the pool of owners.
     pub(crate) slots: usize,
     /// What a connection holds in each direction.

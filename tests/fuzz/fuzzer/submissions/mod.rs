@@ -102,9 +102,13 @@ yields! {
     Lease, lease => Value::Lease(lease);
 }
 
-fn keep(lease: Lease, on: usize) {
-    let life = model(|m| m.loops[on].life);
-    world(|w| w.hold(lease, on, life));
+/// Keeps a lease, or gives it back.
+fn keep_or_drop(lease: Lease, on: usize, number: usize) {
+    let kept = world(|w| w.setting.kept);
+    if kept > 0 && number.is_multiple_of(kept) {
+        let life = model(|m| m.loops[on].life);
+        world(|w| w.hold(lease, on, life));
+    }
 }
 
 /// Does what a callback is told to do.

@@ -10,7 +10,7 @@ use super::super::model::{Effect, Request, classify, model, report};
 use super::super::program::{Aside, Series, Then};
 use super::super::world::world;
 use super::aside::AsideOf;
-use super::{Value, Yields, address_of, check_nothing_moved, keep, then};
+use super::{Value, Yields, address_of, check_nothing_moved, keep_or_drop, then};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SeriesSpec {
@@ -107,9 +107,7 @@ pub(super) fn item<R: Yields>(lp: &mut Loop, series: &mut SeriesState, result: R
                 report("moved says how far an operation came", format!("item of #{number}: {}", lp.moved()));
             }
             model(|m| m.receive(number, &lease));
-            if number.is_multiple_of(2) {
-                keep(lease, on);
-            }
+            keep_or_drop(lease, on, number + usize::from(series.items_left));
         }
         _ => check_nothing_moved(lp, "an item"),
     }

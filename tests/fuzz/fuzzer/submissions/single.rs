@@ -16,7 +16,7 @@ use super::super::world::world;
 use super::aside::AsideOf;
 use super::bind::{Resources, begin_effect, transfer_len};
 use super::offload::offload;
-use super::{BLANK, NO_ENTRY, PlannedPanic, SingleSpec, Value, Yields, address_of, keep, then};
+use super::{BLANK, NO_ENTRY, PlannedPanic, SingleSpec, Value, Yields, address_of, keep_or_drop, then};
 
 /// The state of an owner: all that operations borrow.
 pub(crate) struct SingleState {
@@ -320,7 +320,7 @@ pub(super) fn apply_effect(
             let replaced = world(|w| w.adopt(stream, address, connected));
             drop(replaced);
         }
-        Some(Value::Lease(lease)) if number.is_multiple_of(2) => keep(lease, on),
+        Some(Value::Lease(lease)) => keep_or_drop(lease, on, number),
         other => drop(other),
     }
 }
