@@ -28,9 +28,10 @@ fn random_programs_find_the_contract_kept() {
 }
 
 fn fuzz_all() {
-    let driver = Driver::new().unwrap();
+    let mut driver = Driver::new().unwrap();
+    // A leak checker watches.
+    driver.leaks = std::env::var_os("ASAN_OPTIONS").is_none();
     for backend in Backend::available() {
-        // A leak checker may watch.
         let plan = Plan { backend, steps_max: 50, candidates: 2000 };
         let end = Instant::now() + Duration::from_secs_f64(seconds());
         let mut stats = Stats::default();

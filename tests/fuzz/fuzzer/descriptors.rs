@@ -4,6 +4,20 @@
 
 use std::time::{Duration, Instant};
 
+/// Does something that says a word too many.
+pub(crate) fn without_stderr<R>(what: impl FnOnce() -> R) -> R {
+    struct Restore(Option<std::os::fd::OwnedFd>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            self.0.iter().for_each(|saved| _ = nix::unistd::dup2_stderr(saved));
+        }
+    }
+    let silent = std::fs::OpenOptions::new().write(true).open("/dev/null");
+    let _restore = Restore(nix::unistd::dup(std::io::stderr()).ok());
+    silent.iter().for_each(|silent| _ = nix::unistd::dup2_stderr(silent));
+    what()
+}
+
 /// Numbers that are looked at. Programs use few, and numbers are given from below.
 const LOOKED_AT: usize = 192;
 

@@ -65,6 +65,7 @@ impl Shrinker<'_> {
     fn simplify_setting(&mut self, program: &mut Program) {
         self.keep_if_it_fails(program, |p| p.setting.calm = true);
         self.keep_if_it_fails(program, |p| p.setting.embedding = Embedding::No);
+        self.keep_if_it_fails(program, |p| p.setting.blocking = false);
         self.keep_if_it_fails(program, |p| p.setting.loops = 1);
         self.keep_if_it_fails(program, |p| (p.setting.capacity, p.setting.entries) = (256, 64));
         self.keep_if_it_fails(program, |p| p.setting.baseline = false);

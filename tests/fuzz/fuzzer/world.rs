@@ -16,7 +16,7 @@ use oxev::{
 };
 
 use super::driver::Watch;
-use super::model::{model, report};
+use super::model::{Gate, model, report};
 use super::poster::PosterThread;
 use super::program::{Backend, ENDS, Setting};
 use super::submissions::SingleState;
@@ -122,7 +122,10 @@ struct Unpaired {
 pub(crate) struct World {
     pub(crate) backend: Backend,
     pub(crate) setting: Setting,
-    pub(crate) thread_pool: ThreadPool,
+    /// `None` at the end: then the loops have the last handles.
+    pub(crate) thread_pool: Option<ThreadPool>,
+    /// What work waits for that blocks.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) poster: PosterThread,
     pub(crate) ends: [Option<Link>; ENDS as usize],
     unpaired: Vec<Unpaired>,
@@ -166,12 +169,21 @@ impl Platform {
         }
     }
 
-    pub(crate) fn new_loop(&self, backend: Backend, setting: &Setting, on: usize) -> io::Result<Box<Loop>> {
-        let builder = Loop::builder()
+    fn new_loop(
+        &self,
+        backend: Backend,
+        setting: &Setting,
+        pool: Option<&ThreadPool>,
+        on: usize,
+    ) -> io::Result<Box<Loop>> {
+        let mut builder = Loop::builder()
             .capacity(setting.capacity)
             .entries(setting.entries)
             .baseline(setting.baseline)
-            .drain_timeout(Duration::from_secs(3));
+            .drain_timeout(drain_timeout(setting));
+        if let Some(pool) = pool.filter(|_| setting.blocking) {
+            builder = builder.thread_pool(pool);
+        }
         match (self, backend) {
             #[cfg(feature = "sim")]
             (Platform::Simulated(hosts), _) => builder.simulation(&hosts[on]).build(),
@@ -182,6 +194,11 @@ impl Platform {
             }
         }
     }
+}
+
+/// How long the end of a loop may take. Work that blocks takes all of it.
+pub(crate) fn drain_timeout(setting: &Setting) -> Duration {
+    if setting.blocking { Duration::from_millis(200) } else { Duration::from_secs(3) }
 }
 
 /// What a world is made of.
@@ -210,7 +227,8 @@ impl World {
             sockets: Pool::new(64),
             backend: parts.backend,
             setting: parts.setting,
-            thread_pool: parts.thread_pool,
+            thread_pool: Some(parts.thread_pool),
+            gate: Arc::default(),
             poster: parts.poster,
             ends: [const { None }; ENDS as usize],
             unpaired: Vec::new(),
@@ -233,7 +251,7 @@ impl World {
 
     /// Makes a loop for a place, with a pool of buffers.
     pub(crate) fn new_loop(&self, on: usize) -> io::Result<(Box<Loop>, BufPool)> {
-        let mut lp = self.platform.new_loop(self.backend, &self.setting, on)?;
+        let mut lp = self.platform.new_loop(self.backend, &self.setting, self.thread_pool.as_ref(), on)?;
         let (count, size) = self.setting.buffers;
         let bufs = lp.buf_pool(count, size)?;
         Ok((lp, bufs))
@@ -250,6 +268,11 @@ impl World {
                 self.watches.push(watch);
             }
         }
+    }
+
+    /// Lets work go on that blocks.
+    pub(crate) fn release(&mut self) {
+        std::mem::take(&mut self.gate).open();
     }
 
     pub(crate) fn path(&self, name: &str) -> CString {

@@ -13,19 +13,26 @@ impl Run<'_> {
     pub(super) fn end_by_cancel(&mut self) {
         const ROUNDS_MAX: usize = 300;
         let patience = Instant::now() + Duration::from_secs(10);
-        self.quiet(true);
+        // What has not begun ends also while all workers are kept.
+        self.quiet(true, !world(|w| w.setting.blocking));
         for round in 0.. {
             for (on, lp) in self.loops.iter_mut().enumerate() {
                 let ids: Vec<_> = lp.in_flight().map(|op| (op.id, op.kind)).collect();
                 for (id, kind) in ids {
                     let Ok(number) = model(|m| m.listed(on, id, kind)) else { continue };
+                    let begun = model(|m| m.has_begun(number));
                     let said = lp.cancel(id);
-                    model(|m| m.canceled(number, true, said));
+                    model(|m| m.canceled(number, true, begun, said));
                 }
             }
             let posts = (0..self.loops.len()).any(|on| model(|m| m.posts_under_way(on)) > 0);
-            if !posts && self.loops.iter().all(|lp| lp.is_empty()) {
-                break;
+            let blocking: usize = (0..self.loops.len()).map(|on| model(|m| m.blocking(on))).sum();
+            if !posts && self.loops.iter().map(|lp| lp.len()).sum::<usize>() == blocking {
+                if blocking == 0 {
+                    break;
+                }
+                model(|m| m.stats.count("programs that", "end while work blocks"));
+                world(|w| w.release());
             }
             // A thread pool takes the time that it takes.
             if round > ROUNDS_MAX && (self.backend == Backend::Sim || Instant::now() > patience) {
@@ -48,7 +55,7 @@ impl Run<'_> {
     pub(super) fn settle(&mut self) {
         const ROUNDS_MAX: usize = 100;
         let patience = Instant::now() + Duration::from_secs(10);
-        self.quiet(false);
+        self.quiet(false, true);
         let embedded = self.backend != Backend::Sim && world(|w| w.setting.embedding) != Embedding::No;
         for round in 0.. {
             if embedded {
@@ -99,8 +106,11 @@ impl Run<'_> {
     }
 
     /// Nothing more comes from elsewhere, nothing is cut off, and unless the program gives them back one by one all buffers are there.
-    pub(super) fn quiet(&mut self, all_buffers: bool) {
+    pub(super) fn quiet(&mut self, all_buffers: bool, release: bool) {
         self.settle_poster();
+        if release {
+            world(|w| w.release());
+        }
         environment::partition(false);
         if all_buffers {
             drop(world(|w| std::mem::take(&mut w.leases)));

@@ -14,10 +14,11 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use oxev::{Loop, ThreadPool};
 
-use super::descriptors::Descriptors;
+use super::descriptors::{Descriptors, without_stderr};
 use super::environment::{self, Environment, Loops};
 use super::model::{Clock, Model, Violation, model, report};
 use super::poster::PosterThread;
@@ -25,7 +26,7 @@ use super::program::{Backend, Ending, Program};
 use super::random::Random;
 use super::stats::Stats;
 use super::submissions::PlannedPanic;
-use super::world::{leave_world, world};
+use super::world::{drain_timeout, leave_world, world};
 
 pub(crate) use embedding::Watch;
 
@@ -42,6 +43,8 @@ pub(crate) struct Driver {
     pub(crate) environment: Environment,
     pub(crate) poster: PosterThread,
     pub(crate) thread_pool: ThreadPool,
+    /// Loops may be dropped while a worker has an owner of theirs, which is leaked.
+    pub(crate) leaks: bool,
 }
 
 impl Driver {
@@ -50,6 +53,7 @@ impl Driver {
             environment: Environment::new()?,
             poster: PosterThread::new(),
             thread_pool: ThreadPool::new(),
+            leaks: true,
         };
         Ok(driver)
     }
@@ -86,11 +90,21 @@ impl Driver {
     }
 
     fn run_whole(&self, program: &Program) -> io::Result<u64> {
-        let mut loops = environment::set_up(&self.environment, program, &self.thread_pool, &self.poster)?;
+        let pool = match program.setting.blocking {
+            false => self.thread_pool.clone(),
+            true => {
+                let workers = 1 + program.seed as usize % 2;
+                model(|m| m.workers = Some(workers));
+                ThreadPool::builder().max_threads(workers).build()?
+            }
+        };
+        let mut loops = environment::set_up(&self.environment, program, &pool, &self.poster)?;
+        drop(pool);
         let mut run = Run {
             loops: &mut loops,
             backend: program.backend,
             waited: false,
+            leaks: self.leaks,
             random: Random::new(program.seed),
         };
         for step in &program.steps {
@@ -108,7 +122,7 @@ impl Driver {
             Ending::Settle => run.settle(),
         }
         world(|w| w.poster.settle());
-        Ok(tear_down(loops, program))
+        Ok(tear_down(loops, program, self.leaks))
     }
 }
 
@@ -144,14 +158,20 @@ fn message(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Drops everything, and looks whether everything is over.
-fn tear_down(loops: Loops, program: &Program) -> u64 {
+fn tear_down(loops: Loops, program: &Program, leaks: bool) -> u64 {
     let leases_first = program.seed.is_multiple_of(2);
     if leases_first {
         drop(world(|w| std::mem::take(&mut w.leases)));
     }
-    for (on, lp) in loops.into_iter().enumerate() {
-        drop_loop(on, lp);
+    // Who drops the last handle of a pool waits for its threads: here it is a loop.
+    if program.backend == Backend::Epoll && program.seed.is_multiple_of(3) {
+        drop(world(|w| w.thread_pool.take()));
     }
+    for (on, lp) in loops.into_iter().enumerate() {
+        drop_loop(on, lp, leaks);
+    }
+    world(|w| w.release());
+    await_workers();
     let world = leave_world().expect("a program runs");
     let posted = model(|m| m.posts());
     let gone = world.posts_gone.load(Ordering::Acquire);
@@ -163,9 +183,35 @@ fn tear_down(loops: Loops, program: &Program) -> u64 {
     trace
 }
 
-fn drop_loop(on: usize, lp: Box<Loop>) {
+/// Work that was leaked with its loop comes to its end.
+fn await_workers() {
+    let patience = Instant::now() + Duration::from_secs(10);
+    while model(|m| m.leaked_under_way()) {
+        if Instant::now() > patience {
+            return report("work ends when it may", "it does not");
+        }
+        std::thread::yield_now();
+    }
+    model(|m| m.check_torn_down_jobs());
+}
+
+fn drop_loop(on: usize, lp: Box<Loop>, leaks: bool) {
+    if !leaks {
+        world(|w| w.release());
+    }
     model(|m| m.tear_down(on, true));
-    let dropped = catch_unwind(AssertUnwindSafe(|| drop(lp)));
+    let blocked = model(|m| m.blocked(on)) > 0;
+    let begin = Instant::now();
+    let dropped = catch_unwind(AssertUnwindSafe(|| match blocked {
+        // It says so on standard error.
+        true => without_stderr(|| drop(lp)),
+        false => drop(lp),
+    }));
+    let limit = world(|w| drain_timeout(&w.setting));
+    let slack = Duration::from_secs(8);
+    if begin.elapsed() > limit + slack {
+        report("a loop is dropped within its drain timeout", format!("{:?}", begin.elapsed()));
+    }
     if let Err(panic) = dropped
         && !panic.is::<PlannedPanic>()
     {
@@ -179,5 +225,6 @@ struct Run<'a> {
     backend: Backend,
     /// A wait for a notifier was submitted: there are more callbacks than the program sees.
     waited: bool,
+    leaks: bool,
     random: Random,
 }

@@ -73,13 +73,17 @@ impl Run<'_> {
             Step::Wake { on, elsewhere } => {
                 let on = self.on(on);
                 let handle = world(|w| w.handles[on].clone());
-                // It arrives in this run, in the next one, or never.
-                model(|m| m.woken(on));
                 match elsewhere && self.backend != Backend::Sim {
-                    true => world(|w| w.poster.send(move || handle.wake())),
+                    true => {
+                        model(|m| m.woken_elsewhere(on));
+                        world(|w| w.poster.send(move || handle.wake()));
+                    }
                     false => {
                         handle.wake();
-                        model(|m| m.loops[on].surely_woken = true);
+                        model(|m| {
+                            m.woken(on);
+                            m.loops[on].surely_woken = true;
+                        });
                     }
                 }
             }
@@ -101,6 +105,7 @@ impl Run<'_> {
                 drop(lease);
             }
             Step::DropEnd { end } => drop(world(|w| w.ends[usize::from(end)].take())),
+            Step::Release => world(|w| w.release()),
             Step::DropLoop { on } => self.renew(self.on(on)),
             Step::Flush { on } => {
                 self.flush(self.on(on));
@@ -176,7 +181,7 @@ impl Run<'_> {
         let Ok((lp, bufs)) = world(|w| w.new_loop(on)) else { return };
         let address = address_of(&lp);
         world(|w| w.install(on, &lp, bufs));
-        drop_loop(on, std::mem::replace(&mut self.loops[on], lp));
+        drop_loop(on, std::mem::replace(&mut self.loops[on], lp), self.leaks);
         let capacity = world(|w| w.setting.capacity);
         model(|m| {
             m.loop_built(on, address, capacity);

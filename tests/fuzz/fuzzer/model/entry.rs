@@ -1,11 +1,14 @@
 //! Submissions: from `submit` to the drop of their owner.
 
+use std::sync::Arc;
+
 use oxev::OpId;
 
 use super::super::program::{Series, Work};
 use super::Model;
 use super::byte_ledger::Moved;
 use super::files::{ReadTicket, WriteTicket};
+use super::jobs::Job;
 use super::loops::LoopModel;
 use super::request::Request;
 
@@ -20,6 +23,8 @@ pub(super) enum State {
     Over,
     /// The loop is gone, and the owner with it.
     TornDown,
+    /// The loop is gone, and a worker has the owner.
+    Leaked,
     /// `prepare` panicked.
     NeverBegun,
 }
@@ -35,6 +40,7 @@ pub(crate) enum Effect {
     ReadOn { position: Option<usize>, len: usize },
     Shutdown { side: usize },
     Close { side: usize },
+    Offload { job: Arc<Job> },
 }
 
 /// When a repeating timer may fire next.
@@ -76,6 +82,8 @@ pub(crate) struct Entry {
     /// Another wait was in flight beside it.
     pub(super) contested: bool,
     pub(super) in_item: bool,
+    /// It was dropped with its loop before a worker had begun it.
+    pub(super) torn_down_unbegun: bool,
 }
 
 impl Model {
@@ -127,6 +135,7 @@ impl Model {
             owed: false,
             contested: false,
             in_item: false,
+            torn_down_unbegun: false,
         });
         let number = self.entries.len() - 1;
         if let Some(notifier) = request.notifier() {
@@ -258,7 +267,7 @@ impl Model {
             self.accepts_lost = true;
         }
         match self.entries[number].effect.clone() {
-            Effect::None => {}
+            Effect::None | Effect::Offload { .. } => {}
             Effect::Close { side } => self.side_gone(side, true),
             Effect::Shutdown { side } => self.sides[side].unsure = true,
             Effect::Send { side, segment, len, .. } => {
@@ -276,6 +285,11 @@ impl Model {
                 self.file.readers_on -= 1;
             }
         }
-        self.entries[number].effect = Effect::None;
+        let entry = &mut self.entries[number];
+        entry.torn_down_unbegun = entry.job().is_some_and(|job| !job.has_begun());
+        // It may yet be begun, though it must not.
+        if !entry.torn_down_unbegun {
+            entry.effect = Effect::None;
+        }
     }
 }

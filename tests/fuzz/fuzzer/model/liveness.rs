@@ -62,6 +62,9 @@ impl Model {
 
     pub(super) fn should_have_ended(&mut self, number: usize, buffers: usize) -> bool {
         let Entry { canceled, limit_ns, refused, immediate, request, owed, .. } = self.entries[number];
+        if self.entries[number].blocks() {
+            return false;
+        }
         if canceled || refused || immediate || limit_ns.is_some() || owed {
             return true;
         }
@@ -70,6 +73,7 @@ impl Model {
             m.entries.iter().enumerate().any(|(other, e)| other != number && in_flight(e))
         };
         match (self.entries[number].effect.clone(), request) {
+            _ if self.entries[number].needs_worker(self.backend) && self.pool_is_blocked() => false,
             (Effect::Receive { side, .. }, _) => {
                 let pooled = matches!(
                     request,
@@ -98,6 +102,8 @@ impl Model {
                 alone && !self.accepts_lost && self.connected > self.accepts
             }
             (_, Request::Single(Work::Connect { .. })) => !self.partitioned,
+            // Those at the file's position take turns; one that is on another loop ends when that is run.
+            (Effect::ReadOn { .. }, _) => !others(self, &|e| matches!(e, Effect::ReadOn { .. })),
             (_, Request::Single(Work::Wait { .. }) | Request::Series(Series::Wait { .. })) => false,
             // Nobody waits for it.
             (_, Request::Single(Work::Hour)) => self.entries[number].was_reset,

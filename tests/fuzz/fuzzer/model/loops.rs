@@ -3,7 +3,7 @@
 use super::Model;
 use super::entry::State;
 
-/// A stop from another thread.
+/// A stop or a wake-up from another thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Elsewhere {
     #[default]
@@ -32,6 +32,7 @@ pub(crate) struct LoopModel {
     /// It may be that the next run returns at once.
     pub(crate) perhaps_stop_pending: bool,
     pub(super) stop_elsewhere: Elsewhere,
+    pub(super) wake_elsewhere: Elsewhere,
     /// A run of one step may return without a callback.
     pub(crate) woken: bool,
     /// It was woken in this run.
@@ -39,6 +40,8 @@ pub(crate) struct LoopModel {
     /// It was woken outside `run`, and has not been run since.
     pub(crate) surely_woken: bool,
     pub(super) inside_submit: bool,
+    /// Work on a thread pool may have been withdrawn.
+    pub(super) withdrew: bool,
     pub(super) tearing_down: bool,
 }
 
@@ -62,8 +65,10 @@ impl Model {
         // Who is stopped has looked at what came with it. Other runs than a single step may end before they look.
         let has_stopped = returned && (lp.stopped || lp.stop_pending);
         let perhaps_stopped = lp.perhaps_stop_pending || lp.stop_elsewhere != Elsewhere::No;
-        lp.woken &=
-            lp.woken_inside || !has_stopped && (!lp.single_step || lp.stop_pending || perhaps_stopped);
+        lp.woken &= lp.woken_inside
+            || lp.stop_elsewhere == Elsewhere::OnItsWay
+            || lp.wake_elsewhere == Elsewhere::OnItsWay
+            || !has_stopped && (!lp.single_step || lp.stop_pending || perhaps_stopped);
         if returned && lp.stop_elsewhere == Elsewhere::Come {
             lp.stop_elsewhere = Elsewhere::No;
         }
@@ -102,6 +107,12 @@ impl Model {
         self.loops[on].life == life && !self.loops[on].tearing_down
     }
 
+    /// Another thread is told to wake a loop.
+    pub(crate) fn woken_elsewhere(&mut self, on: usize) {
+        self.loops[on].wake_elsewhere = Elsewhere::OnItsWay;
+        self.woken(on);
+    }
+
     /// Another thread is told to stop a loop.
     pub(crate) fn stopped_elsewhere(&mut self, on: usize) {
         self.loops[on].stop_elsewhere = Elsewhere::OnItsWay;
@@ -110,8 +121,11 @@ impl Model {
 
     /// The other thread has done all that it was told.
     pub(crate) fn poster_settled(&mut self) {
-        for lp in self.loops.iter_mut().filter(|lp| lp.stop_elsewhere == Elsewhere::OnItsWay) {
-            lp.stop_elsewhere = Elsewhere::Come;
+        for lp in &mut self.loops {
+            lp.wake_elsewhere = Elsewhere::No;
+            if lp.stop_elsewhere == Elsewhere::OnItsWay {
+                lp.stop_elsewhere = Elsewhere::Come;
+            }
         }
     }
 
@@ -132,6 +146,11 @@ impl Model {
             if e.on != on || e.life != life || e.state != State::InFlight {
                 continue;
             }
+            if e.blocks() {
+                self.entries[number].state = State::Leaked;
+                self.stats.count("loop", "dropped while work blocks");
+                continue;
+            }
             let detail = self.describe(number);
             self.report("a loop that is dropped drops every owner", detail);
         }
@@ -144,6 +163,7 @@ impl Model {
         (lp.alive, lp.address, lp.capacity) = (true, address, capacity);
         // It may be put there in the middle of a run of its predecessor.
         (lp.stop_pending, lp.stopped, lp.woken, lp.single_step) = (false, false, false, false);
-        (lp.surely_woken, lp.stop_elsewhere) = (false, Elsewhere::No);
+        (lp.surely_woken, lp.withdrew) = (false, false);
+        (lp.stop_elsewhere, lp.wake_elsewhere) = (Elsewhere::No, Elsewhere::No);
     }
 }

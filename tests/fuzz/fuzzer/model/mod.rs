@@ -2,13 +2,15 @@
 //! happens is a violation.
 //!
 //! `request` (what is asked) · `entry` (submissions and their owners) · `outcome` (how they may end) · `series` (several results) ·
-//! `steering` (cancel, reset) · `wakeups` (posts, notifications) · `connections`, with `byte_ledger` · `files` · `loops` (run and stop) ·
+//! `steering` (cancel, reset) · `wakeups` (posts, notifications) · `connections`, with `byte_ledger` · `files` · `jobs` (thread pools) ·
+//! `loops` (run and stop) ·
 //! `liveness` (what should have ended).
 
 mod byte_ledger;
 mod connections;
 mod entry;
 mod files;
+mod jobs;
 mod liveness;
 mod loops;
 mod outcome;
@@ -27,6 +29,7 @@ use connections::Side;
 pub(crate) use entry::Effect;
 use entry::{Entry, State};
 pub(crate) use files::{FILE_BYTES, FileModel, REGION_BYTES, initial_content};
+pub(crate) use jobs::{Gate, Job};
 pub(crate) use loops::LoopModel;
 pub(crate) use outcome::{Failure, classify};
 pub(crate) use request::Request;
@@ -95,6 +98,8 @@ pub(crate) struct Model {
     pub(crate) clock: Clock,
     pub(crate) faults: FaultModel,
     pub(crate) partitioned: bool,
+    /// Of the pool whose work may block.
+    pub(crate) workers: Option<usize>,
     pub(crate) entries: Vec<Entry>,
     pub(crate) loops: Vec<LoopModel>,
     pub(crate) sides: Vec<Side>,
@@ -125,6 +130,7 @@ impl Model {
             clock,
             faults: FaultModel::default(),
             partitioned: false,
+            workers: None,
             entries: Vec::new(),
             loops: Vec::new(),
             sides: Vec::new(),
@@ -164,7 +170,7 @@ impl Model {
     pub(crate) fn finish(&mut self) {
         for number in 0..self.entries.len() {
             let state = self.entries[number].state;
-            if !matches!(state, State::Over | State::TornDown) {
+            if !matches!(state, State::Over | State::TornDown | State::Leaked) {
                 let detail = format!("{}: {state:?}", self.describe(number));
                 self.report("each owner is dropped exactly once", detail);
             }

@@ -93,7 +93,9 @@ impl Model {
     /// `Loop::moved` says in a callback how far its operation came.
     pub(crate) fn check_moved(&mut self, number: usize, result: Result<usize, Failure>, moved: u64) {
         let (most, is_known) = match (&self.entries[number].effect, result) {
-            (Effect::None | Effect::Shutdown { .. } | Effect::Close { .. }, _) => (0, true),
+            (Effect::None | Effect::Shutdown { .. } | Effect::Close { .. } | Effect::Offload { .. }, _) => {
+                (0, true)
+            }
             (_, Ok(count)) => (count, true),
             (
                 Effect::Send { len, all: true, .. }
@@ -141,6 +143,8 @@ impl Model {
                 let passed = entry.limit_ns.is_some_and(|limit_ns| now_ns >= limit_ns);
                 allowed(passed && !entry.canceled && !entry.disarmed, "a deadline is never early")
             }
+            // Work that was withdrawn counts until a worker has come to it.
+            Err(Failure::TableFull) if entry.job().is_some() && self.loops[entry.on].withdrew => Ok(()),
             Err(Failure::TableFull) => allowed(entry.refused, "only a full table refuses an operation"),
             _ if entry.refused => Err("a full table refuses an operation"),
             Err(Failure::AlreadyWaiting) => {
@@ -155,7 +159,7 @@ impl Model {
             }
             Err(Failure::EndOfStream) => self.may_reach_the_end(entry),
             Err(Failure::Other) => {
-                let panics = matches!(entry.request, Request::Single(Work::Offload { panics: true }));
+                let panics = matches!(entry.request, Request::Single(Work::Offload { panics: true, .. }));
                 allowed(panics, "an operation fails for a reason")
             }
             Err(Failure::Unknown) => Err("an operation fails for a reason"),
@@ -202,7 +206,12 @@ impl Model {
             (_, Request::Single(Work::Stray { .. } | Work::OnClosed { .. } | Work::ForeignPool { .. })) => {
                 Err("an operation fails when it must")
             }
-            (_, Request::Single(Work::Offload { panics: true })) => Err("an operation fails when it must"),
+            (_, Request::Single(Work::Offload { panics: true, .. })) => {
+                Err("an operation fails when it must")
+            }
+            (_, Request::Single(Work::Offload { .. })) => {
+                allowed(!entry.canceled, "what is withdrawn is not done")
+            }
             _ => Ok(()),
         }
     }

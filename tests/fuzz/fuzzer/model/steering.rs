@@ -20,14 +20,29 @@ impl Model {
         if unsure { None } else { Some(true) }
     }
 
-    /// `cancel` of an entry said this; `listed`: it was among those in flight before.
-    pub(crate) fn canceled(&mut self, number: usize, listed: bool, said: bool) {
-        if self.cancel_must(number, listed).is_some_and(|must| must != said) {
+    /// `cancel` of an entry said this; `listed`: it was among those in flight before; `begun`: a worker had it.
+    pub(crate) fn canceled(&mut self, number: usize, listed: bool, begun: bool, said: bool) {
+        let must = match self.entries[number].job() {
+            Some(_) if begun => Some(false),
+            // No worker can have come to it.
+            Some(job)
+                if listed
+                    && !self.entries[number].canceled
+                    && !job.has_begun()
+                    && self.no_worker_is_free() =>
+            {
+                Some(true)
+            }
+            _ => self.cancel_must(number, listed),
+        };
+        if must.is_some_and(|must| must != said) {
             let detail =
                 format!("{}: {said}, listed: {listed}, {:?}", self.describe(number), self.entries[number]);
             self.report("cancel says whether it cancels", detail);
         }
         self.entries[number].canceled |= said;
+        let on = self.entries[number].on;
+        self.loops[on].withdrew |= self.entries[number].job().is_some();
         self.stats.count("cancel", if said { "true" } else { "false" });
     }
 
@@ -57,6 +72,8 @@ impl Model {
         let must = match () {
             () if !listed || entry.canceled => Some(false),
             () if entry.disarmed || entry.perhaps_canceled || late => None,
+            // It may have been asked to end, which changed nothing.
+            () if entry.request.may_be_beyond_cancel() => None,
             () => Some(true),
         };
         if must.is_some_and(|must| must != said) {
@@ -67,6 +84,8 @@ impl Model {
         if !said {
             return;
         }
+        let on = self.entries[number].on;
+        self.loops[on].withdrew |= self.entries[number].job().is_some();
         let at_ns = before_ns + u64::from(us) * 1000;
         let entry = &mut self.entries[number];
         entry.was_reset = true;

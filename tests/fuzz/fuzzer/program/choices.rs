@@ -22,7 +22,8 @@ impl Setting {
             pooled_sockets: random.one_in(3),
             exclusive: random.one_in(2),
             calm: random.one_in(6),
-            embedding: random.weighted(&[(6, Embedding::No), (1, Embedding::Poll), (1, Embedding::Edge)]),
+            blocking: backend != Backend::Sim && random.one_in(8),
+            embedding: random.weighted(&[(6, Embedding::No), (0, Embedding::Poll), (0, Embedding::Edge)]),
         }
     }
 }
@@ -122,7 +123,7 @@ const WORKS: &[Choice<MakeWork>] = &[
     }),
     (1, |_, _| Work::CloseFile),
     (4, |r, _| Work::Wait { notifier: notifier(r) }),
-    (3, |r, _| Work::Offload { panics: r.one_in(5) }),
+    (3, |r, _| Work::Offload { panics: r.one_in(5), blocks: false }),
     (1, |r, _| Work::Stray { sends: r.one_in(2) }),
     (1, |r, _| Work::OnClosed { sends: r.one_in(2) }),
     (1, |r, t| Work::ForeignPool { end: t.end(r) }),
@@ -149,6 +150,7 @@ const THENS: &[Choice<MakeThen>] = &[
     (2, |_, _| Then::Post),
     (2, |r, _| Then::Notify(notifier(r))),
     (2, |_, _| Then::DropLease),
+    (1, |_, _| Then::Release),
 ];
 
 const STEPS: &[Choice<MakeStep>] = &[
@@ -201,6 +203,18 @@ const STEPS: &[Choice<MakeStep>] = &[
     (1, |r, _| Step::NextTimeout { on: on(r) }),
 ];
 
+/// What starves pooled receives, and feeds them.
+const STEPS_OF_STARVATION: &[Choice<MakeStep>] =
+    &[(30, |r, _| Step::DropLease { which: r.below(8) as u8 }), (20, STEPS[0].1), (10, STEPS[1].1)];
+const WORKS_OF_STARVATION: &[Choice<MakeWork>] = &[
+    (8, |r, t| Work::Recv { end: t.end(r), how: Receive::Pooled, len: 0 }),
+    (8, |r, t| Work::Send { end: t.end(r), how: transmit(r), len: r.pick(&[1, 7, 40, 200]) }),
+    (1, |r, _| Work::After(micros(r))),
+    (1, |_, _| Work::Nop),
+    (1, |r, t| Work::Shutdown { end: t.end(r), half: Half::Write }),
+];
+const SERIES_OF_STARVATION: &[Choice<MakeSeries>] = &[(1, |r, t| Series::Recv { end: t.end(r) })];
+
 impl Step {
     /// Most waits of an embedded program are not the loop's.
     pub(super) fn embed(&mut self, random: &mut Random) {
@@ -216,17 +230,26 @@ const STEPS_OF_WORLDS: &[Choice<MakeStep>] =
     &[(4, |r, _| Step::Partition { cut: r.one_in(2) }), (1, |_, _| Step::ResetConnections)];
 
 impl Profile {
-    pub(super) fn new(random: &mut Random, backend: Backend) -> Profile {
+    pub(super) fn new(random: &mut Random, backend: Backend, setting: &Setting) -> Profile {
         let mut steps = some_of(random, STEPS);
         if backend == Backend::Sim && random.one_in(3) {
             steps.extend(STEPS_OF_WORLDS);
         }
         // A program that never submits or never runs says little.
         steps.extend(&STEPS[..1]);
+        let starves = random.one_in(10);
+        if starves {
+            steps.extend(STEPS_OF_STARVATION);
+        }
+        let mut works = some_of(random, if starves { WORKS_OF_STARVATION } else { WORKS });
+        if setting.blocking {
+            works.push((10, |r, _| Work::Offload { panics: r.one_in(5), blocks: r.one_in(2) }));
+            steps.push((6, |_, _| Step::Release));
+        }
         Profile {
             steps,
-            works: some_of(random, WORKS),
-            series: some_of(random, SERIES),
+            works,
+            series: some_of(random, if starves { SERIES_OF_STARVATION } else { SERIES }),
             thens: some_of(random, THENS),
             ends: random.pick(&[2, 2, 4, ENDS]),
             limits: random.pick(&[0, 20, 60]),

@@ -50,6 +50,8 @@ pub(crate) struct Setting {
     pub(crate) exclusive: bool,
     /// No faults.
     pub(crate) calm: bool,
+    /// Work may block, and its pool has one or two workers.
+    pub(crate) blocking: bool,
     /// The program waits for the loops' descriptors.
     pub(crate) embedding: Embedding,
 }
@@ -156,8 +158,10 @@ pub(crate) enum Work {
     Wait {
         notifier: u8,
     },
+    /// On a thread pool. `blocks`: until the program releases it.
     Offload {
         panics: bool,
+        blocks: bool,
     },
     /// On a socket that is no connection.
     Stray {
@@ -201,6 +205,8 @@ pub(crate) enum Then {
     Panic,
     /// Submits an operation whose `prepare` panics.
     PanicInPrepare,
+    /// Lets work go on that blocks.
+    Release,
     /// Tries to run the loop in itself.
     Run,
     Post,
@@ -325,6 +331,8 @@ pub(crate) enum Step {
     DropLoop {
         on: u8,
     },
+    /// Lets work go on that blocks.
+    Release,
     Flush {
         on: u8,
     },
@@ -368,7 +376,7 @@ impl Program {
         let mut random = Random::new(seed);
         let setting = Setting::new(&mut random, backend);
         let count = 1 + random.below(steps_max.max(1) as u64) as usize;
-        let profile = Profile::new(&mut random, backend);
+        let profile = Profile::new(&mut random, backend, &setting);
         let mut steps: Vec<Step> = (0..count).map(|_| profile.step(&mut random)).collect();
         if setting.embedding != Embedding::No {
             steps.iter_mut().for_each(|step| step.embed(&mut random));

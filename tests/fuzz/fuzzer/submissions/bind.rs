@@ -142,7 +142,11 @@ impl World {
                 resources.buf = vec![BLANK; 8];
                 work
             }
-            Work::Nop | Work::After(_) | Work::At(_) | Work::Hour | Work::Offload { .. } => work,
+            Work::Offload { panics, blocks } => Work::Offload {
+                panics,
+                blocks: blocks && self.setting.blocking && self.backend != Backend::Sim,
+            },
+            Work::Nop | Work::After(_) | Work::At(_) | Work::Hour => work,
         };
         Some((work, resources))
     }

@@ -138,6 +138,7 @@ pub(crate) fn then(lp: &mut Loop, on: usize, then: Then) {
         }
         Then::Post => post(on, Then::Nothing),
         Then::Notify(notifier) => notify(notifier),
+        Then::Release => world(|w| w.release()),
         Then::DropLease => drop(world(|w| w.leases.pop())),
     }
 }
@@ -175,8 +176,9 @@ pub(crate) fn cancel(lp: &mut Loop, which: u16) {
     let Some(number) = entry_of(which) else { return };
     let Some(id) = model(|m| m.id(number)) else { return };
     let listed = lp.in_flight().any(|op| op.id == id);
+    let begun = model(|m| m.has_begun(number));
     let said = lp.cancel(id);
-    model(|m| m.canceled(number, listed, said));
+    model(|m| m.canceled(number, listed, begun, said));
 }
 
 pub(crate) fn reset(lp: &mut Loop, which: u16, us: u16) {

@@ -68,8 +68,8 @@ pub(super) fn shaped<R: Output>(mut op: Op<'_, R>, ask: SingleSpec) -> Op<'_, R>
 /// Submits an owner, unless there is nothing to do it on.
 pub(crate) fn submit<P: SingleOwner>(lp: &mut Loop, on: usize, mut owner: P, mut ask: SingleSpec) {
     let Some((work, mut resources)) = world(|w| w.bind_resources(on, ask.work)) else { return };
-    if let Work::Offload { panics } = work {
-        return offload(lp, on, panics, ask);
+    if let Work::Offload { panics, blocks } = work {
+        return offload(lp, on, panics, blocks, ask);
     }
     ask.work = work;
     let (backend, base) = world(|w| (w.backend, w.base));
