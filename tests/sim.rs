@@ -887,6 +887,20 @@ fn files_are_written_and_read() {
 }
 
 #[test]
+fn a_transfer_at_the_position_of_a_file_does_not_wait_for_another_loop() {
+    let (world, mut lp) = calm();
+    let other = &mut world.new_loop().unwrap();
+    world.write_file(c"/data", "shared");
+    let file = world.enter(|| OpenOptions::new().read(true).open_blocking("/data")).unwrap();
+    let file = Rc::new(file);
+    let (_, waits) = start(other, (Rc::clone(&file), [0; 3]), |(f, b)| f.read(b));
+    // The other loop does not run meanwhile.
+    complete(&mut lp, (file, [0; 3]), |(f, b)| f.read(b)).1.unwrap();
+    other.run(RunMode::UntilDone).unwrap();
+    assert_eq!(waits.take().unwrap().1.unwrap(), 3);
+}
+
+#[test]
 fn a_power_cut_takes_what_was_not_synced() {
     let (world, mut lp) = calm();
     let file = complete(&mut lp, (), |()| File::open(c"/log", &read_write())).1.unwrap();

@@ -588,15 +588,22 @@ impl State {
         }
     }
 
-    /// Begins the first operation that waits for the position of a file, unless it has begun.
+    /// Begins what waits for the position of a file: the first operation of each loop, unless it has begun. What
+    /// other loops do at the position is not waited for.
     fn begin_at_position(&mut self, id: ObjectId) {
-        let Some(&seq) = self.objects.get(&id).and_then(|file| file.reads.operations.front()) else {
-            return;
-        };
-        if self.operations.get(&seq).is_some_and(|operation| operation.phase == Phase::Waiting) {
-            self.set_phase(seq, Phase::Begun);
-            let at_ns = self.now() + self.latency_ns();
-            self.schedule(at_ns, SimEvent::Perform(seq));
+        let Some(file) = self.objects.get(&id) else { return };
+        let mut ports = Vec::new();
+        for seq in file.reads.operations.clone() {
+            let Some(operation) = self.operations.get(&seq).filter(|first| !ports.contains(&first.port))
+            else {
+                continue;
+            };
+            ports.push(operation.port);
+            if operation.phase == Phase::Waiting {
+                self.set_phase(seq, Phase::Begun);
+                let at_ns = self.now() + self.latency_ns();
+                self.schedule(at_ns, SimEvent::Perform(seq));
+            }
         }
     }
 
