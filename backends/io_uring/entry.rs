@@ -7,32 +7,32 @@ use ::io_uring::{opcode, types};
 
 use super::buf_ring::group;
 use super::features::Features;
-use super::{BY_PARTS, COPIED};
+use super::sends;
 use crate::buf_pool;
 use crate::io_vecs;
-use crate::op::{OpKind, RawOp, TRANSFER_BYTES_MAX};
+use crate::op::{OpKind, RawOp};
 use crate::sys::linux::{metadata, socket};
+
+/// Sends never wait, and the peer's reset is an error, not a signal.
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// Makes the entry of an operation that programs do often; `None` for the others. These differ in a few
 /// fields, which stay in registers; with all operations in one match every field goes through memory twice.
 ///
-/// Exact sends ask the kernel to go on by itself, where it can ([`Features::send_whole`]); what it leaves is the
-/// loop's to continue.
-/// Exact receives do not: a reset in the middle would be swallowed with the count that there was, and look
-/// like the end of the stream.
+/// Exact transfers do not ask the kernel to go on by itself (`MSG_WAITALL`): a reset in the middle of a receive
+/// would be swallowed with the count that there was, and look like the end of the stream; [`sends`] tells of
+/// sends.
 ///
 /// # Safety
 /// `op` is an operation of the backend.
 #[inline(always)]
-pub(super) unsafe fn of_common(op: *const RawOp, features: &Features) -> Option<Entry> {
+pub(super) unsafe fn of_common(op: *const RawOp) -> Option<Entry> {
     // SAFETY: S3: nobody writes to it now.
     let raw = unsafe { &*op };
     let fd = types::Fd(raw.fd);
     Some(match raw.kind {
         OpKind::Recv => opcode::Recv::new(fd, raw.buf, raw.transfer_len()).build(),
-        OpKind::Send => {
-            opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw, features)).build()
-        }
+        OpKind::Send => opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(SEND_FLAGS).build(),
         // At the position of a file there is one at a time: `IoUring::begin_at_position`.
         OpKind::Read | OpKind::Write if raw.flags & RawOp::CURSOR != 0 => return None,
         OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(raw.offset).build(),
@@ -49,7 +49,7 @@ pub(super) unsafe fn of_common(op: *const RawOp, features: &Features) -> Option<
 #[inline(never)]
 pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
     // SAFETY: S3: as the caller promises.
-    if let Some(entry) = unsafe { of_common(op, features) } {
+    if let Some(entry) = unsafe { of_common(op) } {
         return entry;
     }
     // SAFETY: S3: nobody writes to it now.
@@ -57,26 +57,13 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
     let fd = types::Fd(raw.fd);
     let multi = raw.flags & RawOp::MULTI != 0;
     match raw.kind {
-        OpKind::SendZeroCopy if features.zero_copy_send && raw.backend_state != COPIED => {
-            opcode::SendZc::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw, features)).build()
+        OpKind::SendZeroCopy if features.zero_copy_send && raw.backend_state & sends::COPIES == 0 => {
+            opcode::SendZc::new(fd, raw.buf, raw.transfer_len()).flags(SEND_FLAGS).build()
         }
-        OpKind::SendZeroCopy => {
-            opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(send_flags(raw, features)).build()
-        }
-        OpKind::RecvVectored | OpKind::SendVectored if raw.backend_state == BY_PARTS => {
-            // SAFETY: S3: a vectored operation of ours.
-            let (first, _) = unsafe { io_vecs::vecs(raw) };
-            // SAFETY: S3: there is one as long as there are bytes left.
-            let first = unsafe { *first };
-            let (place, len) = (first.base(), first.len().min(TRANSFER_BYTES_MAX) as u32);
-            match raw.kind {
-                OpKind::RecvVectored => opcode::Recv::new(fd, place, len).build(),
-                _ => opcode::Send::new(fd, place, len).flags(send_flags(raw, features)).build(),
-            }
-        }
+        OpKind::SendZeroCopy => opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(SEND_FLAGS).build(),
         OpKind::RecvVectored => opcode::RecvMsg::new(fd, raw.buf.cast()).build(),
         OpKind::SendVectored => {
-            opcode::SendMsg::new(fd, raw.buf.cast()).flags(send_flags(raw, features) as u32).build()
+            opcode::SendMsg::new(fd, raw.buf.cast_const().cast()).flags(SEND_FLAGS as u32).build()
         }
         OpKind::RecvPooled => {
             let group = group(buf_pool::buffers_of(raw).id());
@@ -137,11 +124,6 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             opcode::Nop::new().build()
         }
     }
-}
-
-fn send_flags(op: &RawOp, features: &Features) -> i32 {
-    let whole = if op.flags & RawOp::EXACT != 0 { features.send_whole } else { 0 };
-    whole | libc::MSG_NOSIGNAL
 }
 
 /// The offset of a file operation; all ones is the file's own position.

@@ -15,9 +15,6 @@ pub(super) struct Features {
     pub(super) buffer_rings: bool,
     /// `IORING_OP_SEND_ZC` (6.0).
     pub(super) zero_copy_send: bool,
-    /// `MSG_WAITALL` if an exact send may ask the kernel to go on by itself. Before 6.1 a send that was cancelled
-    /// or failed in the middle lost the count of what it had sent.
-    pub(super) send_whole: i32,
     /// Set on entries whose success nobody wants to hear of (5.17).
     pub(super) skip_success: squeue::Flags,
 }
@@ -64,14 +61,12 @@ impl Features {
         // A few features cannot be asked for; they came with an operation that can.
         let linux_5_19 = !baseline && probe.is_supported(opcode::Socket::CODE);
         let linux_6_0 = !baseline && probe.is_supported(opcode::SendZc::CODE);
-        let linux_6_1 = !baseline && probe.is_supported(opcode::SendMsgZc::CODE);
         let skips = !baseline && params.is_feature_skip_cqe_on_success();
         Ok(Features {
             multishot_accept: linux_5_19,
             multishot_recv: linux_6_0,
             buffer_rings: linux_5_19,
             zero_copy_send: linux_6_0,
-            send_whole: if linux_6_1 { libc::MSG_WAITALL } else { 0 },
             skip_success: if skips { squeue::Flags::SKIP_SUCCESS } else { squeue::Flags::empty() },
         })
     }

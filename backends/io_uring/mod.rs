@@ -4,12 +4,14 @@
 //! * [`features`]: what this kernel can do.
 //! * [`ring`]: the rings and the system call.
 //! * [`entry`]: an operation as a submission queue entry.
+//! * [`sends`]: sends, and the room that they wait for.
 //! * [`buf_ring`]: the buffers that the kernel hands out.
 //! * [`substitute`]: calls for what the kernel does not do through the ring.
 //! * [`files`]: transfers at the position of a file, which the kernel does not order.
 //!
 //! What does not fit into the submission queue even after it was flushed waits in a backlog, in order, with
-//! room for every operation of the loop and a cancel for each: nothing is ever lost for want of room.
+//! room for three of every operation of the loop: itself, a cancel of it, and a cancel of its poll. Nothing is
+//! ever lost for want of room.
 
 #![allow(unsafe_code)]
 
@@ -18,6 +20,7 @@ mod entry;
 mod features;
 mod files;
 mod ring;
+mod sends;
 mod substitute;
 
 use std::cell::Cell;
@@ -31,7 +34,6 @@ use super::positions::Positions;
 use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
 use crate::buf_pool::{self, Buffers};
 use crate::in_flight::{Next, Token};
-use crate::io_vecs;
 use crate::memory;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
@@ -41,11 +43,15 @@ use crate::sys::{self, RawDescriptor, errno};
 use buf_ring::{BufRing, group};
 use features::Features;
 use ring::Ring;
+use sends::Progress;
 
 /// User data that names no operation; a token's index is smaller.
 const WAKE_UP: u64 = 0x7fff_ffff;
 /// Marks the user data of a request to cancel the operation that the rest names.
 const CANCEL_BIT: u64 = 1 << 31;
+/// Marks the user data of a request that is a part of the operation that the rest names: what it tells is not
+/// the operation's outcome as it stands.
+const PART_BIT: u64 = 1 << 30;
 
 /// In the flags of a completion queue entry: the upper half is the index of the buffer that was used
 /// (`IORING_CQE_F_BUFFER`).
@@ -57,16 +63,6 @@ const CQE_MORE: u32 = 1 << 1;
 /// In the flags of a completion queue entry: the kernel has let go of a zero-copy buffer
 /// (`IORING_CQE_F_NOTIF`).
 const CQE_NOTIFICATION: u32 = 1 << 3;
-
-/// [`RawOp::backend_state`] of a zero-copy send whose result is known, and whose buffer the kernel still has.
-const SENT: u16 = 1;
-
-/// [`RawOp::backend_state`] of a zero-copy send that is done as an ordinary one: this kind of socket knows no
-/// other (Unix).
-const COPIED: u16 = 3;
-
-/// [`RawOp::backend_state`] of a vectored transfer that is done buffer by buffer.
-const BY_PARTS: u16 = 2;
 
 pub(crate) struct IoUring {
     ring: Ring,
@@ -92,7 +88,7 @@ impl IoUring {
     pub(crate) fn new(options: &Options, capacity: usize, waker: Waker) -> io::Result<IoUring> {
         let (ring, features) = Ring::new(options)?;
         let event = if ring.is_deferred() { Some(Event::new()?) } else { None };
-        let backlog = memory::queue(capacity.saturating_mul(2).saturating_add(1))?;
+        let backlog = memory::queue(capacity.saturating_mul(3).saturating_add(1))?;
         let positions = Positions::new(capacity)?;
         // An operation in flight has one outcome.
         let to_look_at = memory::queue(capacity)?;
@@ -110,9 +106,9 @@ impl IoUring {
     #[inline(always)]
     unsafe fn push(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
-        match unsafe { entry::of_common(op, &self.features) } {
+        match unsafe { entry::of_common(op) } {
             // SAFETY: S1: what the entry points to lives until the operation is completed.
-            Some(entry) => unsafe { self.push_entry(token, entry) },
+            Some(entry) => unsafe { self.push_entry(token, token.bits(), entry) },
             // SAFETY: S3: as above.
             None => unsafe { self.push_uncommon(token, op, ops) },
         }
@@ -143,24 +139,29 @@ impl IoUring {
         if at_position && !self.begin_at_position(token, raw, ops) {
             return;
         }
+        let user_data = user_data_of(token, raw, &self.features);
         // SAFETY: S3: as above.
         let entry = unsafe { entry::of(op, &self.features) };
         // SAFETY: S1: what the entry points to lives until the operation is completed.
-        unsafe { self.push_entry(token, entry) };
+        unsafe { self.push_entry(token, user_data, entry) };
     }
 
     /// # Safety
     /// What the entry points to is valid until its completion (S1).
     #[inline(always)]
-    unsafe fn push_entry(&mut self, token: Token, entry: squeue::Entry) {
+    unsafe fn push_entry(&mut self, token: Token, user_data: u64, entry: squeue::Entry) {
         // SAFETY: S1: the caller's promise.
-        if !unsafe { self.ring.push(&entry.user_data(token.bits())) } {
+        if !unsafe { self.ring.push(&entry.user_data(user_data)) } {
             self.backlog.push_back(token.bits());
         }
     }
 
-    fn push_cancel(&mut self, user_data: u64) -> bool {
-        let entry = opcode::AsyncCancel::new(user_data).build().user_data(user_data | CANCEL_BIT);
+    /// `false`: there is no room.
+    fn push_cancel(&mut self, token: Token, ops: &mut Operations) -> bool {
+        let Some(op) = ops.op(token) else { return true };
+        // SAFETY: S3: nobody writes to these fields now.
+        let target = user_data_of(token, unsafe { &*op }, &self.features);
+        let entry = opcode::AsyncCancel::new(target).build().user_data(token.bits() | CANCEL_BIT);
         // SAFETY: S1: a cancel points to nothing.
         unsafe { self.ring.push(&entry.flags(self.features.skip_success)) }
     }
@@ -178,26 +179,50 @@ impl IoUring {
             if user_data == WAKE_UP {
                 self.arm_waker();
             } else if user_data & CANCEL_BIT != 0 {
-                if ops.op(token).is_some() && !self.push_cancel(token.bits()) {
+                if !self.push_cancel(token, ops) {
                     return self.backlog.push_front(user_data);
                 }
             } else if ops.is_ending(token) {
                 self.end_in_backlog(token, ops);
             } else if let Some(op) = ops.op(token) {
                 // SAFETY: S3: the table says that the operation is ours.
-                unsafe { self.push(token, op, ops) };
+                unsafe { self.push_again(token, op, ops) };
             }
         }
+    }
+
+    /// Puts what has waited for it into the submission queue: the poll of a send that waits for room, or the
+    /// entry of the operation itself.
+    ///
+    /// # Safety
+    /// As [`IoUring::submit`].
+    unsafe fn push_again(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+        // SAFETY: S3: nobody else has it now.
+        let raw = unsafe { &*op };
+        if !sends::is_waiting(raw) {
+            // SAFETY: S3: as above.
+            return unsafe { self.push(token, op, ops) };
+        }
+        let (user_data, entry) = (user_data_of(token, raw, &self.features), sends::poll_entry(raw));
+        // SAFETY: S1: a poll points to nothing.
+        unsafe { self.push_entry(token, user_data, entry) };
     }
 
     /// Ends an operation that is to be ended and has waited for its next try.
     #[cold]
     fn end_in_backlog(&mut self, token: Token, ops: &mut Operations) {
+        let Some(op) = ops.op(token) else { return };
+        // SAFETY: S3: the operation is ours, and the kernel is done with its description.
+        let op = unsafe { &mut *op };
         let canceled = Outcome::untried(-libc::ECANCELED);
-        // SAFETY: S3: a field of the backend's own.
-        let is_begun = ops.op(token).is_some_and(|op| unsafe { (*op).backend_state } != 0);
-        let outcome = match ops.op_kind(token) {
-            Some(OpKind::Accept) if is_begun => accept_at_last(token, canceled, &mut self.backlog, ops),
+        let outcome = match op.kind {
+            // It takes connection after connection.
+            OpKind::Accept if op.backend_state != 0 => {
+                accept_at_last(token, canceled, &mut self.backlog, ops)
+            }
+            kind if sends::is_send(kind) => {
+                return go_on(token, sends::canceled(op), &mut self.backlog, ops);
+            }
             _ => Some(canceled),
         };
         if let Some(outcome) = outcome {
@@ -213,14 +238,17 @@ impl IoUring {
         for completion in self.ring.completions().take(room) {
             let user_data = completion.user_data();
             let (result, cqe_flags) = (completion.result(), completion.flags());
-            if user_data & CANCEL_BIT != 0 {
-                again_if_not_found(user_data, result, &mut self.backlog, ops);
-            } else if user_data == WAKE_UP {
-                rearm_waker |= cqe_flags & CQE_MORE == 0;
-            } else {
+            if user_data & (CANCEL_BIT | PART_BIT) == 0 {
                 let token = Token::from_bits(user_data);
                 let (backlog, to_look_at) = (&mut self.backlog, &mut self.to_look_at);
-                report(token, result, cqe_flags, &self.features, backlog, to_look_at, ops);
+                report(token, result, cqe_flags, backlog, to_look_at, ops);
+            } else if user_data == WAKE_UP {
+                rearm_waker |= cqe_flags & CQE_MORE == 0;
+            } else if user_data & CANCEL_BIT != 0 {
+                again_if_not_found(Token::from_bits(user_data & !CANCEL_BIT), result, &mut self.backlog, ops);
+            } else {
+                let token = Token::from_bits(user_data & !PART_BIT);
+                report_part(token, result, cqe_flags, &mut self.backlog, ops);
             }
         }
         if !self.to_look_at.is_empty() {
@@ -280,11 +308,11 @@ unsafe impl Driver for IoUring {
         match ops.op_kind(token) {
             // One that waits for room has not begun.
             Some(OpKind::Close) => return !self.backlog.is_empty(),
-            Some(OpKind::SendZeroCopy) if ops.op(token).is_some_and(is_decided) => return false,
+            Some(OpKind::SendZeroCopy) if ops.op(token).is_some_and(is_sent) => return false,
             Some(kind) if kind.is_file_transfer() && self.withdraw_from_position(token, ops) => return true,
             _ => {}
         }
-        if !self.backlog.is_empty() || !self.push_cancel(token.bits()) {
+        if !self.backlog.is_empty() || !self.push_cancel(token, ops) {
             self.backlog.push_back(token.bits() | CANCEL_BIT);
         }
         true
@@ -351,74 +379,113 @@ fn outcome_of(result: i32, cqe_flags: u32) -> Outcome {
     Outcome { result, bits: cqe_flags & (CQE_BUFFER | CQE_MORE | 0xffff_0000) }
 }
 
+/// What the requests of an operation have as their user data.
+fn user_data_of(token: Token, op: &RawOp, features: &Features) -> u64 {
+    let is_in_parts = match op.kind {
+        OpKind::SendZeroCopy => true,
+        OpKind::RecvPooled => !features.buffer_rings,
+        _ => sends::is_waiting(op),
+    };
+    token.bits() | if is_in_parts { PART_BIT } else { 0 }
+}
+
 /// Passes an outcome on to the loop, or goes on with the operation.
 #[inline(always)]
 fn report(
     token: Token,
     result: i32,
     cqe_flags: u32,
-    features: &Features,
     backlog: &mut VecDeque<u64>,
     to_look_at: &mut VecDeque<(Token, i32)>,
     ops: &mut Operations,
 ) {
     let mut outcome = outcome_of(result, cqe_flags);
-    let may_be_a_part = cqe_flags & (CQE_MORE | CQE_NOTIFICATION) != 0 || !features.buffer_rings;
-    if may_be_a_part || result < 0 {
-        match report_part(token, outcome, cqe_flags, features, backlog, ops) {
+    if result < 0 {
+        match examine(token, outcome, backlog, ops) {
             Some(whole) => outcome = whole,
             None => return,
         }
     }
     match ops.complete(token, outcome) {
         Next::Done => {}
-        Next::Continue => backlog.push_back(token.bits()),
+        Next::Continue => continue_later(token, backlog, ops),
         Next::Look => to_look_at.push_back((token, outcome.result)),
     }
 }
 
-/// Outcomes that may be only a part of the operation's, or are errors.
+/// The loop has taken a part of an operation, and wants the rest.
+#[inline(never)]
+fn continue_later(token: Token, backlog: &mut VecDeque<u64>, ops: &mut Operations) {
+    let Some(op) = ops.op(token) else { return };
+    // SAFETY: S3: the kernel is done with this part, so the description is ours.
+    let op = unsafe { &mut *op };
+    if sends::is_send(op.kind) {
+        sends::wait_for_room(op);
+    }
+    backlog.push_back(token.bits());
+}
+
+/// Errors, which may not be the operation's: the outcome that counts, if this is the end.
 #[cold]
-fn report_part(
+fn examine(
     token: Token,
     mut outcome: Outcome,
-    cqe_flags: u32,
-    features: &Features,
     backlog: &mut VecDeque<u64>,
     ops: &mut Operations,
 ) -> Option<Outcome> {
     outcome.result = errno::published(outcome.result);
-    match ops.op_kind(token)? {
-        OpKind::SendZeroCopy => zero_copy_sent(token, outcome, cqe_flags, backlog, ops),
-        OpKind::RecvPooled if !features.buffer_rings => receive_after_poll(token, outcome, backlog, ops),
-        OpKind::RecvVectored | OpKind::SendVectored | OpKind::Accept if outcome.result == -libc::EAGAIN => {
-            try_again(token, backlog, ops)
+    let is_ending = ops.is_ending(token);
+    let was_canceled = outcome.result == -errno::ECANCELED;
+    let op = ops.op(token)?;
+    // SAFETY: S3: the kernel is done with this try, so the description is ours.
+    let kind = unsafe { (*op).kind };
+    match kind {
+        OpKind::Accept if was_canceled && is_ending => accept_at_last(token, outcome, backlog, ops),
+        OpKind::Send | OpKind::SendVectored if outcome.result == -errno::EAGAIN => {
+            continue_later(token, backlog, ops);
+            None
         }
-        OpKind::Accept if outcome.result == -libc::ECANCELED => accept_at_last(token, outcome, backlog, ops),
-        _ if outcome.result == -errno::ECANCELED && !ops.is_ending(token) => {
-            let op = ops.op(token)?;
-            // SAFETY: S3: the kernel is done with the operation, so the description is ours.
-            Some(Outcome::new(substitute::call(unsafe { &*op })))
+        // The kernel gave up waiting for readiness, since it was woken for nothing too often, 128 times
+        // (`APOLL_MAX_RETRY`), and had a thread wait in the call, where these heed `O_NONBLOCK` or a time
+        // limit of the socket's; or it could not make a thread.
+        OpKind::Accept | OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled
+            if outcome.result == -errno::EAGAIN || was_canceled && !is_ending =>
+        {
+            backlog.push_back(token.bits());
+            None
         }
+        // SAFETY: S3: as above.
+        _ if was_canceled && !is_ending => Some(Outcome::new(substitute::call(unsafe { &*op }))),
         _ => Some(outcome),
     }
 }
 
-/// The kernel gave up waiting for readiness, since it was woken for nothing too often (`APOLL_MAX_RETRY`, 128
-/// times) or would be for ever (a peer that has shut down shows as `POLLRDHUP`). Then it has a thread wait in
-/// the call, but what `sendmsg(2)`, `recvmsg(2)` and `accept(2)` share with io_uring heeds `O_NONBLOCK`, and
-/// says `EAGAIN` at once. `SEND` and `RECV` do wait there.
-fn try_again(token: Token, backlog: &mut VecDeque<u64>, ops: &mut Operations) -> Option<Outcome> {
-    let op = ops.op(token)?;
-    // SAFETY: S3: the kernel is done with this try, so the description is ours.
+/// A request has completed that is a part of its operation.
+#[cold]
+fn report_part(token: Token, result: i32, cqe_flags: u32, backlog: &mut VecDeque<u64>, ops: &mut Operations) {
+    let is_ending = ops.is_ending(token);
+    let Some(op) = ops.op(token) else { return };
+    // SAFETY: S3: the kernel reads at most the buffer, not the description.
     let op = unsafe { &mut *op };
-    if op.kind != OpKind::Accept {
-        op.backend_state = BY_PARTS;
-        // The first buffer that is left is not empty.
-        io_vecs::advance(op, 0);
+    let progress = match op.kind {
+        OpKind::RecvPooled => receive_after_poll(op, result),
+        _ => sends::completed(op, result, cqe_flags, is_ending),
+    };
+    go_on(token, progress, backlog, ops);
+}
+
+/// Goes on with an operation that is done in parts.
+fn go_on(token: Token, progress: Progress, backlog: &mut VecDeque<u64>, ops: &mut Operations) {
+    match progress {
+        Progress::Wait => {}
+        Progress::Again => backlog.push_back(token.bits()),
+        Progress::StopPoll => backlog.push_back(token.bits() | CANCEL_BIT),
+        Progress::Over(outcome) => {
+            if ops.complete(token, outcome) == Next::Continue {
+                continue_later(token, backlog, ops);
+            }
+        }
     }
-    backlog.push_back(token.bits());
-    None
 }
 
 /// An accept is cancelled, and connections came at that moment: of all who accept on the listener the kernel
@@ -468,86 +535,38 @@ fn connections_waiting(listener: RawDescriptor) -> u16 {
 }
 
 /// A pooled receive without buffer rings is a poll, and then a receive that does not block.
-fn receive_after_poll(
-    token: Token,
-    outcome: Outcome,
-    backlog: &mut VecDeque<u64>,
-    ops: &mut Operations,
-) -> Option<Outcome> {
-    let op = ops.op(token)?;
-    if outcome.result < 0 {
-        return Some(outcome);
+fn receive_after_poll(op: &RawOp, polled: i32) -> Progress {
+    if polled < 0 {
+        return Progress::Over(Outcome::new(polled));
     }
-    // SAFETY: S3: a poll does not write to the operation's description.
-    let op = unsafe { &*op };
     let buffers = buf_pool::buffers_of(op);
-    let Some(index) = buffers.take() else { return Some(Outcome::new(-libc::ENOBUFS)) };
+    let Some(index) = buffers.take() else { return Progress::Over(Outcome::new(-libc::ENOBUFS)) };
     let (place, len) = (buffers.place(index), buffers.size() as usize);
     // SAFETY: S13: the buffer is free and ours until it is given back or reported.
     let result = unsafe { sys::socket::recv(op.fd, place, len) };
     if result > 0 {
-        return Some(Outcome::new(result).in_buffer(index));
+        return Progress::Over(Outcome::new(result).in_buffer(index));
     }
     buffers.give_back(index);
-    if result == -libc::EAGAIN {
-        backlog.push_back(token.bits());
-        return None;
-    }
-    Some(Outcome::new(result))
+    if result == -libc::EAGAIN { Progress::Again } else { Progress::Over(Outcome::new(result)) }
 }
 
-/// The kernel has answered a request to cancel. If it did not find an operation that is still in flight, that
-/// was between two states: again. A zero-copy send that only waits for its buffer cannot be found any more,
-/// nor stopped.
+/// The kernel has answered a request to cancel. If it did not find an operation that is still in flight and
+/// shall end, that was between two states: again. A zero-copy send that only waits for its buffer cannot be
+/// found any more, nor stopped.
 #[cold]
-fn again_if_not_found(user_data: u64, result: i32, backlog: &mut VecDeque<u64>, ops: &mut Operations) {
-    if result != -libc::ENOENT {
+fn again_if_not_found(token: Token, result: i32, backlog: &mut VecDeque<u64>, ops: &mut Operations) {
+    if result != -libc::ENOENT || !ops.is_ending(token) {
         return;
     }
-    let Some(op) = ops.op(Token::from_bits(user_data & !CANCEL_BIT)) else { return };
-    // SAFETY: S3: a field of the backend's own.
-    if unsafe { (*op).backend_state } != SENT {
-        backlog.push_back(user_data);
+    if ops.op(token).is_some_and(|op| !is_sent(op)) {
+        backlog.push_back(token.bits() | CANCEL_BIT);
     }
 }
 
-/// Whether the kernel has said how a zero-copy send went, and is yet to let go of its buffer. If there is more to
-/// send, that can be stopped.
-fn is_decided(op: *mut RawOp) -> bool {
+fn is_sent(op: *mut RawOp) -> bool {
     // SAFETY: S3: the kernel reads the buffer of a zero-copy send, not the description.
-    let op = unsafe { &*op };
-    let result = op.offset as i64;
-    let has_more = op.flags & RawOp::EXACT != 0 && (0..op.len as i64).contains(&result);
-    op.backend_state == SENT && !has_more
-}
-
-/// A zero-copy send completes twice: with its result, and when the kernel has let go of the buffer.
-fn zero_copy_sent(
-    token: Token,
-    outcome: Outcome,
-    cqe_flags: u32,
-    backlog: &mut VecDeque<u64>,
-    ops: &mut Operations,
-) -> Option<Outcome> {
-    let op = ops.op(token)?;
-    // SAFETY: S3: the kernel reads the buffer, not the description.
-    let op = unsafe { &mut *op };
-    if cqe_flags & CQE_NOTIFICATION != 0 {
-        op.backend_state = 0;
-        let result = op.offset as i64 as i32;
-        if result != -libc::EOPNOTSUPP {
-            return Some(Outcome::new(result));
-        }
-        op.backend_state = COPIED;
-        backlog.push_back(token.bits());
-        return None;
-    }
-    if outcome.has_more() {
-        op.offset = i64::from(outcome.result) as u64;
-        op.backend_state = SENT;
-        return None;
-    }
-    Some(outcome)
+    sends::is_sent(unsafe { &*op })
 }
 
 impl Event {
@@ -588,4 +607,4 @@ impl AsFd for IoUring {
     }
 }
 
-const _: () = assert!(CANCEL_BIT as usize > Token::ENTRIES_MAX && WAKE_UP as usize > Token::ENTRIES_MAX);
+const _: () = assert!(PART_BIT as usize > Token::ENTRIES_MAX);

@@ -1,13 +1,13 @@
 //! The names of operations: [`Token`], which the kernel carries, and [`OpId`], which users keep.
 
 /// Names one operation: an index into the table and the sequence number that the entry had. The kernel
-/// carries it as user data. The top bit of the index is the backend's own.
+/// carries it as user data. The top two bits of the index are the backend's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token(u64);
 
 impl Token {
     /// The largest number of entries in a table.
-    pub(crate) const ENTRIES_MAX: usize = (1 << 31) - 16;
+    pub(crate) const ENTRIES_MAX: usize = (1 << 30) - 16;
     /// Names nothing: what a refused operation gets.
     pub(crate) const NONE: Token = Token(Token::ENTRIES_MAX as u64);
 

@@ -66,6 +66,7 @@ pub(crate) fn open_for_connect(op: &mut RawOp) -> Result<(), i32> {
     // SAFETY: S3: an address is there.
     let family = unsafe { address::family(address_place(op).0) };
     op.fd = sys::socket::open_stream(family)?;
+    sys::socket::take_urgent_data_in_line(op.fd);
     generations::begin(op.fd);
     Ok(())
 }

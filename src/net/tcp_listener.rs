@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -12,6 +13,7 @@ use super::socket;
 use crate::descriptor::{Descriptor, descriptor_conversions};
 use crate::op::{MultiOp, Op, OpKind, RawOp};
 use crate::sim_hooks::{self, Listen};
+use crate::sys;
 
 /// A TCP socket that accepts connections; closed when it is dropped.
 ///
@@ -68,6 +70,8 @@ impl TcpListener {
     /// Those of `fcntl(2)`: it is made non-blocking.
     pub fn from_socket(socket: Socket) -> io::Result<TcpListener> {
         socket.set_nonblocking(true)?;
+        // For every connection that it accepts.
+        sys::socket::take_urgent_data_in_line(socket.as_raw_fd());
         let descriptor = std::os::fd::OwnedFd::from(socket).into();
         Ok(TcpListener { descriptor })
     }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::{SockRef, Socket, TcpKeepalive};
@@ -21,6 +22,9 @@ use crate::sys::{self, errno};
 /// [`Pool::share`](crate::Pool::share). One operation in each direction at a time: of two receives at once
 /// either may get what comes first, and two `send_all` may mix their parts (epoll keeps the order, io_uring
 /// does not).
+///
+/// Urgent data (`MSG_OOB`) is received as what it is, bytes of the stream: streams have `SO_OOBINLINE` set, as
+/// RFC 6093 asks for. Left out of the stream, it would let a peer wake a receive in vain as often as it likes.
 ///
 /// Zero bytes received is the end of the stream. An empty buffer is done at once, with `Ok(0)`.
 #[derive(Debug)]
@@ -73,6 +77,7 @@ impl TcpStream {
     /// Those of `fcntl(2)`: it is made non-blocking.
     pub fn from_socket(socket: Socket) -> io::Result<TcpStream> {
         socket.set_nonblocking(true)?;
+        sys::socket::take_urgent_data_in_line(socket.as_raw_fd());
         let descriptor = std::os::fd::OwnedFd::from(socket).into();
         Ok(TcpStream { descriptor })
     }
@@ -134,7 +139,8 @@ impl TcpStream {
 
     /// Sends the whole buffer without copying it, where the backend can
     /// ([`Capabilities::zero_copy_send`](crate::Capabilities::zero_copy_send)); otherwise as
-    /// [`TcpStream::send_all`]. Worth it from some ten KiB on, and not over loopback.
+    /// [`TcpStream::send_all`]. Worth it from some ten KiB on, and not over loopback. What the kernel cannot do
+    /// without a copy, for want of memory that may be locked (`RLIMIT_MEMLOCK`) for instance, it does with one.
     ///
     /// It completes when the kernel has let go of the buffer, which can be as late as when the peer has taken
     /// the data. What is sent cannot be called back: a cancel or a deadline that comes then waits for that,

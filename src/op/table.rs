@@ -212,14 +212,14 @@ operations! {
     /// Sends a buffer.
     Send { Backend, Socket, Out, Buffer }
         "`TcpStream::send`, `send_all`"
-        io_uring: "`SEND`; exact: `MSG_WAITALL`",
+        io_uring: "`SEND`; without room `POLL_ADD`, then again",
         readiness: "`send`",
         sim: "as much as the peer has room for";
 
     /// Sends a buffer, without copying it where the backend can.
     SendZeroCopy { Backend, Socket, Out, Buffer }
         "`TcpStream::send_all_zero_copy`"
-        io_uring: "`SEND_ZC` (6.0), else `SEND`",
+        io_uring: "`SEND_ZC` (6.0), else as `Send`",
         readiness: "`send`",
         sim: "as `Send`";
 

@@ -227,6 +227,10 @@ pub(crate) mod socket {
     /// alone.
     pub(crate) use super::platform::socket::linger_in_background;
 
+    /// Has urgent data received as bytes of the stream, on a socket and on those that it accepts. A byte that is
+    /// skipped wakes whoever receives in vain, as often as the peer likes; io_uring then has a thread wait.
+    pub(crate) use super::platform::socket::take_urgent_data_in_line;
+
     /// What a descriptor is.
     pub(crate) use super::platform::socket::{is_socket, is_tcp};
 

@@ -26,6 +26,7 @@ mod panics;
 mod progress;
 mod regressions;
 mod ring;
+mod slow_peers;
 mod tcp;
 mod teardown;
 mod timer;

@@ -5,7 +5,7 @@
 use super::errno;
 pub(crate) use crate::sys::unix::socket::{
     connect, connected, direction, is_socket, linger_in_background, option, recv, recv_message, send,
-    send_message, shutdown,
+    send_message, shutdown, take_urgent_data_in_line,
 };
 use crate::sys::{RawDescriptor, unix::result_of};
 

@@ -114,3 +114,11 @@ pub(crate) fn linger_in_background(fd: RawDescriptor) {
     // SAFETY: S8: the record is valid for the length of the call. It cannot fail: it is a socket.
     unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), len) };
 }
+
+/// `SO_OOBINLINE`, which accepted sockets inherit. It cannot fail: it is a socket.
+pub(crate) fn take_urgent_data_in_line(fd: RawDescriptor) {
+    let yes: i32 = 1;
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: S8: the value is valid for the length of the call.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, (&raw const yes).cast(), len) };
+}
