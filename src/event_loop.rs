@@ -478,7 +478,13 @@ impl Loop {
         match self.core.ops.cancel(token) {
             Cancel::Late => false,
             Cancel::Noted => true,
-            Cancel::AskBackend => self.cancel_in_backend(token),
+            Cancel::AskBackend => {
+                let changed = self.cancel_in_backend(token);
+                if !changed {
+                    self.core.ops.forget_cancel(token);
+                }
+                changed
+            }
         }
     }
 

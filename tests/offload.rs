@@ -179,6 +179,10 @@ fn a_cancel_of_work_that_has_begun_changes_nothing_and_says_so() {
         let id = lp.offload(&pool, owner, work, |_, _, end| end.unwrap());
         is_begun.recv().unwrap();
         assert!(!lp.cancel(id));
+        assert!(
+            lp.reset(id, Duration::from_secs(3600)),
+            "a cancel that changed nothing is in no way of a deadline"
+        );
         go.send(()).unwrap();
         lp.run(RunMode::UntilDone).unwrap();
         assert!(!lp.cancel(id));

@@ -495,7 +495,8 @@ impl InFlight {
         if outcome.result == -errno::ECANCELED {
             outcome.result = match ending {
                 // The program has not cancelled it: whatever the kernel means, it must not look like that.
-                0 => -errno::EIO,
+                // Work that a pool discards is different: the program has told the pool to do so.
+                0 if entry.op_kind() != OpKind::Offload => -errno::EIO,
                 _ if ending & flag::TIMED_OUT != 0 => -code::DEADLINE,
                 _ => -errno::ECANCELED,
             };
@@ -582,6 +583,13 @@ impl InFlight {
                 entry.flags |= flag::CANCEL;
                 Cancel::AskBackend
             }
+        }
+    }
+
+    /// A cancel has changed nothing: the operation can be reset, and ends as if there had been none.
+    pub(crate) fn forget_cancel(&mut self, token: Token) {
+        if let Some(entry) = self.get(token) {
+            entry.flags &= !flag::CANCEL;
         }
     }
 
