@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -85,6 +85,17 @@ fn attempt(op: &RawOp) -> i32 {
             // SAFETY: as above.
             unsafe { libc::send(op.fd, op.buf.cast(), len, flags) }
         }
+        // As a file system that was interrupted: the descriptor is closed, and its number names another file by
+        // now.
+        OpKind::Close => {
+            // SAFETY: no memory is passed.
+            let other = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::dup3(other, op.fd, libc::O_CLOEXEC) }, op.fd);
+            // SAFETY: as above.
+            unsafe { libc::close(other) };
+            return -libc::ECANCELED;
+        }
         _ => return -libc::EOPNOTSUPP,
     };
     if moved >= 0 { moved as i32 } else { -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) }
@@ -104,7 +115,8 @@ unsafe impl Driver for TryAll {
         let is_here = ops.op(token).is_some();
         if is_here {
             self.operations.retain(|other| *other != token);
-            let _ = ops.complete(token, Outcome::new(-libc::ECANCELED));
+            // What is in the queue was tried in vain at most.
+            let _ = ops.complete(token, Outcome::untried(-libc::ECANCELED));
         }
         is_here
     }
@@ -217,6 +229,45 @@ fn what_a_driver_cannot_do_comes_back_as_its_error() {
         |_, _, synced| {
             assert_eq!(synced.unwrap_err().raw_os_error(), Some(libc::EOPNOTSUPP));
         },
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+}
+
+/// Whether a number names an open descriptor.
+fn is_open(fd: i32) -> bool {
+    // SAFETY: no memory is passed.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+#[test]
+fn a_close_that_a_file_system_answers_with_ecanceled_does_not_close_again() {
+    let (mut lp, (one, _two)) = (new_loop(), pair());
+    let fd = one.as_raw_fd();
+    lp.submit(
+        conn(one, Vec::new()),
+        |c| c.stream.close(),
+        |_, _, closed| assert!(!is_canceled(&closed.unwrap_err()), "the program did not cancel it"),
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(is_open(fd), "the descriptor of another was closed");
+    // SAFETY: it is the driver's eventfd, which nothing else owns.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+}
+
+#[test]
+fn a_close_that_is_cancelled_before_it_is_begun_closes_all_the_same() {
+    let (mut lp, (one, two)) = (new_loop(), pair());
+    let closing = lp.submit(
+        conn(one, Vec::new()),
+        |c| c.stream.close(),
+        |_, _, closed| assert!(is_canceled(&closed.unwrap_err())),
+    );
+    assert!(lp.cancel(closing));
+    lp.run(RunMode::UntilDone).unwrap();
+    lp.submit(
+        conn(two, vec![0; 1]),
+        |c| c.stream.recv(&mut c.buf),
+        |_, _, ended| assert_eq!(ended.unwrap(), 0),
     );
     lp.run(RunMode::UntilDone).unwrap();
 }
