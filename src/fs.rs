@@ -62,8 +62,13 @@ impl File {
     /// Opens a file (`openat(2)`). The path is borrowed from the owner's state, or is a literal:
     /// `c"/etc/hosts"`.
     ///
-    /// On epoll a thread does it, and cannot be interrupted: what waits for somebody else to open the other
-    /// end (a FIFO) keeps its thread, deadline or not. `O_NONBLOCK` avoids that.
+    /// An open of a FIFO waits until the other end is opened, too, as `open(2)` does (`fifo(7)`), and holds a
+    /// thread meanwhile. Cancelling it, its deadline, and dropping the loop end it on every backend. On
+    /// io_uring that frees the thread, which is the kernel's. On epoll it is a thread of the [thread
+    /// pool](crate::Builder::thread_pool), and waits on until the other end is opened; what it opens then is
+    /// closed. Where others choose the path, pass `O_NONBLOCK` to [`OpenOptions::custom_flags`]: then a FIFO is
+    /// opened for reading at once, and for writing it is `ENXIO` without a reader. Opened for both it never
+    /// waits.
     pub fn open<'a>(path: &'a CStr, options: &OpenOptions) -> Op<'a, File> {
         let Some(flags) = options.flags() else { return Op::failed(errno::EINVAL) };
         let mut raw = RawOp::new(OpKind::Open, -1);

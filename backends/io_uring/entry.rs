@@ -7,6 +7,7 @@ use ::io_uring::{opcode, types};
 
 use super::buf_ring::group;
 use super::features::Features;
+use super::fifo;
 use super::sends;
 use crate::buf_pool;
 use crate::io_vecs;
@@ -108,10 +109,13 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             let (vecs, count) = unsafe { io_vecs::vecs(raw) };
             opcode::Writev::new(fd, vecs.cast(), count as u32).offset(file_offset(raw)).build()
         }
-        OpKind::Open => opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), raw.buf.cast_const().cast())
-            .flags(raw.len as i32)
-            .mode(raw.offset as u32)
-            .build(),
+        OpKind::Open => {
+            let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), raw.buf.cast_const().cast())
+                .flags(raw.len as i32)
+                .mode(raw.offset as u32)
+                .build();
+            if raw.backend_state == fifo::IN_WORKER { open.flags(Flags::ASYNC) } else { open }
+        }
         OpKind::Close => opcode::Close::new(fd).build(),
         OpKind::SyncAll => opcode::Fsync::new(fd).build(),
         OpKind::SyncData => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),

@@ -5,11 +5,14 @@
 //! (`O_DIRECT`), or ends short with an error behind the part that was moved (a full disk, a file size limit): seen on
 //! Linux 6.18. So it is given one at a time, and the position is looked at before and after.
 
+#![allow(unsafe_code)]
+
 use super::super::Operations;
 use super::super::positions::Turn;
-use super::IoUring;
+use super::{IoUring, fifo};
+use crate::descriptor;
 use crate::in_flight::{Next, Token};
-use crate::op::{Outcome, RawOp};
+use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::errno;
 
 /// The bytes that a transfer moves while the loop waits for it.
@@ -45,10 +48,29 @@ impl IoUring {
     }
 
     fn look_at(&mut self, token: Token, outcome: Outcome, ops: &mut Operations) {
+        if ops.op_kind(token) == Some(OpKind::Open) {
+            return self.look_at_open(token, outcome, ops);
+        }
         self.positions.move_position(token, outcome.result.max(0) as u64);
         match ops.complete_seen(token, outcome) {
             Next::Continue => self.backlog.push_back(token.bits()),
             _ => self.leave_position(token),
+        }
+    }
+
+    /// An open that did not wait is done again if it should have.
+    fn look_at_open(&mut self, token: Token, outcome: Outcome, ops: &mut Operations) {
+        let is_ending = ops.is_ending(token);
+        let Some(op) = ops.op(token) else { return };
+        // SAFETY: S3: the kernel is done with this try, so the description is ours.
+        let op = unsafe { &mut *op };
+        let is_over = is_ending || op.backend_state == fifo::IN_WORKER;
+        if !is_over && fifo::should_have_waited(op, outcome.result) {
+            descriptor::close_number(outcome.result);
+            op.backend_state = fifo::IN_WORKER;
+            self.backlog.push_back(token.bits());
+        } else if ops.complete_seen(token, outcome) == Next::Continue {
+            self.backlog.push_back(token.bits());
         }
     }
 

@@ -18,6 +18,7 @@
 mod buf_ring;
 mod entry;
 mod features;
+mod fifo;
 mod files;
 mod ring;
 mod sends;
@@ -128,6 +129,7 @@ impl IoUring {
                 }
             }
             OpKind::Close => sys::socket::linger_in_background(raw.fd),
+            OpKind::Open if fifo::may_wait(raw) => ops.look_first(token),
             // The kernel would take a thread for it, though it never blocks. What was submitted before comes first.
             OpKind::Shutdown if self.ring.submit().is_ok() && self.ring.unsubmitted() == 0 => {
                 let _ = ops.complete(token, Outcome::new(sys::socket::shutdown(raw.fd, raw.len as i32)));

@@ -56,6 +56,16 @@ conformance! {
     a_pipe_without_readers_is_an_error_and_no_signal_kills,
     #[needs_kernel = "files of the standard library"]
     files_of_the_standard_library_are_taken_over,
+    #[needs_kernel = "a FIFO"]
+    an_open_of_a_fifo_waits_for_the_other_end,
+    #[needs_kernel = "a FIFO"]
+    an_open_of_a_fifo_whose_other_end_is_open_does_not_wait,
+    #[needs_kernel = "a FIFO"]
+    an_open_of_a_fifo_that_waits_is_cancelled_and_keeps_its_deadline,
+    #[needs_kernel = "a FIFO"]
+    an_open_of_a_fifo_that_waits_is_dropped_with_its_loop,
+    #[needs_kernel = "a FIFO"]
+    an_open_of_a_fifo_that_must_not_block_never_waits,
     open_blocking_opens,
     no_more_descriptors_is_an_error_in_the_callback,
 }
@@ -610,6 +620,113 @@ fn files_of_the_standard_library_are_taken_over(v: Variant) {
     let mut file: std::fs::File = std::os::fd::OwnedFd::from(file).into();
     file.write_all(b"def").unwrap();
     assert_eq!(std::fs::read(named.path()).unwrap(), b"abcdef");
+}
+
+/// A FIFO in a folder of its own.
+struct Fifo(tempfile::TempDir);
+
+impl Fifo {
+    fn new() -> Fifo {
+        let dir = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        Fifo(dir)
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("fifo")
+    }
+
+    fn c_path(&self) -> std::ffi::CString {
+        std::ffi::CString::new(self.path().into_os_string().into_encoded_bytes()).unwrap()
+    }
+
+    /// Opens both ends: threads of a pool that wait for either go on.
+    fn let_go(&self) {
+        std::fs::OpenOptions::new().read(true).write(true).open(self.path()).unwrap();
+    }
+}
+
+fn reading() -> OpenOptions {
+    OpenOptions::new().read(true)
+}
+
+fn writing() -> OpenOptions {
+    OpenOptions::new().write(true)
+}
+
+fn an_open_of_a_fifo_waits_for_the_other_end(v: Variant) {
+    for reads in [true, false] {
+        let (mut lp, fifo) = (v.new_loop(), Fifo::new());
+        let options = if reads { reading() } else { writing() };
+        let opened = start(&mut lp, fifo.c_path(), |path| File::open(path, &options));
+        // More steps than a try takes.
+        for _ in 0..10 {
+            lp.run_for(MS).unwrap();
+        }
+        assert!(!opened.is_done(), "there is no other end (reads: {reads})");
+        let path = fifo.path();
+        let other = std::thread::spawn(move || match reads {
+            true => std::fs::write(path, b"at last").unwrap(),
+            false => assert_eq!(std::fs::read(path).unwrap(), b"at last"),
+        });
+        let file = opened.wait(&mut lp).1.unwrap();
+        if reads {
+            let ((_, buf), read) = complete(&mut lp, (file, [0; 16]), |(f, b)| f.read(b));
+            assert_eq!(&buf[..read.unwrap()], b"at last");
+        } else {
+            complete(&mut lp, file, |f| f.write_all(b"at last")).1.unwrap();
+        }
+        other.join().unwrap();
+    }
+}
+
+fn an_open_of_a_fifo_whose_other_end_is_open_does_not_wait(v: Variant) {
+    for reads in [true, false] {
+        let (mut lp, fifo) = (v.new_loop(), Fifo::new());
+        // Both ends, so that this open does not wait.
+        let both = std::fs::OpenOptions::new().read(true).write(true).open(fifo.path()).unwrap();
+        let options = if reads { reading() } else { writing() };
+        complete(&mut lp, fifo.c_path(), |path| File::open(path, &options)).1.unwrap();
+        drop(both);
+    }
+}
+
+fn an_open_of_a_fifo_that_waits_is_cancelled_and_keeps_its_deadline(v: Variant) {
+    // The last one is for a worker from the start.
+    let truncating = writing().create(true).truncate(true);
+    for options in [reading(), writing(), truncating] {
+        let (mut lp, fifo) = (v.new_loop(), Fifo::new());
+        let late = start(&mut lp, fifo.c_path(), |path| File::open(path, &options).timeout(MS * 20));
+        let cancelled = start(&mut lp, fifo.c_path(), |path| File::open(path, &options));
+        lp.run_for(MS * 5).unwrap();
+        assert!(lp.cancel(cancelled.id));
+        assert!(is_canceled(&cancelled.wait(&mut lp).1.map(drop)));
+        assert!(oxev::is_deadline(&late.wait(&mut lp).1.unwrap_err()));
+        fifo.let_go();
+    }
+}
+
+fn an_open_of_a_fifo_that_waits_is_dropped_with_its_loop(v: Variant) {
+    for options in [reading(), writing()] {
+        let (mut lp, fifo, owner) = (v.new_loop(), Fifo::new(), Rc::new(()));
+        let state = (fifo.c_path(), Rc::clone(&owner));
+        let opened = start(&mut lp, state, |(path, _)| File::open(path, &options));
+        lp.run_for(MS * 5).unwrap();
+        drop(lp);
+        assert!(!opened.is_done());
+        assert_eq!(Rc::strong_count(&owner), 1, "it is not leaked");
+        fifo.let_go();
+    }
+}
+
+fn an_open_of_a_fifo_that_must_not_block_never_waits(v: Variant) {
+    let (mut lp, fifo) = (v.new_loop(), Fifo::new());
+    let mut open = |options: OpenOptions| {
+        let options = options.custom_flags(libc::O_NONBLOCK);
+        complete(&mut lp, fifo.c_path(), |path| File::open(path, &options)).1
+    };
+    assert_eq!(errno(open(writing())), Some(libc::ENXIO));
+    open(reading()).unwrap();
 }
 
 fn open_blocking_opens(v: Variant) {
