@@ -126,17 +126,71 @@ pub struct Capabilities {
     pub deferred_task_run: bool,
     /// The loop's system call finds its ring without a descriptor look-up (Linux 5.18).
     pub registered_ring: bool,
-    /// Why the loop, left to choose, did not take io_uring: the errno of the kernel's refusal, where `ENOSYS`
-    /// also stands for an io_uring that lacks an operation that is needed. `None` if it was taken, is not
-    /// compiled in, or another backend was asked for.
-    pub io_uring_refusal: Option<i32>,
+    /// The size of the submission queue: how many submissions one system call carries. Less than the default of
+    /// [`Builder::entries`](crate::Builder::entries) if there was no memory for more. 0 if there is none.
+    pub entries: u32,
+    /// The backends that the loop, left to choose, did not get, and why.
+    pub refusals: Refusals,
 }
 
+/// The backends that would have been better and that the machine refused, best first, each with its errno:
+/// `ENOMEM` if the user may not lock as much memory as the smallest ring takes (`RLIMIT_MEMLOCK`), `EPERM` or
+/// `EACCES` if a sandbox or the administrator forbids it, `ENOSYS` if the kernel has none, or none that can do
+/// what is needed. Empty if the best was taken, or one was [asked for](crate::Builder::backend).
+///
+/// ```
+/// let lp = oxev::Loop::new()?;
+/// for (kind, errno) in lp.capabilities().refusals.iter() {
+///     eprintln!("no {kind}: {}", std::io::Error::from_raw_os_error(*errno));
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Refusals {
+    list: [Option<(Kind, i32)>; 1],
+}
+
+impl Refusals {
+    /// There are never more than the backends that another one follows.
+    fn push(&mut self, kind: Kind, errno: i32) {
+        if let Some(free) = self.list.iter_mut().find(|place| place.is_none()) {
+            *free = Some((kind, errno));
+        }
+    }
+
+    /// Each backend with the errno of its refusal.
+    pub fn iter(&self) -> impl Iterator<Item = &(Kind, i32)> {
+        self.list.iter().flatten()
+    }
+
+    /// The errno with which this backend was refused.
+    #[must_use]
+    pub fn errno(&self, kind: Kind) -> Option<i32> {
+        self.iter().find(|refusal| refusal.0 == kind).map(|refusal| refusal.1)
+    }
+
+    /// Whether nothing was refused.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+}
+
+impl fmt::Debug for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// The largest submission queue (`IORING_MAX_ENTRIES`).
+pub(crate) const ENTRIES_MAX: u32 = 1 << 15;
+
 /// What a loop's builder says about its backend.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) kind: Option<Kind>,
-    pub(crate) entries: u32,
+    /// `None`: what suits the machine.
+    pub(crate) entries: Option<u32>,
     pub(crate) baseline: bool,
     pub(crate) pool: Option<ThreadPool>,
     #[cfg(feature = "sim")]
@@ -149,21 +203,6 @@ pub(crate) struct Options {
 /// driver's waits.
 #[cfg(feature = "backend-api")]
 pub type MakeDriver = fn(capacity: usize, waker: Waker) -> io::Result<Box<dyn Driver>>;
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            kind: None,
-            entries: 4096,
-            baseline: false,
-            pool: None,
-            #[cfg(feature = "sim")]
-            simulation: None,
-            #[cfg(feature = "backend-api")]
-            driver: None,
-        }
-    }
-}
 
 /// Ends a backend's wait, from any thread and at any time.
 #[derive(Clone, Debug)]
@@ -269,8 +308,7 @@ impl Compiled {
 
 pub(crate) struct Backend {
     compiled: Compiled,
-    /// Why io_uring was not taken.
-    io_uring_refusal: Option<i32>,
+    refusals: Refusals,
 }
 
 impl Backend {
@@ -281,14 +319,14 @@ impl Backend {
             Some(kind) => (std::slice::from_ref(kind), true),
             None => (Kind::COMPILED, false),
         };
-        let mut io_uring_refusal = None;
+        let mut refusals = Refusals::default();
         for (rest, kind) in (0..choices.len()).rev().zip(choices) {
             match Compiled::new(*kind, options, capacity, &waker) {
-                Ok(compiled) => return Ok((Backend { compiled, io_uring_refusal }, waker)),
-                Err(error) if !forced && rest > 0 && is_refusal(&error) => {
-                    io_uring_refusal = error.raw_os_error();
-                }
-                Err(error) => return Err(error),
+                Ok(compiled) => return Ok((Backend { compiled, refusals }, waker)),
+                Err(error) => match refusal(&error, options) {
+                    Some(errno) if !forced && rest > 0 => refusals.push(*kind, errno),
+                    _ => return Err(error),
+                },
             }
         }
         Err(errno::error(errno::ENOSYS))
@@ -309,7 +347,7 @@ impl Backend {
 
     pub(crate) fn capabilities(&self) -> Capabilities {
         let native = forward!(&self.compiled, backend => backend.capabilities());
-        Capabilities { io_uring_refusal: self.io_uring_refusal, ..native }
+        Capabilities { refusals: self.refusals, ..native }
     }
 
     /// The time that its loop lives in.
@@ -433,9 +471,14 @@ impl AsFd for Backend {
     }
 }
 
-/// Whether an error says that a backend is not to be had here, as a kernel that is too old, a sandbox or the
-/// administrator says it. What is wrong for the moment, as no memory or no descriptors, is no reason to take
-/// another one.
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(errno::ENOSYS | errno::EPERM | errno::EACCES))
+/// The errno of an error that says that a backend is not to be had here, as a kernel that is too old, a sandbox or
+/// the administrator says it; or a user's limit of locked memory, which even the smallest ring was too large for.
+/// What is wrong for the moment, as no descriptors, is no reason to take another one. Nor is a size that the
+/// program has named and that there is no memory for: it may name a smaller one.
+fn refusal(error: &io::Error, options: &Options) -> Option<i32> {
+    error.raw_os_error().filter(|errno| match *errno {
+        errno::ENOSYS | errno::EPERM | errno::EACCES => true,
+        errno::ENOMEM | errno::EAGAIN => options.entries.is_none(),
+        _ => false,
+    })
 }

@@ -132,6 +132,11 @@ impl Buffers {
         }
     }
 
+    /// Whether the kernel hands the buffers out.
+    pub(crate) fn is_supplied(&self) -> bool {
+        matches!(self.free, Free::Kernel(_))
+    }
+
     pub(crate) fn id(&self) -> u16 {
         self.id
     }

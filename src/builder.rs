@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::backends::{Kind, Options};
+use crate::backends::{ENTRIES_MAX, Kind, Options};
 use crate::event_loop::Loop;
 use crate::in_flight::Token;
 use crate::sys::errno;
@@ -16,6 +16,19 @@ use crate::thread_pool::ThreadPool;
 /// assert!(lp.is_empty());
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// # Limits
+/// What an operator has to allow a process:
+///
+/// * **Locked memory** (`RLIMIT_MEMLOCK`, `ulimit -l`, `LimitMEMLOCK=` of systemd; of the user, over all
+///   processes). io_uring's queues count before Linux 5.12 and since 6.14, unless the process has
+///   `CAP_IPC_LOCK`: 68 KiB for a loop by default, and 16 bytes for each buffer of a
+///   [`BufPool`](crate::BufPool). With the usual 8 MiB that is 120 loops. When it runs out, a loop by default
+///   waits up to 62 ms for what the kernel gives back late, then takes smaller queues, down to 64 entries (12
+///   KiB), and then the next backend; a pool of buffers does without the kernel's ring.
+///   [`Capabilities`](crate::Capabilities) tells `entries`, `buffer_rings` and `refusals`.
+/// * **Descriptors** (`RLIMIT_NOFILE`): three for a loop on io_uring, two on epoll, one for each socket and file.
+///   If there is none left, [`build`](Builder::build) says `EMFILE`, whatever backend it is.
 #[derive(Clone, Debug)]
 pub struct Builder {
     pub(crate) capacity: usize,
@@ -30,20 +43,25 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// How many operations can be in flight at once: 65,536 by default, of 40 bytes each; memory that is
-    /// never needed is never touched. Further ones end with [`is_table_full`](crate::is_table_full).
+    /// How many operations can be in flight at once: 65,536 by default, of 40 bytes each, and of 16 more on
+    /// io_uring; memory that is never needed is never touched. Further ones end with
+    /// [`is_table_full`](crate::is_table_full).
     #[must_use]
     pub fn capacity(mut self, operations: usize) -> Builder {
         self.capacity = operations;
         self
     }
 
-    /// How many submissions one system call can carry: the size of the submission queue, 4096 by default,
-    /// rounded up to a power of two. The completion queue is four times as large. More submissions than that
-    /// take more system calls; none is lost.
+    /// How many submissions one system call can carry: the size of io_uring's submission queue, from 1 to 32,768,
+    /// rounded up to a power of two. The completion queue is four times as large, and 65,536 at most. More
+    /// submissions than that take more system calls; none is lost. Other backends have no such queue.
+    ///
+    /// By default it is 512, or less where there is no memory for that. The queues may count as
+    /// [locked memory](Builder#limits), 128 bytes for each entry. A size that is named here is not changed: if
+    /// there is no memory for it, [`Builder::build`] says `ENOMEM`.
     #[must_use]
     pub fn entries(mut self, entries: u32) -> Builder {
-        self.backend.entries = entries;
+        self.backend.entries = Some(entries);
         self
     }
 
@@ -107,11 +125,14 @@ impl Builder {
     /// Builds the loop. This is where everything is allocated.
     ///
     /// # Errors
-    /// `EINVAL` for sizes of zero or out of range; `ENOSYS` or `EPERM` if no backend, or not the chosen one,
+    /// `EINVAL` for sizes of zero or out of range; `ENOMEM` if there is no memory for the
+    /// [entries](Builder::entries) that were named, or for the backend; `EMFILE` if there are no descriptors;
+    /// `ENOSYS` or `EPERM` if no backend, or not the chosen one,
     /// works here; [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the machine has no memory for the
     /// [capacity](Builder::capacity); what the operating system says otherwise.
     pub fn build(self) -> io::Result<Box<Loop>> {
-        if self.capacity == 0 || self.capacity > Token::ENTRIES_MAX || self.backend.entries == 0 {
+        let entries = self.backend.entries.unwrap_or(1);
+        if self.capacity == 0 || self.capacity > Token::ENTRIES_MAX || entries == 0 || entries > ENTRIES_MAX {
             return Err(errno::error(errno::EINVAL));
         }
         Loop::with(&self)

@@ -81,7 +81,7 @@ fn assert_works(mut lp: Box<Loop>) {
 fn falls_back(errno: i32) {
     let lp = Loop::new().unwrap();
     assert_eq!(lp.backend(), Kind::Epoll);
-    assert_eq!(lp.capabilities().io_uring_refusal, Some(errno));
+    assert_eq!(lp.capabilities().refusals.errno(Kind::IoUring), Some(errno));
     assert_works(lp);
 }
 
@@ -106,10 +106,21 @@ fn an_io_uring_that_cannot_be_asked_or_lacks_something_gets_epoll() {
 }
 
 #[test]
-fn a_lack_of_memory_or_descriptors_is_an_error_and_not_a_reason_for_epoll() {
-    for errno in [libc::ENOMEM, libc::EMFILE, libc::ENFILE] {
+fn a_lack_of_descriptors_is_an_error_and_not_a_reason_for_epoll() {
+    for errno in [libc::EMFILE, libc::ENFILE] {
         with(setup(errno), fails);
     }
+}
+
+#[test]
+fn a_lack_of_memory_for_the_smallest_ring_is_a_reason_for_epoll_unless_the_size_was_named() {
+    with(setup(libc::ENOMEM), |errno| {
+        falls_back(errno);
+        let named = Loop::builder().entries(64).build();
+        assert_eq!(named.unwrap_err().raw_os_error(), Some(errno));
+        let forced = Loop::builder().backend(Kind::IoUring).build();
+        assert_eq!(forced.unwrap_err().raw_os_error(), Some(errno));
+    });
 }
 
 #[test]
@@ -118,7 +129,7 @@ fn a_forced_choice_never_falls_back() {
         let forced = Loop::builder().backend(Kind::IoUring).build();
         assert_eq!(forced.unwrap_err().raw_os_error(), Some(errno));
         let lp = Loop::builder().backend(Kind::Epoll).build().unwrap();
-        assert_eq!((lp.backend(), lp.capabilities().io_uring_refusal), (Kind::Epoll, None));
+        assert_eq!((lp.backend(), lp.capabilities().refusals.is_empty()), (Kind::Epoll, true));
         assert_works(lp);
     });
 }
@@ -166,7 +177,7 @@ fn where_io_uring_works_it_is_taken() {
     match Loop::builder().backend(Kind::IoUring).build() {
         Ok(_) => {
             let lp = Loop::new().unwrap();
-            assert_eq!((lp.backend(), lp.capabilities().io_uring_refusal), (Kind::IoUring, None));
+            assert_eq!((lp.backend(), lp.capabilities().refusals.is_empty()), (Kind::IoUring, true));
         }
         Err(error) => eprintln!("not run: there is no io_uring here: {error}"),
     }

@@ -54,6 +54,6 @@ mod refused {
     fn a_loop_takes_epoll_and_tells_why() {
         let lp = Loop::new().unwrap();
         assert_eq!(lp.backend(), Kind::Epoll);
-        assert_eq!(lp.capabilities().io_uring_refusal, Some(libc::EPERM));
+        assert_eq!(lp.capabilities().refusals.errno(Kind::IoUring), Some(libc::EPERM));
     }
 }

@@ -67,8 +67,9 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             opcode::SendMsg::new(fd, raw.buf.cast_const().cast()).flags(SEND_FLAGS as u32).build()
         }
         OpKind::RecvPooled => {
-            let group = group(buf_pool::buffers_of(raw).id());
-            match (features.buffer_rings, multi && features.multishot_recv) {
+            let buffers = buf_pool::buffers_of(raw);
+            let group = group(buffers.id());
+            match (buffers.is_supplied(), multi && features.multishot_recv) {
                 (true, true) => opcode::RecvMulti::new(fd, group).build(),
                 (true, false) => opcode::Recv::new(fd, std::ptr::null_mut(), 0)
                     .buf_group(group)

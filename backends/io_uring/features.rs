@@ -11,7 +11,7 @@ pub(super) struct Features {
     pub(super) multishot_accept: bool,
     /// One submission receives again and again (6.0).
     pub(super) multishot_recv: bool,
-    /// Rings of provided buffers (5.19).
+    /// Rings of provided buffers (5.19), and every pool has one: the last may have been refused for want of memory.
     pub(super) buffer_rings: bool,
     /// `IORING_OP_SEND_ZC` (6.0).
     pub(super) zero_copy_send: bool,

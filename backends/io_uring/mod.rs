@@ -32,7 +32,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use ::io_uring::{opcode, squeue, types};
 
 use super::positions::Positions;
-use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
+use super::{Capabilities, Driver, ENTRIES_MAX, Operations, Options, Wait, Waker};
 use crate::buf_pool::{self, Buffers};
 use crate::in_flight::{Next, Token};
 use crate::memory;
@@ -141,7 +141,7 @@ impl IoUring {
         if at_position && !self.begin_at_position(token, raw, ops) {
             return;
         }
-        let user_data = user_data_of(token, raw, &self.features);
+        let user_data = user_data_of(token, raw);
         // SAFETY: S3: as above.
         let entry = unsafe { entry::of(op, &self.features) };
         // SAFETY: S1: what the entry points to lives until the operation is completed.
@@ -162,7 +162,7 @@ impl IoUring {
     fn push_cancel(&mut self, token: Token, ops: &mut Operations) -> bool {
         let Some(op) = ops.op(token) else { return true };
         // SAFETY: S3: nobody writes to these fields now.
-        let target = user_data_of(token, unsafe { &*op }, &self.features);
+        let target = user_data_of(token, unsafe { &*op });
         let entry = opcode::AsyncCancel::new(target).build().user_data(token.bits() | CANCEL_BIT);
         // SAFETY: S1: a cancel points to nothing.
         unsafe { self.ring.push(&entry.flags(self.features.skip_success)) }
@@ -173,7 +173,7 @@ impl IoUring {
         // As many as there are now: what finds no room is put back.
         for _ in 0..self.backlog.len() {
             // What is being cancelled ends here, as an item if it is a multi-result operation.
-            if (ops.items_room() == 0) || (self.ring.is_full() && self.ring.submit().is_err()) {
+            if (ops.items_room() == 0) || !self.ring.make_room() {
                 return;
             }
             let Some(user_data) = self.backlog.pop_front() else { return };
@@ -205,7 +205,7 @@ impl IoUring {
             // SAFETY: S3: as above.
             return unsafe { self.push(token, op, ops) };
         }
-        let (user_data, entry) = (user_data_of(token, raw, &self.features), sends::poll_entry(raw));
+        let (user_data, entry) = (user_data_of(token, raw), sends::poll_entry(raw));
         // SAFETY: S1: a poll points to nothing.
         unsafe { self.push_entry(token, user_data, entry) };
     }
@@ -284,7 +284,8 @@ unsafe impl Driver for IoUring {
             zero_copy_send,
             deferred_task_run: self.ring.is_deferred(),
             registered_ring: self.ring.is_registered(),
-            io_uring_refusal: None,
+            entries: self.ring.entries(),
+            ..Capabilities::default()
         }
     }
 
@@ -353,14 +354,21 @@ unsafe impl Driver for IoUring {
             return Ok(());
         }
         let free = BufRing::new(buffers.count())?;
-        // SAFETY: S13: the loop keeps the buffers until the kernel's ring is gone or they are unregistered.
-        unsafe { self.ring.register_buf_ring(free.address(), free.slots(), group(buffers.id())) }?;
-        buffers.supply(Box::new(free));
+        let registered = ring::with_patience(|| {
+            // SAFETY: S13: the loop keeps the buffers until the kernel's ring is gone or they are unregistered.
+            unsafe { self.ring.register_buf_ring(free.address(), free.slots(), group(buffers.id())) }
+        });
+        match registered {
+            Ok(()) => buffers.supply(Box::new(free)),
+            // It counts as locked memory, too. Without it the backend hands the buffers out.
+            Err(error) if ring::is_out_of_memory(&error) => self.features.buffer_rings = false,
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
     fn unregister_buffers(&mut self, buffers: &Buffers) {
-        if self.features.buffer_rings {
+        if buffers.is_supplied() {
             self.ring.unregister_buf_ring(group(buffers.id()));
         }
     }
@@ -382,10 +390,10 @@ fn outcome_of(result: i32, cqe_flags: u32) -> Outcome {
 }
 
 /// What the requests of an operation have as their user data.
-fn user_data_of(token: Token, op: &RawOp, features: &Features) -> u64 {
+fn user_data_of(token: Token, op: &RawOp) -> u64 {
     let is_in_parts = match op.kind {
         OpKind::SendZeroCopy => true,
-        OpKind::RecvPooled => !features.buffer_rings,
+        OpKind::RecvPooled => !buf_pool::buffers_of(op).is_supplied(),
         _ => sends::is_waiting(op),
     };
     token.bits() | if is_in_parts { PART_BIT } else { 0 }

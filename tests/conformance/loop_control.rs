@@ -550,7 +550,9 @@ fn a_capacity_that_the_machine_has_no_memory_for_is_an_error(v: Variant) {
 fn senseless_sizes_are_refused(v: Variant) {
     assert_eq!(errno(v.builder().capacity(0).build()), Some(libc::EINVAL));
     assert_eq!(errno(v.builder().capacity(usize::MAX).build()), Some(libc::EINVAL));
-    assert_eq!(errno(v.builder().entries(0).build()), Some(libc::EINVAL));
+    for entries in [0, (1 << 15) + 1, u32::MAX] {
+        assert_eq!(errno(v.builder().entries(entries).build()), Some(libc::EINVAL));
+    }
 }
 
 fn the_loop_tells_its_backend_and_what_it_can_do(v: Variant) {
