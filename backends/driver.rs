@@ -135,6 +135,11 @@ impl Operations {
         self.0.look_first(token);
     }
 
+    /// The transfer is of a file on a disk and goes in parts: one that is full is not its end.
+    pub(crate) fn go_by_parts(&mut self, token: Token) {
+        self.0.go_by_parts(token);
+    }
+
     /// As [`complete`](Operations::complete), of an outcome that the driver has seen.
     #[inline]
     pub fn complete_seen(&mut self, token: Token, outcome: Outcome) -> Next {

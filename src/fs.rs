@@ -26,6 +26,11 @@ use crate::sys::{self, errno};
 /// (`dup(2)`) share one position, and one order. What other loops, threads or processes do at the same position at
 /// the same time is not waited for, except that with `O_APPEND` every write goes to the end.
 ///
+/// What is longer than 1 MiB is moved in parts of that, so that the loop goes on meanwhile: the operation ends as one
+/// would that was done at once, but what others write at the same time may lie between two parts. Only a write that is
+/// appended (`O_APPEND`) is always one. A transfer that is cancelled or meets an error between two parts has its
+/// count, if it is not an exact one.
+///
 /// Pipes, terminals and the like have no positions: there the offset is not looked at, and of those without one
 /// reads come one after another, and writes do. On io_uring everything but the closing by drop is
 /// asynchronous; on epoll what is not in the page cache is done by a [thread

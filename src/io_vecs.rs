@@ -13,7 +13,8 @@ use crate::sys::io_vec::{IoVec, Message};
 /// operations.
 ///
 /// It lives in your state beside the buffers, so the list is where the kernel looks for it for as long as the
-/// operation is in flight, and nothing is allocated. Linux takes at most 1024 buffers.
+/// operation is in flight, and nothing is allocated. A kernel takes 1024 buffers in one call; longer lists are
+/// moved in parts.
 ///
 /// ```
 /// use oxev::{Completion, IoVecs, Loop, RunMode, TcpStream};
@@ -103,8 +104,9 @@ impl<const N: usize> IoVecs<N> {
         let vecs = unsafe { &raw mut (*this).vecs };
         // SAFETY: S3: as above.
         let message = unsafe { &raw mut (*this).message };
+        // What is behind comes in later parts: `advance`.
         // SAFETY: S3: as above.
-        unsafe { Message::set_vecs(message, vecs.cast(), count) };
+        unsafe { Message::set_vecs(message, vecs.cast(), count.min(VECS_MAX)) };
         List { message, bytes, fits, borrows: PhantomData }
     }
 }
@@ -134,6 +136,57 @@ pub(crate) unsafe fn vecs(op: &RawOp) -> (*mut IoVec, usize) {
     unsafe { Message::vecs(op.buf.cast()) }
 }
 
+/// The most runs that a kernel takes in one call (`UIO_MAXIOV`): longer lists are moved in parts.
+const VECS_MAX: usize = 1024;
+
+/// What is moved of an operation at once.
+pub(crate) enum Part {
+    /// One run of bytes.
+    Run(IoVec),
+    /// So many runs of the operation's own list.
+    Runs(*mut IoVec, usize),
+}
+
+/// The next part of an operation over a buffer or a list, of no more than `bytes_max` bytes, and how many those are.
+///
+/// # Safety
+/// `op` is such an operation in flight.
+pub(crate) unsafe fn part(op: &RawOp, bytes_max: usize) -> (Part, usize) {
+    if !op.kind.is_vectored() {
+        let len = op.len.min(bytes_max);
+        return (Part::Run(IoVec::new(op.buf, len)), len);
+    }
+    // SAFETY: S3: the caller's promise.
+    let (list, count) = unsafe { vecs(op) };
+    let (mut taken, mut bytes) = (0, 0usize);
+    while taken < count.min(VECS_MAX) {
+        // SAFETY: S3: one of the `count` vectors.
+        let vec = unsafe { list.wrapping_add(taken).read() };
+        if vec.len() > bytes_max - bytes {
+            if bytes == 0 {
+                return (Part::Run(IoVec::new(vec.base(), bytes_max)), bytes_max);
+            }
+            break;
+        }
+        bytes += vec.len();
+        taken += 1;
+    }
+    (Part::Runs(list, taken), bytes)
+}
+
+/// The bytes of the runs from `vec` on that hold the first `len` bytes there, no more than a kernel takes: how many
+/// runs those are.
+fn runs_of(vec: *const IoVec, len: usize) -> usize {
+    let (mut count, mut rest) = (0, len);
+    while rest > 0 && count < VECS_MAX {
+        // SAFETY: S3: the list holds the `len` bytes that are left.
+        let run = unsafe { vec.wrapping_add(count).read() };
+        rest = rest.saturating_sub(run.len());
+        count += 1;
+    }
+    count
+}
+
 /// Records that `n` bytes of an operation have been moved.
 pub(crate) fn advance(op: &mut RawOp, n: usize) {
     if !op.kind.is_vectored() {
@@ -153,9 +206,13 @@ pub(crate) fn advance(op: &mut RawOp, n: usize) {
         vec = vec.wrapping_add(1);
         count -= 1;
     }
+    op.len -= n;
+    if count == 0 {
+        // The list was longer than a kernel takes.
+        count = runs_of(vec, op.len);
+    }
     // SAFETY: S3: as above.
     unsafe { Message::set_vecs(op.buf.cast(), vec, count) };
-    op.len -= n;
     op.offset = op.offset.wrapping_add(n as u64);
     op.done += n as u64;
 }
@@ -175,6 +232,28 @@ mod tests {
         let first = unsafe { *first };
         assert_eq!((count, first.len(), first.base().addr()), (1, 4, b.as_ptr().addr() + 2));
         assert_eq!((op.len, op.done), (4, 6));
+    }
+
+    #[test]
+    fn a_list_that_is_longer_than_a_kernel_takes_is_moved_in_parts() {
+        let (mut vecs_of, bytes) = (IoVecs::<3000>::new(), [7u8; 3000]);
+        let mut op = vecs_of.gather(bytes.chunks(1)).list.into_op(OpKind::WriteVectored, 3);
+        for (moved, left) in [(1024, 1024), (1000, 24), (24, 952), (952, 0)] {
+            advance(&mut op, moved);
+            // SAFETY: the list is borrowed above.
+            assert_eq!(unsafe { vecs(&op) }.1, left);
+        }
+        assert_eq!((op.len, op.done), (0, 3000));
+    }
+
+    #[test]
+    fn a_part_is_no_longer_than_it_may_be() {
+        let (mut vecs_of, a, b) = (IoVecs::<3>::new(), [1u8; 40], [2u8; 6]);
+        let op = vecs_of.gather([&b[..], &b, &a]).list.into_op(OpKind::WriteVectored, 3);
+        // SAFETY: the list is borrowed above.
+        assert!(matches!(unsafe { part(&op, 30) }, (Part::Runs(_, 2), 12)));
+        // SAFETY: as above.
+        assert!(matches!(unsafe { part(&op, 5) }, (Part::Run(run), 5) if run.len() == 5));
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl RawCompletion {
 /// # Safety
 /// `completion` must be valid and not in flight, and must stay valid, unmoved and untouched until its
 /// callback; so must everything that `op` points to, and its descriptor must stay open. `op` must be a valid
-/// description as [`OpKind`] tells it. [`OpKind::Notify`] and [`OpKind::RecvPooled`] cannot be submitted raw,
+/// description as [`OpKind`] tells it; the length of a vectored operation is that of its whole list. [`OpKind::Notify`] and [`OpKind::RecvPooled`] cannot be submitted raw,
 /// nor can repeating timers with a zero period.
 pub unsafe fn submit(
     lp: &mut Loop,

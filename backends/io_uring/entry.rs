@@ -7,11 +7,10 @@ use ::io_uring::{opcode, types};
 
 use super::buf_ring::group;
 use super::features::Features;
-use super::fifo;
-use super::sends;
+use super::{WHOLE, fifo, sends};
 use crate::buf_pool;
-use crate::io_vecs;
-use crate::op::{OpKind, RawOp};
+use crate::io_vecs::{self, Part};
+use crate::op::{Direction, OpKind, PART_BYTES_MAX, RawOp, TRANSFER_BYTES_MAX};
 use crate::sys::linux::{metadata, socket};
 
 /// Sends never wait, and the peer's reset is an error, not a signal.
@@ -35,7 +34,9 @@ pub(super) unsafe fn of_common(op: *const RawOp) -> Option<Entry> {
         OpKind::Recv => opcode::Recv::new(fd, raw.buf, raw.transfer_len()).build(),
         OpKind::Send => opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(SEND_FLAGS).build(),
         // At the position of a file there is one at a time: `IoUring::begin_at_position`.
-        OpKind::Read | OpKind::Write if raw.flags & RawOp::CURSOR != 0 => return None,
+        OpKind::Read | OpKind::Write if raw.flags & RawOp::CURSOR != 0 || raw.len > PART_BYTES_MAX => {
+            return None;
+        }
         OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(raw.offset).build(),
         OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(raw.offset).build(),
         OpKind::Nop => opcode::Nop::new().build(),
@@ -96,20 +97,28 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             let len = unsafe { RawOp::address_len_place(op).read() };
             opcode::Connect::new(fd, RawOp::address_place(op).cast_const().cast(), len).build()
         }
-        OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
-        OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(file_offset(raw)).build(),
+        OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => {
+            let whole = raw.backend_state == WHOLE;
+            let bytes_max = if whole { TRANSFER_BYTES_MAX } else { PART_BYTES_MAX };
+            // SAFETY: S3: an operation over a buffer or a list.
+            let (part, _) = unsafe { io_vecs::part(raw, bytes_max) };
+            let (reads, offset) = (raw.kind.facts().direction == Direction::In, file_offset(raw));
+            let entry = match part {
+                Part::Run(run) if reads => {
+                    opcode::Read::new(fd, run.base(), run.len() as u32).offset(offset).build()
+                }
+                Part::Run(run) => opcode::Write::new(fd, run.base(), run.len() as u32).offset(offset).build(),
+                Part::Runs(runs, count) if reads => {
+                    opcode::Readv::new(fd, runs.cast(), count as u32).offset(offset).build()
+                }
+                Part::Runs(runs, count) => {
+                    opcode::Writev::new(fd, runs.cast(), count as u32).offset(offset).build()
+                }
+            };
+            if whole { entry.flags(Flags::ASYNC) } else { entry }
+        }
         OpKind::Shutdown => opcode::Shutdown::new(fd, raw.len as i32).build(),
         OpKind::Poll => opcode::PollAdd::new(fd, raw.len as u32).build(),
-        OpKind::ReadVectored => {
-            // SAFETY: S3: a vectored operation of ours.
-            let (vecs, count) = unsafe { io_vecs::vecs(raw) };
-            opcode::Readv::new(fd, vecs.cast(), count as u32).offset(file_offset(raw)).build()
-        }
-        OpKind::WriteVectored => {
-            // SAFETY: S3: as above.
-            let (vecs, count) = unsafe { io_vecs::vecs(raw) };
-            opcode::Writev::new(fd, vecs.cast(), count as u32).offset(file_offset(raw)).build()
-        }
         OpKind::Open => {
             let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), raw.buf.cast_const().cast())
                 .flags(raw.len as i32)

@@ -65,6 +65,10 @@ const CQE_MORE: u32 = 1 << 1;
 /// (`IORING_CQE_F_NOTIF`).
 const CQE_NOTIFICATION: u32 = 1 << 3;
 
+/// [`RawOp::backend_state`] of a long write that is appended: in parts it would mix with what others append. It is
+/// for a thread of the kernel's.
+const WHOLE: u16 = 4;
+
 pub(crate) struct IoUring {
     ring: Ring,
     features: Features,
@@ -136,6 +140,9 @@ impl IoUring {
                 return;
             }
             _ => {}
+        }
+        if raw.kind.is_file_transfer() && raw.done == 0 {
+            files::choose_parts(token, raw, ops);
         }
         let at_position = raw.kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0;
         if at_position && !self.begin_at_position(token, raw, ops) {

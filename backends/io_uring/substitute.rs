@@ -7,9 +7,8 @@
 
 #![allow(unsafe_code)]
 
-use super::files::PART_BYTES_MAX;
 use crate::io_vecs;
-use crate::op::{Direction, OpKind, RawOp};
+use crate::op::{Direction, OpKind, PART_BYTES_MAX, RawOp};
 use crate::sys::file::FileType;
 use crate::sys::io_vec::IoVec;
 use crate::sys::metadata::Record;

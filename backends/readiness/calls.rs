@@ -4,9 +4,9 @@
 #![allow(unsafe_code)]
 
 use crate::descriptor::RawDescriptor;
-use crate::io_vecs;
+use crate::io_vecs::{self, Part};
 use crate::net::socket;
-use crate::op::{Direction, OpKind, RawOp};
+use crate::op::{Direction, OpKind, PART_BYTES_MAX, RawOp, TRANSFER_BYTES_MAX};
 use crate::sys::descriptor::{is_blocking, is_terminal};
 use crate::sys::file::FileType;
 use crate::sys::io_vec::IoVec;
@@ -74,15 +74,19 @@ pub(super) fn shutdown(op: &RawOp) -> i32 {
 
 // ---- files
 
-/// The buffers of a read or write: those of its list, or the one in `single`, which is set to it.
+/// The buffers of the next part of a read or write: those of its list, or the one in `single`, which is set to it. Only
+/// what is appended is done whole: in parts it would mix with what others append.
 fn vecs(op: &RawOp, single: &mut IoVec) -> (*const IoVec, i32) {
-    if op.kind.is_vectored() {
-        // SAFETY: S3: a vectored operation of ours.
-        let (vecs, count) = unsafe { io_vecs::vecs(op) };
-        return (vecs, i32::try_from(count).unwrap_or(i32::MAX));
+    let whole = op.len > PART_BYTES_MAX && !is_read(op) && sys::file::appends(op.fd);
+    let bytes_max = if whole { TRANSFER_BYTES_MAX } else { PART_BYTES_MAX };
+    // SAFETY: S3: a transfer of ours.
+    match unsafe { io_vecs::part(op, bytes_max) } {
+        (Part::Runs(runs, count), _) => (runs.cast_const(), count as i32),
+        (Part::Run(run), _) => {
+            *single = run;
+            (single, 1)
+        }
     }
-    *single = IoVec::new(op.buf, op.transfer_len() as usize);
-    (single, 1)
 }
 
 fn is_read(op: &RawOp) -> bool {

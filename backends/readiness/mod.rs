@@ -34,7 +34,7 @@ use crate::descriptor::RawDescriptor;
 use crate::in_flight::{Next, Token};
 use crate::io_vecs;
 use crate::net::socket;
-use crate::op::{OpKind, Outcome, RawOp};
+use crate::op::{OpKind, Outcome, PART_BYTES_MAX, RawOp};
 use crate::sys::{self, errno};
 use attempt::{Attempt, attempt};
 use descriptors::{Descriptors, FileKind, Lane};
@@ -278,6 +278,9 @@ impl<S: Selector> Readiness<S> {
         {
             return self.nodes.wait_for_turn(token);
         }
+        if matches!(kind, Ok(FileKind::Regular | FileKind::Direct)) && may_be_long(raw) {
+            ops.go_by_parts(token);
+        }
         match kind {
             // SAFETY: S3: the caller's promise.
             Ok(FileKind::Regular) if reads => unsafe { self.start_cached_read(token, op, ops) },
@@ -295,10 +298,15 @@ impl<S: Selector> Readiness<S> {
     /// # Safety
     /// As [`Readiness::submit`].
     unsafe fn start_cached_read(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+        let mut moved = 0;
         for _ in 0..ROUNDS_MAX {
             // SAFETY: S3: nobody else has it now.
             let raw = unsafe { &mut *op };
+            if moved >= ROUND_BYTES_MAX {
+                break;
+            }
             let result = calls::read_cached(raw);
+            moved += result.max(0) as usize;
             match result {
                 _ if NOT_FROM_CACHE.contains(&-result) => break,
                 1.. if (result as usize) < raw.len && raw.flags & RawOp::EXACT == 0 => {
@@ -467,12 +475,17 @@ impl<S: Selector> Readiness<S> {
     /// # Safety
     /// As [`Readiness::submit`].
     unsafe fn start_job(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
-        let raw = unsafe { &*op };
-        // SAFETY: S6: the caller's promise.
-        match unsafe { self.jobs.start(token, raw, &mut self.nodes, ops) } {
-            Started::Later => {}
-            Started::Done(result) => self.conclude_job(token, Outcome::new(result), ops),
+        loop {
+            // SAFETY: S3: nobody else has it now.
+            let raw = unsafe { &*op };
+            // SAFETY: S6: the caller's promise.
+            let Started::Done(result) = (unsafe { self.jobs.start(token, raw, &mut self.nodes, ops) }) else {
+                return;
+            };
+            // Without a pool all its parts are done here.
+            if ops.complete(token, Outcome::new(after_part(raw, result))) == Next::Done {
+                return self.leave_position(token, ops);
+            }
         }
     }
 
@@ -673,6 +686,11 @@ impl<S: Selector> AsFd for Readiness<S> {
 /// Whether an operation stays in its queue when it has a result.
 fn takes_many(op: &RawOp) -> bool {
     op.flags & RawOp::MULTI != 0 && op.kind == OpKind::Accept
+}
+
+/// Whether a transfer may be more than one part.
+fn may_be_long(op: &RawOp) -> bool {
+    op.len > PART_BYTES_MAX || op.kind.is_vectored()
 }
 
 /// Reports a result that cannot be a part.

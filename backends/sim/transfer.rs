@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::files::Stat;
 use crate::descriptor::RawDescriptor;
 use crate::io_vecs;
-use crate::op::{OpKind, RawOp};
+use crate::op::{OpKind, RawOp, TRANSFER_BYTES_MAX};
 
 /// # Safety
 /// `place` is valid for writes of as many bytes, and nobody else's now.
@@ -40,6 +40,16 @@ unsafe fn buffers(op: &RawOp) -> Vec<(*mut u8, usize)> {
         (vec.base(), vec.len())
     };
     (0..count).map(buffer).collect()
+}
+
+/// The bytes that there is room for: a list may be longer than a kernel takes.
+///
+/// # Safety
+/// As [`buffers`].
+pub(super) unsafe fn room(op: &RawOp) -> usize {
+    // SAFETY: S3: the caller's promise.
+    let buffers = unsafe { buffers(op) };
+    buffers.iter().map(|(_, len)| len).sum::<usize>().min(TRANSFER_BYTES_MAX)
 }
 
 /// Writes bytes to the buffers of an operation.

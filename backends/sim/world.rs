@@ -804,6 +804,13 @@ impl State {
             let Completion { seq, token, outcome } = entry.remove();
             count += 1;
             self.note("deliver", seq, 0);
+            let object = self.operations.get(&seq).and_then(|operation| operation.object);
+            let kind = object.and_then(|id| self.objects.get(&id)).map(|object| &object.kind);
+            if matches!(kind, Some(ObjectKind::File(_)))
+                && ops.op_kind(token).is_some_and(OpKind::is_file_transfer)
+            {
+                ops.go_by_parts(token);
+            }
             match ops.complete(token, outcome) {
                 Next::Continue => self.resume(seq),
                 Next::Done if !outcome.has_more() => {
@@ -1305,7 +1312,9 @@ impl State {
             },
             _ => None,
         };
-        let asked = buffer.map_or(raw.len, |_| buf_pool::buffers_of(raw).size() as usize);
+        // SAFETY: S3: the operation is in flight.
+        let asked = buffer
+            .map_or_else(|| unsafe { transfer::room(raw) }, |_| buf_pool::buffers_of(raw).size() as usize);
         let count = part(asked.min(there), fraction);
         let bytes = self.take_received(id, count);
         match buffer {
@@ -1336,7 +1345,8 @@ impl State {
         }
         let short = self.random.chance(self.options.faults.short_write);
         let fraction = if short { self.random.fraction() } else { 1.0 };
-        let len = raw.len.min(crate::op::TRANSFER_BYTES_MAX);
+        // SAFETY: S3: the operation is in flight.
+        let len = unsafe { transfer::room(raw) };
         // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
         let sent = self.transmit(id, len, fraction, |count| unsafe { transfer::gather(raw, count) });
         match sent {
@@ -1495,7 +1505,8 @@ impl State {
             OpKind::Write | OpKind::WriteVectored if !file.writes() => -libc::EBADF,
             OpKind::Read | OpKind::ReadVectored => {
                 let offset = if raw.flags & RawOp::CURSOR != 0 { file.position } else { raw.offset };
-                let there = files.read(file.inode, offset, raw.len.min(crate::op::TRANSFER_BYTES_MAX));
+                // SAFETY: S3: the operation is in flight.
+                let there = files.read(file.inode, offset, unsafe { transfer::room(raw) });
                 let count = part(there.len(), fraction);
                 // SAFETY: S3: the operation is in flight, and its buffers are at least `raw.len` bytes.
                 unsafe { transfer::scatter(raw, &there[..count]) };
@@ -1506,7 +1517,8 @@ impl State {
             }
             OpKind::Write | OpKind::WriteVectored if full => -libc::ENOSPC,
             OpKind::Write | OpKind::WriteVectored => {
-                let count = part(raw.len.min(crate::op::TRANSFER_BYTES_MAX), fraction);
+                // SAFETY: S3: the operation is in flight.
+                let count = part(unsafe { transfer::room(raw) }, fraction);
                 // SAFETY: S3: as above.
                 let bytes = unsafe { transfer::gather(raw, count) };
                 let offset = match raw.flags & RawOp::CURSOR != 0 {

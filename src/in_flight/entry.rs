@@ -40,11 +40,13 @@ pub(super) mod flag {
     /// Results need a second look: multi-result, pooled.
     pub(in crate::in_flight) const COMPOUND: u8 = 1 << 4;
     pub(in crate::in_flight) const BACKGROUND: u8 = 1 << 5;
+    /// A full part is not the end: the next one follows.
+    pub(in crate::in_flight) const PARTS: u8 = 1 << 6;
     /// Only done when all has been moved.
     pub(in crate::in_flight) const EXACT: u8 = 1 << 7;
 
     pub(in crate::in_flight) const ENDING: u8 = CANCEL | TIMED_OUT | DISARMED;
-    pub(in crate::in_flight) const ANY_RESULT: u8 = ENDING | LOOK | COMPOUND | EXACT;
+    pub(in crate::in_flight) const ANY_RESULT: u8 = ENDING | LOOK | COMPOUND | PARTS | EXACT;
 }
 
 /// The flags that an entry begins with. They follow from the operation; worked out where it is submitted they

@@ -42,7 +42,7 @@ use crate::handle::{self, Remote};
 use crate::io_vecs;
 use crate::jobs::{self, Jobs, NotSent, OwnerFn, OwnerWork};
 use crate::memory;
-use crate::op::{Direction, NO_DEADLINE, OpKind, Outcome, RawOp};
+use crate::op::{Direction, NO_DEADLINE, OpKind, Outcome, PART_BYTES_MAX, RawOp};
 use crate::sync::Arc;
 use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
@@ -460,6 +460,14 @@ impl InFlight {
         }
     }
 
+    /// The transfer is of a file on a disk and goes in parts: one that is full is not its end.
+    pub(crate) fn go_by_parts(&mut self, token: Token) {
+        if let Some(entry) = self.get(token) {
+            debug_assert_eq!(entry.state, State::Backend);
+            entry.flags |= flag::PARTS;
+        }
+    }
+
     /// As [`InFlight::complete`], of an outcome that the backend has seen.
     pub(crate) fn complete_seen(&mut self, token: Token, outcome: Outcome) -> Next {
         match self.get(token) {
@@ -501,8 +509,12 @@ impl InFlight {
                 _ => -errno::ECANCELED,
             };
         }
-        if entry.flags & (flag::COMPOUND | flag::EXACT) == 0 {
+        if entry.flags & (flag::COMPOUND | flag::EXACT | flag::PARTS) == 0 {
             return Ok(outcome);
+        }
+        if entry.flags & (flag::EXACT | flag::PARTS) == flag::PARTS {
+            // SAFETY: S3: the operation is off the kernel, so its description is ours alone.
+            return examine_part(unsafe { &mut *entry.op() }, outcome, ending != 0);
         }
         let op = entry.op();
         // SAFETY: S3: the backend gave this outcome, so it is not writing to the description.
@@ -708,4 +720,21 @@ impl InFlight {
         }
         None
     }
+}
+
+/// The outcome of a part of a transfer that need not move all: it ends with a short part, or an error; but what was
+/// moved before an error stands, as read(2) and write(2) have it.
+fn examine_part(op: &mut RawOp, mut outcome: Outcome, is_ending: bool) -> Result<Outcome, Next> {
+    if outcome.result <= 0 {
+        outcome.result = if op.done > 0 { 0 } else { outcome.result };
+        return Ok(outcome);
+    }
+    let moved = outcome.result as usize;
+    // SAFETY: S3: the operation is the loop's now.
+    let (_, asked) = unsafe { io_vecs::part(op, PART_BYTES_MAX) };
+    if is_ending || moved < asked || moved >= op.len {
+        return Ok(outcome);
+    }
+    io_vecs::advance(op, moved);
+    Err(Next::Continue)
 }

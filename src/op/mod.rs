@@ -15,6 +15,7 @@ mod raw_op;
 mod table;
 
 pub use outcome::{Outcome, Output};
+pub(crate) use raw_op::PART_BYTES_MAX;
 pub use raw_op::{RawOp, TRANSFER_BYTES_MAX};
 pub use table::{Direction, Facts, Memory, OpKind, Server, Target};
 

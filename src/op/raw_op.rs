@@ -9,6 +9,10 @@ use crate::descriptor::RawDescriptor;
 /// parts.
 pub const TRANSFER_BYTES_MAX: usize = 0x7fff_f000;
 
+/// The most bytes that a backend moves at once between a file and memory, so that a transfer of a gigabyte does not
+/// hold the loop: longer ones are moved in parts.
+pub(crate) const PART_BYTES_MAX: usize = 1 << 20;
+
 /// A plain-data description of one operation, as a backend sees it: 40 bytes that live in the caller's
 /// [`Completion`](crate::Completion) while the operation is in flight.
 ///

@@ -106,6 +106,9 @@ pub(crate) mod file {
     /// Whether two descriptors of one file have one position. They may have one if the system does not say.
     pub(crate) use super::platform::file::share_position;
 
+    /// Whether every write to an open file goes to its end.
+    pub(crate) use super::platform::file::appends;
+
     /// The position of a file, if it has one.
     pub(crate) use super::platform::file::position;
 

@@ -1,10 +1,11 @@
 //! Files: opening, the cursor, offsets, and what can be wrong with each.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
-use oxev::{File, IoVecs, Loop, Metadata, OpenOptions, RunMode, TcpListener, TcpStream};
+use oxev::{Completion, File, IoVecs, Loop, Metadata, OpenOptions, RunMode, TcpListener, TcpStream};
 
 use crate::support::hanging::pipe;
 use crate::support::sockets::connect;
@@ -22,6 +23,12 @@ conformance! {
     an_opened_file_is_not_inherited,
     the_cursor_moves_with_reads_and_writes,
     positional_operations_leave_the_cursor_alone,
+    a_list_that_is_longer_than_a_kernel_takes_is_moved_whole,
+    a_list_of_thousands_of_buffers_is_sent_and_received,
+    a_long_read_is_short_at_the_end_of_the_file_alone,
+    a_long_write_is_whole_and_so_is_one_that_is_appended,
+    #[needs_kernel = "a simulated read takes no time of the thread"]
+    a_long_read_does_not_hold_the_loop,
     writes_that_are_queued_at_the_position_keep_their_order,
     reads_that_are_queued_at_the_position_keep_their_order,
     reads_and_writes_at_one_position_take_turns,
@@ -324,6 +331,98 @@ fn the_position_after_appending_is_the_end(v: Variant) {
         .for_each(|write| assert_eq!(write.wait(&mut lp).1.unwrap(), 3));
     assert_eq!(twin.stream_position().unwrap(), 31);
     assert_eq!(named.content().len(), 31);
+}
+
+/// Buffers in a list: more than twice as many as a kernel takes at once.
+const MANY: usize = 2500;
+
+fn a_list_that_is_longer_than_a_kernel_takes_is_moved_whole(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, named) = file_with(b"");
+    let state = (file, pattern(3 * MANY), Box::new(IoVecs::<MANY>::new()));
+    let (state, written) =
+        complete(&mut lp, state, |(f, b, v)| f.write_all_vectored_at(v.gather(b.chunks(3)), 1));
+    assert_eq!((written.unwrap(), lp.moved()), (3 * MANY, 3 * MANY as u64));
+    assert!(named.content()[1..] == state.1);
+    let (mut state, written) =
+        complete(&mut lp, state, |(f, b, v)| f.write_vectored_at(v.gather(b.chunks(3)), 0));
+    // It may be short, but not because of the list.
+    let count = written.unwrap();
+    assert!(count > 0 && named.content()[..count] == state.1[..count]);
+    state.1.fill(0);
+    let (mut state, read) =
+        complete(&mut lp, state, |(f, b, v)| f.read_vectored_at(v.scatter(b.chunks_mut(3)), 0));
+    let count = read.unwrap();
+    assert!(count > 0 && state.1[..count] == named.content()[..count]);
+    state.1.truncate(0);
+}
+
+fn a_list_of_thousands_of_buffers_is_sent_and_received(v: Variant) {
+    let mut lp = v.new_loop();
+    let (one, other) = crate::support::sockets::loop_pair();
+    let sent = start(&mut lp, (one, pattern(MANY), Box::new(IoVecs::<MANY>::new())), |(s, b, v)| {
+        s.send_all_vectored(v.gather(b.chunks(1)))
+    });
+    let received = start(&mut lp, (other, vec![0; MANY], Box::new(IoVecs::<MANY>::new())), |(s, b, v)| {
+        s.recv_exact_vectored(v.scatter(b.chunks_mut(1)))
+    });
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!(sent.result().unwrap(), MANY);
+    let ((_, buffer, _), count) = received.take();
+    assert!(count.unwrap() == MANY && buffer == pattern(MANY));
+}
+
+/// More than what is moved at once.
+const LONG: usize = 3_333_333;
+
+fn a_long_read_is_short_at_the_end_of_the_file_alone(v: Variant) {
+    let mut lp = v.new_loop();
+    let (file, _named) = file_with(&pattern(LONG));
+    let (state, read) = complete(&mut lp, (file, vec![0; 2 * LONG]), |(f, b)| f.read_at(b, 0));
+    let count = read.unwrap();
+    assert!(count == LONG || v.name() == "sim_faulty", "{count}");
+    assert!(state.1[..count] == pattern(LONG)[..count]);
+    let (state, read) = complete(&mut lp, state, |(f, b)| f.read(b));
+    let first = read.unwrap();
+    assert!(first == LONG || v.name() == "sim_faulty");
+    let (_, read) = complete(&mut lp, state, |(f, b)| f.read(b));
+    assert!(first + read.unwrap() <= LONG);
+}
+
+fn a_long_write_is_whole_and_so_is_one_that_is_appended(v: Variant) {
+    let (mut lp, dir) = (v.new_loop(), Dir::new());
+    let options = OpenOptions::new().append(true).create(true);
+    let (_, file) = complete(&mut lp, dir.path("file"), |path| File::open(path, &options));
+    let (state, written) = complete(&mut lp, (file.unwrap(), pattern(LONG)), |(f, b)| f.write_all(b));
+    assert_eq!((written.unwrap(), lp.moved()), (LONG, LONG as u64));
+    assert!(dir.read("file").unwrap() == state.1);
+    let (file, named) = file_with(b"");
+    let (state, written) = complete(&mut lp, (file, state.1), |(f, b)| f.write_at(b, 3));
+    let count = written.unwrap();
+    assert!(count == LONG || v.name() == "sim_faulty", "{count}");
+    assert!(named.content()[3..] == state.1[..count]);
+}
+
+fn a_long_read_does_not_hold_the_loop(v: Variant) {
+    fn turn(lp: &mut Loop, turns: Box<Completion<Rc<Cell<usize>>>>) {
+        lp.submit(
+            turns,
+            |_| oxev::nop().background(),
+            |lp, turns, _| {
+                turns.set(turns.get() + 1);
+                turn(lp, turns);
+            },
+        );
+    }
+
+    let mut lp = v.new_loop();
+    let named = Named::new(b"");
+    std::fs::File::options().write(true).open(&named.path).unwrap().set_len(64 << 20).unwrap();
+    let turns = Rc::new(Cell::new(0));
+    turn(&mut lp, Box::new(Completion::new(Rc::clone(&turns))));
+    let (_, read) = complete(&mut lp, (named.open(), vec![1; 64 << 20]), |(f, b)| f.read_at(b, 0));
+    assert_eq!(read.unwrap(), 64 << 20);
+    assert!(turns.get() >= 16, "the loop had {} turns meanwhile", turns.get());
 }
 
 fn reading_past_the_end_gives_what_there_is(v: Variant) {

@@ -143,6 +143,10 @@ pub(crate) fn share_position(one: RawDescriptor, other: RawDescriptor) -> bool {
     order <= 0
 }
 
+pub(crate) fn appends(fd: RawDescriptor) -> bool {
+    status_flags(fd) & libc::O_APPEND != 0
+}
+
 pub(crate) fn position(fd: RawDescriptor) -> Option<u64> {
     // SAFETY: S8: no memory is passed.
     u64::try_from(unsafe { libc::lseek64(fd, 0, libc::SEEK_CUR) }).ok()
@@ -150,7 +154,7 @@ pub(crate) fn position(fd: RawDescriptor) -> Option<u64> {
 
 #[cold]
 pub(crate) fn put_position(fd: RawDescriptor, end: u64, was_written: bool) {
-    let appended = was_written && status_flags(fd) & libc::O_APPEND != 0;
+    let appended = was_written && appends(fd);
     let (offset, whence) = if appended { (0, libc::SEEK_END) } else { (end as i64, libc::SEEK_SET) };
     // SAFETY: S8: no memory is passed. A file that cannot be positioned has no position to move.
     unsafe { libc::lseek64(fd, offset, whence) };
