@@ -4,6 +4,13 @@
 
 use std::time::{Duration, Instant};
 
+/// A file that is too large is an error, and no signal.
+pub(crate) fn ignore_file_size_signal() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: no handler is installed.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
 /// Does something that says a word too many.
 pub(crate) fn without_stderr<R>(what: impl FnOnce() -> R) -> R {
     struct Restore(Option<std::os::fd::OwnedFd>);

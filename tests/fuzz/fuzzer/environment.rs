@@ -1,10 +1,12 @@
 //! Where programs are set up: connections, files, loops; and in the simulator a world around them.
 
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Whence, lseek};
 use oxev::{Loop, TcpListener, TcpStream, ThreadPool};
 
 use super::model::initial_content;
@@ -83,6 +85,7 @@ fn set_up_real(
 ) -> io::Result<Loops> {
     let directory = environment.directory.to_str().ok_or(io::ErrorKind::Unsupported)?.to_owned();
     std::fs::write(environment.directory.join("data"), initial_content())?;
+    std::fs::File::create(environment.directory.join("log"))?.set_len(LOG_BASE)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let base = std::time::Instant::now();
     model(|m| m.clock = super::model::Clock::Real(base));
@@ -98,6 +101,7 @@ fn set_up_real(
         platform: Platform::Real,
         base,
     })?);
+    prepare_log(program.setting.room)?;
     let loops = make_loops(program)?;
     for pair in 0..usize::from(ENDS) / 2 {
         let (one, other) = environment.pair()?;
@@ -110,6 +114,53 @@ fn set_up_real(
         put_pair(pair, one, other);
     }
     Ok(loops)
+}
+
+/// Where the log of real backends begins. A limit of file sizes beyond this concerns no other file.
+const LOG_BASE: u64 = 1 << 30;
+
+/// Puts the log's position where it begins, and limits it.
+fn prepare_log(room: Option<usize>) -> io::Result<()> {
+    world(|w| lseek(&*w.log, LOG_BASE as i64, Whence::SeekSet))?;
+    if let Some(room) = room {
+        super::descriptors::ignore_file_size_signal();
+        let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        setrlimit(Resource::RLIMIT_FSIZE, LOG_BASE + room as u64, hard)?;
+        model(|m| m.faults.room = Some(room));
+    }
+    Ok(())
+}
+
+/// Files may be as large as before.
+pub(crate) fn lift_limits() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_FSIZE)
+        && soft != hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_FSIZE, hard, hard);
+    }
+}
+
+/// What is in the log is what was written, and it ends where the next write would begin.
+fn check_log(world: &World) {
+    let (content, position) = match &world.platform {
+        Platform::Real => {
+            let content = std::fs::File::open(format!("{}/log", world.directory)).and_then(|mut file| {
+                let mut content = Vec::new();
+                file.seek(SeekFrom::Start(LOG_BASE))?;
+                file.read_to_end(&mut content)?;
+                Ok(content)
+            });
+            let position = lseek(&*world.log, 0, Whence::SeekCur).ok();
+            (content.ok(), position.map(|at| at as usize - LOG_BASE as usize))
+        }
+        #[cfg(feature = "sim")]
+        Platform::Simulated(hosts) => (hosts[0].read_file(&world.path("log")), None),
+    };
+    let Some(content) = content else { return super::model::report("files hold what was written", "no log") };
+    model(|m| match m.log.check(&content, position, m.faults.room) {
+        Ok(checked) => m.stats.add("bytes", "in the log", checked as u64),
+        Err(detail) => m.report("writes at the position are as write(2) has them", detail),
+    });
 }
 
 /// Makes the loops of a program, and tells the model of them.
@@ -139,6 +190,7 @@ fn put_pair(pair: usize, one: TcpStream, other: TcpStream) {
 /// Takes a world apart, when its loops are gone. The trace of it, if it is simulated.
 pub(crate) fn tear_down(mut world: World) -> u64 {
     check_file(&world);
+    check_log(&world);
     drop(std::mem::take(&mut world.leases));
     let links = world.ends.iter().flatten();
     if world.backend != Backend::Sim {
@@ -219,6 +271,7 @@ mod simulated {
             let path = CString::new(format!("/disk/{name}")).expect("no zero in it");
             simulation.write_file(&path, initial_content());
         }
+        simulation.write_file(c"/disk/log", []);
         let listener = hosts[0].enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))?;
         model(|m| m.clock = Clock::Sim(simulation.clone()));
         enter_world(World::new(Parts {
@@ -274,6 +327,7 @@ mod simulated {
             refuses: faults.connection_refused > 0.0,
             io_errors: faults.io_error > 0.0,
             no_space: faults.no_space > 0.0,
+            room: None,
             short_reads: faults.short_read > 0.0,
             short_writes: faults.short_write > 0.0,
         }

@@ -73,6 +73,7 @@ impl Shrinker<'_> {
         self.keep_if_it_fails(program, |p| p.setting.socket_bytes = 65_536);
         self.keep_if_it_fails(program, |p| p.setting.buffers = (4, 64));
         self.keep_if_it_fails(program, |p| p.setting.kept = 0);
+        self.keep_if_it_fails(program, |p| p.setting.room = None);
         self.keep_if_it_fails(program, |p| p.ending = Ending::Drop);
     }
 

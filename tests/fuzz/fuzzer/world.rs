@@ -135,6 +135,8 @@ pub(crate) struct World {
     /// Whose content is modelled; and one that is only read.
     pub(crate) file: Rc<File>,
     pub(crate) constant: Rc<File>,
+    /// Which is written at its own position.
+    pub(crate) log: Rc<File>,
     /// Where files are.
     pub(crate) directory: String,
     pub(crate) notifiers: [Notifier; 2],
@@ -221,7 +223,8 @@ impl World {
             let path = format!("{}/{name}", parts.directory);
             parts.platform.enter(|| OpenOptions::new().read(true).write(true).open_blocking(path))
         };
-        let (file, constant) = (Rc::new(open("data")?), Rc::new(open("constant")?));
+        let (file, constant, log) =
+            (Rc::new(open("data")?), Rc::new(open("constant")?), Rc::new(open("log")?));
         Ok(World {
             pool: Pool::new(parts.setting.slots),
             sockets: Pool::new(64),
@@ -237,6 +240,7 @@ impl World {
             nowhere: parts.nowhere,
             file,
             constant,
+            log,
             directory: parts.directory,
             notifiers: [Notifier::new(), Notifier::new()],
             handles: Vec::new(),

@@ -78,6 +78,7 @@ impl Driver {
                 0
             }
         };
+        environment::lift_limits();
         // If it went wrong halfway.
         drop(leave_world());
         if let Some(detail) = descriptors.leaked() {

@@ -37,6 +37,7 @@ pub(crate) enum Effect {
     Receive { side: usize, chunk: usize, len: usize, exact: bool },
     Write { ticket: WriteTicket, len: usize, all: bool },
     Read { ticket: ReadTicket, there: usize, len: usize, exact: bool },
+    Append { ticket: usize, len: usize, all: bool },
     ReadOn { position: Option<usize>, len: usize },
     Shutdown { side: usize },
     Close { side: usize },
@@ -280,6 +281,7 @@ impl Model {
             }
             Effect::Write { ticket, .. } => self.file.end_write(ticket, &[], None),
             Effect::Read { .. } => {}
+            Effect::Append { ticket, .. } => self.log.end(ticket, None),
             Effect::ReadOn { .. } => {
                 self.file.position = None;
                 self.file.readers_on -= 1;

@@ -93,6 +93,7 @@ impl Entry {
             Work::Read { .. }
                 | Work::Write { .. }
                 | Work::ReadOn { .. }
+                | Work::Append { .. }
                 | Work::Sync { .. }
                 | Work::Metadata
                 | Work::Open(_)

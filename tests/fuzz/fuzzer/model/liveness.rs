@@ -103,7 +103,6 @@ impl Model {
             }
             (_, Request::Single(Work::Connect { .. })) => !self.partitioned,
             // Those at the file's position take turns; one that is on another loop ends when that is run.
-            (Effect::ReadOn { .. }, _) => !others(self, &|e| matches!(e, Effect::ReadOn { .. })),
             (_, Request::Single(Work::Wait { .. }) | Request::Series(Series::Wait { .. })) => false,
             // Nobody waits for it.
             (_, Request::Single(Work::Hour)) => self.entries[number].was_reset,

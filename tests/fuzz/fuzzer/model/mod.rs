@@ -2,7 +2,7 @@
 //! happens is a violation.
 //!
 //! `request` (what is asked) · `entry` (submissions and their owners) · `outcome` (how they may end) · `series` (several results) ·
-//! `steering` (cancel, reset) · `wakeups` (posts, notifications) · `connections`, with `byte_ledger` · `files` · `jobs` (thread pools) ·
+//! `steering` (cancel, reset) · `wakeups` (posts, notifications) · `connections`, with `byte_ledger` · `files`, `log` · `jobs` (thread pools) ·
 //! `loops` (run and stop) ·
 //! `liveness` (what should have ended).
 
@@ -12,6 +12,7 @@ mod entry;
 mod files;
 mod jobs;
 mod liveness;
+mod log;
 mod loops;
 mod outcome;
 mod request;
@@ -30,6 +31,7 @@ pub(crate) use entry::Effect;
 use entry::{Entry, State};
 pub(crate) use files::{FILE_BYTES, FileModel, REGION_BYTES, initial_content};
 pub(crate) use jobs::{Gate, Job};
+use log::LogModel;
 pub(crate) use loops::LoopModel;
 pub(crate) use outcome::{Failure, classify};
 pub(crate) use request::Request;
@@ -89,6 +91,8 @@ pub(crate) struct FaultModel {
     pub(crate) refuses: bool,
     pub(crate) io_errors: bool,
     pub(crate) no_space: bool,
+    /// The file that is appended to has room for so many bytes.
+    pub(crate) room: Option<usize>,
     pub(crate) short_reads: bool,
     pub(crate) short_writes: bool,
 }
@@ -106,6 +110,7 @@ pub(crate) struct Model {
     ledgers: Vec<ByteLedger>,
     notifiers: Vec<NotifierModel>,
     pub(crate) file: FileModel,
+    pub(crate) log: LogModel,
     pub(crate) created: Vec<bool>,
     connects: u64,
     accepts: u64,
@@ -137,6 +142,7 @@ impl Model {
             ledgers: Vec::new(),
             notifiers: vec![NotifierModel::default(), NotifierModel::default()],
             file: FileModel::new(),
+            log: LogModel::default(),
             created: Vec::new(),
             connects: 0,
             accepts: 0,

@@ -101,6 +101,7 @@ impl Model {
                 Effect::Send { len, all: true, .. }
                 | Effect::Receive { len, exact: true, .. }
                 | Effect::Write { len, all: true, .. }
+                | Effect::Append { len, all: true, .. }
                 | Effect::Read { len, exact: true, .. },
                 Err(_),
             ) if !self.entries[number].refused => (len.saturating_sub(1), false),
@@ -194,6 +195,11 @@ impl Model {
                 };
                 allowed((least..=most).contains(&count), COUNT)
             }
+            (Effect::Append { len, all, .. }, _) => {
+                let may_be_short = self.faults.short_writes || self.faults.room.is_some();
+                let least = if *all || !may_be_short { *len } else { usize::from(*len > 0) };
+                allowed((least..=*len).contains(&count), COUNT)
+            }
             (Effect::ReadOn { len, .. }, _) => allowed(count <= *len, COUNT),
             (_, Request::Single(work)) if work.is_timer() => {
                 allowed(now_ns >= entry.due_ns, "a timer is never early")
@@ -234,7 +240,8 @@ impl Model {
                 errno == libc::ENOTCONN
                     && (self.may_be_reset(*side) || side_is.shut_read || side_is.shut_write)
             }
-            (Effect::Write { .. }, _) => match errno {
+            (Effect::Append { .. }, _) if errno == libc::EFBIG => self.faults.room.is_some(),
+            (Effect::Write { .. } | Effect::Append { .. }, _) => match errno {
                 libc::EIO => self.faults.io_errors,
                 libc::ENOSPC => self.faults.no_space,
                 _ => false,
@@ -294,6 +301,7 @@ fn outcome_name(result: Result<usize, Failure>) -> &'static str {
             libc::EINVAL => "EINVAL",
             libc::EIO => "EIO",
             libc::ENOSPC => "ENOSPC",
+            libc::EFBIG => "EFBIG",
             libc::ENOENT => "ENOENT",
             libc::EEXIST => "EEXIST",
             _ => "another errno",

@@ -17,7 +17,7 @@ impl Work {
     fn may_be_beyond_cancel(self) -> bool {
         match self {
             Work::Offload { .. } | Work::Close { .. } | Work::CloseFile => true,
-            Work::Read { .. } | Work::ReadOn { .. } | Work::Write { .. } => true,
+            Work::Read { .. } | Work::ReadOn { .. } | Work::Write { .. } | Work::Append { .. } => true,
             Work::Sync { .. } | Work::Metadata | Work::Open(_) => true,
             Work::Send { how, .. } => how == Transmit::ZeroCopy,
             _ => false,
@@ -41,6 +41,7 @@ impl Work {
             Work::Close { .. } | Work::CloseFile => OpKind::Close,
             Work::Read { how: Receive::Vectored | Receive::ExactVectored, .. } => OpKind::ReadVectored,
             Work::Read { .. } | Work::ReadOn { .. } => OpKind::Read,
+            Work::Append { .. } => OpKind::Write,
             Work::Write { how: Transmit::Vectored | Transmit::AllVectored, .. } => OpKind::WriteVectored,
             Work::Write { .. } => OpKind::Write,
             Work::Sync { data: false } => OpKind::SyncAll,
@@ -67,6 +68,7 @@ impl Work {
             Work::Recv { len, .. }
             | Work::Read { len, .. }
             | Work::Write { len, .. }
+            | Work::Append { len, .. }
             | Work::ReadOn { len } => len == 0,
             Work::Send { len, .. } => len == 0,
             Work::Open(OpenWhat::Contradiction) | Work::ForeignPool { .. } => true,
@@ -101,6 +103,8 @@ impl Work {
             Work::CloseFile => "close (file)",
             Work::Read { .. } => "read_at",
             Work::ReadOn { .. } => "read",
+            Work::Append { all: true, .. } => "write_all",
+            Work::Append { all: false, .. } => "write",
             Work::Write { .. } => "write_at",
             Work::Sync { .. } => "sync",
             Work::Metadata => "metadata",

@@ -40,6 +40,8 @@ pub(crate) struct Setting {
     pub(crate) buffers: (usize, usize),
     /// Of each so many leases one is kept; 0: none.
     pub(crate) kept: usize,
+    /// The file that is appended to has room for so many bytes (real backends).
+    pub(crate) room: Option<usize>,
     /// Slots of the pool of owners.
     pub(crate) slots: usize,
     /// What a connection holds in each direction.
@@ -144,6 +146,11 @@ pub(crate) enum Work {
         region: u8,
         len: u8,
         how: Transmit,
+    },
+    /// A write at the file's own position.
+    Append {
+        len: u8,
+        all: bool,
     },
     /// A read at the file's own position.
     ReadOn {

@@ -110,6 +110,10 @@ impl World {
                 resources.file = Some(Rc::clone(&self.file));
                 Work::Write { region, len, how }
             }
+            Work::Append { .. } => {
+                resources.file = Some(Rc::clone(&self.log));
+                work
+            }
             Work::ReadOn { len } => {
                 resources.buf = vec![BLANK; usize::from(len)];
                 resources.file = Some(Rc::clone(&self.constant));
@@ -204,6 +208,14 @@ pub(super) fn begin_effect(
             let ticket = m.file.begin_read(at, len.min(there));
             m.entries[number].effect = Effect::Read { ticket, there, len, exact: how == Receive::Exact };
         }),
+        Work::Append { len, all } => {
+            resources.buf = bytes_of(key, usize::from(len));
+            model(|m| {
+                let on = (m.entries[number].on, m.entries[number].life);
+                let ticket = m.log.begin(&resources.buf, on);
+                m.entries[number].effect = Effect::Append { ticket, len: usize::from(len), all };
+            });
+        }
         Work::ReadOn { len } => model(|m| {
             m.file.readers_on += 1;
             if m.file.readers_on > 1 {

@@ -179,6 +179,8 @@ pub(crate) fn submit<P: SingleOwner>(lp: &mut Loop, on: usize, mut owner: P, mut
             Transmit::AllVectored => go!(|t| file!(t).write_all_vectored_at(gather!(t), offset)),
             _ => go!(|t| file!(t).write_all_at(&t.buf, offset)),
         },
+        Work::Append { all: true, .. } => go!(|t| file!(t).write_all(&t.buf)),
+        Work::Append { all: false, .. } => go!(|t| file!(t).write(&t.buf)),
         Work::ReadOn { .. } => go!(|t| file!(t).read(&mut t.buf)),
         Work::Sync { data: true } => go!(|t| file!(t).sync_data()),
         Work::Sync { data: false } => go!(|t| file!(t).sync_all()),
@@ -302,6 +304,10 @@ pub(super) fn apply_effect(
             check_blank(number, &resources.buf[moved..]);
             apply_read(number, &resources.buf[..moved]);
         }
+        Work::Append { .. } => model(|m| {
+            let Effect::Append { ticket, .. } = m.entries[number].effect else { return };
+            m.log.end(ticket, Some(moved));
+        }),
         Work::ReadOn { .. } => apply_read_on(number, &resources.buf[..count], result),
         Work::Metadata if result.is_ok() && resources.metadata.len() != FILE_BYTES as u64 => {
             report("metadata is that of the file", format!("{} bytes", resources.metadata.len()));
