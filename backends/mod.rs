@@ -126,11 +126,27 @@ pub struct Capabilities {
     pub deferred_task_run: bool,
     /// The loop's system call finds its ring without a descriptor look-up (Linux 5.18).
     pub registered_ring: bool,
+    /// The loop's waits do not count as waits for a disk (Linux 6.15; see
+    /// [`Builder::iowait`](crate::Builder::iowait)).
+    pub no_iowait: bool,
+    /// How many threads the kernel makes at most for operations of this thread that would block (Linux 5.15; see
+    /// [`Builder::io_workers`](crate::Builder::io_workers)). `None` if the kernel makes none.
+    pub io_workers: Option<IoWorkers>,
     /// The size of the submission queue: how many submissions one system call carries. Less than the default of
     /// [`Builder::entries`](crate::Builder::entries) if there was no memory for more. 0 if there is none.
     pub entries: u32,
     /// The backends that the loop, left to choose, did not get, and why.
     pub refusals: Refusals,
+}
+
+/// How many threads the kernel makes at most to do what would block; see
+/// [`Builder::io_workers`](crate::Builder::io_workers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoWorkers {
+    /// For operations on regular files and disks, and for opening.
+    pub bounded: u32,
+    /// For operations on anything else.
+    pub unbounded: u32,
 }
 
 /// The backends that would have been better and that the machine refused, best first, each with its errno:
@@ -192,6 +208,9 @@ pub(crate) struct Options {
     /// `None`: what suits the machine.
     pub(crate) entries: Option<u32>,
     pub(crate) baseline: bool,
+    pub(crate) iowait: bool,
+    /// The bounded and the unbounded ones; zero is the kernel's own limit, and `None` the crate's.
+    pub(crate) io_workers: Option<[u32; 2]>,
     pub(crate) pool: Option<ThreadPool>,
     #[cfg(feature = "sim")]
     pub(crate) simulation: Option<crate::sim::SimHandle>,

@@ -29,6 +29,9 @@ use crate::thread_pool::ThreadPool;
 ///   [`Capabilities`](crate::Capabilities) tells `entries`, `buffer_rings` and `refusals`.
 /// * **Descriptors** (`RLIMIT_NOFILE`): three for a loop on io_uring, two on epoll, one for each socket and file.
 ///   If there is none left, [`build`](Builder::build) says `EMFILE`, whatever backend it is.
+/// * **Threads** (`RLIMIT_NPROC`, `TasksMax=`): none of the loop's own; the [thread
+///   pool](Builder::thread_pool)'s, and on io_uring the kernel's ([`io_workers`](Builder::io_workers)), four for
+///   each core and 64, made when they are needed.
 #[derive(Clone, Debug)]
 pub struct Builder {
     pub(crate) capacity: usize,
@@ -114,6 +117,50 @@ impl Builder {
         self
     }
 
+    /// Whether the loop's sleep counts as waiting for a disk: `false` by default. On io_uring the kernel counts it
+    /// so (`%iowait`, `procs_blocked` of `/proc/stat`, pressure of I/O) unless it is told not to, which it can be
+    /// since Linux 6.15 (`IORING_ENTER_NO_IOWAIT`); [`Capabilities::no_iowait`](crate::Capabilities) says whether
+    /// it was. A loop that does wait for disks may want the count, and the higher clock that the kernel gives a
+    /// core for it. Elsewhere, and with [`Builder::baseline`], this has no effect.
+    ///
+    /// ```
+    /// let storage = oxev::Loop::builder().iowait(true).build()?;
+    /// assert!(!storage.capabilities().no_iowait);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn iowait(mut self, counts: bool) -> Builder {
+        self.backend.iowait = counts;
+        self
+    }
+
+    /// How many threads the kernel makes at most for what would block in it (io_uring, Linux 5.15,
+    /// `io_uring_register_iowq_max_workers(3)`); other backends have no such threads.
+    ///
+    /// * `bounded`: for regular files, disks, and opening. Four for each core by default.
+    /// * `unbounded`: for anything else that the kernel can neither do at once nor wait for, such as a device
+    ///   without readiness. 64 by default.
+    ///
+    /// Zero leaves the kernel's own limit. Operations beyond the limit wait for a thread, and can be cancelled
+    /// there; so opens of FIFOs that have no other end keep files waiting once they are as many as `bounded`. The
+    /// kernel counts by thread and not by ring, and before Linux 6.4 for each NUMA node: of several loops of one
+    /// thread the last that names limits decides, and those that name none leave them.
+    ///
+    /// [`Builder::build`] says `EINVAL` for numbers above `i32::MAX`, and where the kernel cannot be told.
+    ///
+    /// ```
+    /// let lp = oxev::Loop::builder().io_workers(2, 8).build()?;
+    /// if let Some(workers) = lp.capabilities().io_workers {
+    ///     assert_eq!((workers.bounded, workers.unbounded), (2, 8));
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn io_workers(mut self, bounded: u32, unbounded: u32) -> Builder {
+        self.backend.io_workers = Some([bounded, unbounded]);
+        self
+    }
+
     /// How long dropping the loop waits for the kernel, and for work on thread pools, to let go of memory
     /// before it leaks the owners: 5 s by default.
     #[must_use]
@@ -133,6 +180,9 @@ impl Builder {
     pub fn build(self) -> io::Result<Box<Loop>> {
         let entries = self.backend.entries.unwrap_or(1);
         if self.capacity == 0 || self.capacity > Token::ENTRIES_MAX || entries == 0 || entries > ENTRIES_MAX {
+            return Err(errno::error(errno::EINVAL));
+        }
+        if self.backend.io_workers.is_some_and(|limits| limits.iter().any(|&n| i32::try_from(n).is_err())) {
             return Err(errno::error(errno::EINVAL));
         }
         Loop::with(&self)

@@ -71,7 +71,7 @@ pub mod backend {
     pub use crate::backends::{Driver, MakeDriver, Operations, Wait, Waker};
     pub use crate::in_flight::{Next, Token};
 }
-pub use backends::{Capabilities, Kind, Refusals, UnknownKind};
+pub use backends::{Capabilities, IoWorkers, Kind, Refusals, UnknownKind};
 pub use buf_pool::{BufPool, Lease};
 pub use builder::Builder;
 pub use completion::{Action, Completion, Multi, Owner};

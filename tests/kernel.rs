@@ -30,6 +30,8 @@ mod granted {
         assert_eq!(has.buffer_rings, since(5, 19), "buffer rings: {has:?}");
         assert_eq!(has.multishot_recv, since(6, 0), "multishot receive: {has:?}");
         assert_eq!(has.zero_copy_send, since(6, 0), "zero-copy send: {has:?}");
+        assert_eq!(has.no_iowait, since(6, 15), "no iowait: {has:?}");
+        assert!(has.io_workers.is_some(), "limits of workers: {has:?}");
         assert_eq!(has.deferred_task_run, since(6, 1), "deferred task work: {has:?}");
     }
 }

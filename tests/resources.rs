@@ -252,3 +252,136 @@ fn a_build_without_descriptors_is_an_error_that_leaves_none_open() {
         }
     });
 }
+
+/// Processes and threads that wait for a disk, of the whole machine.
+fn blocked() -> usize {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap();
+    let line = stat.lines().find_map(|line| line.strip_prefix("procs_blocked "));
+    line.unwrap().trim().parse().unwrap()
+}
+
+/// Has many loops sleep, each on a thread, and calls `look` meanwhile.
+fn while_loops_sleep(iowait: bool, look: impl FnOnce()) {
+    let (said, heard) = std::sync::mpsc::channel();
+    let threads: Vec<_> = (0..SLEEPERS)
+        .map(|_| {
+            let said = said.clone();
+            std::thread::spawn(move || {
+                let mut lp = Loop::builder().capacity(4).entries(2).iowait(iowait).build().unwrap();
+                // SAFETY: no memory is passed.
+                let thread = unsafe { libc::gettid() };
+                said.send((thread, lp.handle())).unwrap();
+                lp.submit(
+                    Box::new(Completion::new(())),
+                    |()| Timer::after(std::time::Duration::from_secs(3600)),
+                    |_, _, _| (),
+                );
+                lp.run(RunMode::UntilDone).unwrap();
+            })
+        })
+        .collect();
+    let sleepers: Vec<_> = heard.iter().take(SLEEPERS).collect();
+    for (thread, _) in &sleepers {
+        // The field behind the name, which may hold anything but its own end.
+        let sleeps = || {
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+            let state = stat.rsplit_once(") ").unwrap().1.starts_with(['S', 'D']);
+            let call =
+                std::fs::read_to_string(format!("/proc/self/task/{thread}/syscall")).unwrap_or_default();
+            state && (call.is_empty() || call.starts_with(&format!("{} ", libc::SYS_io_uring_enter)))
+        };
+        while !sleeps() {
+            std::thread::yield_now();
+        }
+    }
+    look();
+    for (_, handle) in sleepers {
+        handle.stop();
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// More than threads that wait for a disk at the same time for any other reason, all the time.
+const SLEEPERS: usize = 64;
+
+#[test]
+fn a_loop_that_sleeps_does_not_count_as_one_that_waits_for_a_disk_unless_it_is_told_to() {
+    in_a_process(
+        "a_loop_that_sleeps_does_not_count_as_one_that_waits_for_a_disk_unless_it_is_told_to",
+        || {
+            let has = Loop::new().unwrap().capabilities();
+            if !has.no_iowait {
+                return eprintln!(
+                    "not run: this kernel cannot be told (before 6.15, or it refuses io_uring)"
+                );
+            }
+            assert!(!Loop::builder().iowait(true).build().unwrap().capabilities().no_iowait);
+            // Others may wait for a disk now and then: the least of some readings.
+            while_loops_sleep(false, || {
+                assert!((0..10_000).any(|_| blocked() < SLEEPERS));
+            });
+            // All that sleep count, whatever others do.
+            while_loops_sleep(true, || assert!(blocked() >= SLEEPERS));
+        },
+    );
+}
+
+/// The threads that the kernel has made for this process's operations.
+fn workers() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+    names.filter(|name| name.starts_with("iou-wrk")).count()
+}
+
+#[test]
+fn the_kernel_makes_no_more_threads_than_it_is_allowed_to() {
+    in_a_process("the_kernel_makes_no_more_threads_than_it_is_allowed_to", || {
+        thread_local! {
+            static ENDED: Cell<usize> = const { Cell::new(0) };
+        }
+        const OPENS: usize = 40;
+        if let Err(error) = Loop::builder().backend(Kind::IoUring).build() {
+            return eprintln!("not run: there is no io_uring here: {error}");
+        }
+        let given = Loop::new().unwrap().capabilities().io_workers.unwrap();
+        let cores = std::thread::available_parallelism().unwrap().get() as u32;
+        // The kernel allows no more than the user may have.
+        assert!(given.bounded <= 4 * cores && given.unbounded <= 64, "{given:?}");
+        assert_eq!(errno(Loop::builder().io_workers(1 << 31, 0).build()), Some(libc::EINVAL));
+
+        let mut lp = Loop::builder().backend(Kind::IoUring).io_workers(3, 2).build().unwrap();
+        // Another loop of this thread that names no limits leaves them.
+        let other = Loop::builder().backend(Kind::IoUring).build().unwrap();
+        for lp in [&lp, &other] {
+            let limits = lp.capabilities().io_workers.unwrap();
+            assert_eq!((limits.bounded, limits.unbounded), (3, 2));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        let opens: Vec<_> = (0..OPENS)
+            .map(|_| {
+                let state = Box::new(Completion::new(name.clone()));
+                lp.submit(
+                    state,
+                    |name| oxev::File::open(name, &oxev::OpenOptions::new().read(true)),
+                    |_, _, _| ENDED.set(ENDED.get() + 1),
+                )
+            })
+            .collect();
+        // Each waits for a writer, and for a thread to do so.
+        while workers() < 3 {
+            lp.run(RunMode::NoWait).unwrap();
+        }
+        for _ in 0..100 {
+            lp.run(RunMode::NoWait).unwrap();
+            assert!(workers() <= 3 && ENDED.get() == 0, "{} workers", workers());
+        }
+        for open in opens {
+            assert!(lp.cancel(open));
+        }
+        lp.run(RunMode::UntilDone).unwrap();
+        assert_eq!(ENDED.get(), OPENS);
+    });
+}

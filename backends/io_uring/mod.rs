@@ -32,7 +32,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use ::io_uring::{opcode, squeue, types};
 
 use super::positions::Positions;
-use super::{Capabilities, Driver, ENTRIES_MAX, Operations, Options, Wait, Waker};
+use super::{Capabilities, Driver, ENTRIES_MAX, IoWorkers, Operations, Options, Wait, Waker};
 use crate::buf_pool::{self, Buffers};
 use crate::in_flight::{Next, Token};
 use crate::memory;
@@ -291,6 +291,8 @@ unsafe impl Driver for IoUring {
             zero_copy_send,
             deferred_task_run: self.ring.is_deferred(),
             registered_ring: self.ring.is_registered(),
+            no_iowait: self.ring.has_no_iowait(),
+            io_workers: self.ring.io_workers(),
             entries: self.ring.entries(),
             ..Capabilities::default()
         }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use ::io_uring::{Builder, EnterFlags, IoUring, cqueue, squeue, types};
 
 use super::features::{Features, too_old};
-use super::{ENTRIES_MAX, Options, Wait};
+use super::{ENTRIES_MAX, IoWorkers, Options, Wait};
 
 /// Completion queue entries for each submission queue entry: multishot operations complete more often than
 /// they are submitted.
@@ -31,6 +32,17 @@ const ENTRIES_LEAST: u32 = 64;
 /// How long one build waits for memory that the kernel gives back late: a ring that was closed counts until a
 /// worker has freed it, 35 ms later at most (seen on 6.18). Few tries: a ring that is refused is freed as late.
 const MEMORY_WAITS_MS: [u64; 5] = [2, 4, 8, 16, 32];
+
+/// The limits of the kernel's threads if the program names none. Bounded ones, for files: as many as the kernel
+/// itself gives a large ring (a small one would get no more than it has entries). Unbounded ones, for what can
+/// neither be done at once nor be waited for: the kernel's own limit is the user's (`RLIMIT_NPROC`).
+const BOUNDED_WORKERS_PER_CORE: u32 = 4;
+const UNBOUNDED_WORKERS: u32 = 64;
+
+thread_local! {
+    /// A program has named limits for this thread: loops that name none leave them.
+    static WORKERS_CHOSEN: Cell<bool> = const { Cell::new(false) };
+}
 
 pub(super) struct Ring {
     ring: ManuallyDrop<IoUring>,
@@ -55,7 +67,13 @@ impl Ring {
             entries /= 2;
             built = Ring::of_size(entries, options.baseline);
         }
-        built
+        let (mut ring, features) = built?;
+        // 6.15. The waker's poll is always in flight, so any wait would count (`procs_blocked` of proc(5)).
+        if !options.iowait && !options.baseline && ring.ring.params().is_feature_no_iowait() {
+            ring.enter_flags |= EnterFlags::NO_IOWAIT;
+        }
+        ring.limit_workers(options.io_workers)?;
+        Ok((ring, features))
     }
 
     /// Makes rings of this size, with the best set of flags that this kernel takes.
@@ -128,6 +146,32 @@ impl Ring {
     /// This process is a forked child: the rings are its parent's.
     pub(super) fn leave_to_parent(&mut self) {
         self.is_parents = true;
+    }
+
+    /// Limits the threads that the kernel makes for this thread's operations (5.15).
+    fn limit_workers(&self, chosen: Option<[u32; 2]>) -> io::Result<()> {
+        if let Some(mut limits) = chosen {
+            self.ring.submitter().register_iowq_max_workers(&mut limits)?;
+            WORKERS_CHOSEN.set(true);
+        } else if !WORKERS_CHOSEN.get() {
+            let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+            let mut limits = [cores.saturating_mul(BOUNDED_WORKERS_PER_CORE), UNBOUNDED_WORKERS];
+            // A kernel that cannot be told has limits of its own.
+            let _ = self.ring.submitter().register_iowq_max_workers(&mut limits);
+        }
+        Ok(())
+    }
+
+    /// The limits that hold now.
+    pub(super) fn io_workers(&self) -> Option<IoWorkers> {
+        // Zeros change nothing and ask.
+        let mut limits = [0; 2];
+        self.ring.submitter().register_iowq_max_workers(&mut limits).ok()?;
+        Some(IoWorkers { bounded: limits[0], unbounded: limits[1] })
+    }
+
+    pub(super) fn has_no_iowait(&self) -> bool {
+        self.enter_flags.contains(EnterFlags::NO_IOWAIT)
     }
 
     pub(super) fn is_deferred(&self) -> bool {
