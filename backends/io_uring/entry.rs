@@ -10,6 +10,7 @@ use super::features::Features;
 use super::{WHOLE, fifo, sends};
 use crate::buf_pool;
 use crate::io_vecs::{self, Part};
+use crate::net::socket::address_place;
 use crate::op::{Direction, OpKind, PART_BYTES_MAX, RawOp, TRANSFER_BYTES_MAX};
 use crate::sys::linux::{metadata, socket};
 
@@ -93,9 +94,9 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             opcode::Accept::new(fd, null, null.cast()).flags(socket::FLAGS).build()
         }
         OpKind::Connect => {
-            // SAFETY: S3: the overlay's place for the length.
-            let len = unsafe { RawOp::address_len_place(op).read() };
-            opcode::Connect::new(fd, RawOp::address_place(op).cast_const().cast(), len).build()
+            // SAFETY: S3: nobody else has it now.
+            let (address, len) = address_place(unsafe { &mut *op });
+            opcode::Connect::new(fd, address.cast(), len).build()
         }
         OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => {
             let whole = raw.backend_state == WHOLE;

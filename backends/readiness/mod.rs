@@ -205,7 +205,7 @@ impl<S: Selector> Readiness<S> {
         if !self.enter(token, raw, ops) {
             return;
         }
-        let (fd, lane) = (raw.fd, Lane::of(raw.kind));
+        let (fd, kind, lane) = (raw.fd, raw.kind, Lane::of(raw.kind));
         let record = self.descriptors.record(fd);
         if !record.lane(lane).is_empty() || !record.may_be_ready(lane) {
             return self.nodes.push(record.lane(lane), token, Place::Waiting);
@@ -217,6 +217,10 @@ impl<S: Selector> Readiness<S> {
         match attempt(raw, record) {
             Attempt::Over(outcome) => {
                 if ops.complete(token, outcome) == Next::Continue {
+                    if kind == OpKind::Connect {
+                        // SAFETY: S3: the table says that the operation is ours.
+                        return unsafe { self.start_connect(token, op, ops) };
+                    }
                     self.nodes.push(record.lane(lane), token, Place::Waiting);
                     self.run_lane(fd, lane, ops);
                 }
@@ -382,7 +386,15 @@ impl<S: Selector> Readiness<S> {
                     }
                 }
                 Attempt::Over(outcome) => {
-                    if ops.complete(token, outcome) == Next::Done {
+                    let is_connect = raw.kind == OpKind::Connect;
+                    let next = ops.complete(token, outcome);
+                    if is_connect && next == Next::Continue {
+                        // It goes on with another address, on another socket.
+                        self.nodes.remove(record.lane(lane), token);
+                        // SAFETY: S3: the table says that the operation is ours.
+                        return unsafe { self.start_connect(token, op, ops) };
+                    }
+                    if next == Next::Done {
                         self.nodes.remove(record.lane(lane), token);
                         if record.lane(lane).is_empty() {
                             return;

@@ -829,6 +829,12 @@ impl State {
 
     /// The loop says that an operation is not finished.
     fn resume(&mut self, seq: OpSeq) {
+        let op = self.raw(seq);
+        // SAFETY: S3: the operation is in flight, and only we look at it now.
+        if socket::take_failed(unsafe { &*op }) {
+            // Another address; here a socket serves for more than one attempt.
+            return self.begin_connect(seq);
+        }
         let Some(operation) = self.operations.get_mut(&seq) else { return };
         match (operation.held, operation.object) {
             (true, Some(object)) => {

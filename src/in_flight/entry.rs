@@ -57,7 +57,9 @@ pub(crate) struct EntryFlags(pub(super) u8);
 impl EntryFlags {
     #[inline(always)]
     pub(crate) const fn of(kind: OpKind, op_flags: u8) -> EntryFlags {
-        let compound = op_flags & RawOp::MULTI != 0 || matches!(kind, OpKind::RecvPooled);
+        let compound = op_flags & RawOp::MULTI != 0
+            || matches!(kind, OpKind::RecvPooled)
+            || matches!(kind, OpKind::Connect) && op_flags & RawOp::LIST != 0;
         let exact = op_flags & RawOp::EXACT != 0;
         let background = op_flags & RawOp::BACKGROUND != 0;
         EntryFlags(

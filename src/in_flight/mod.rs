@@ -42,6 +42,7 @@ use crate::handle::{self, Remote};
 use crate::io_vecs;
 use crate::jobs::{self, Jobs, NotSent, OwnerFn, OwnerWork};
 use crate::memory;
+use crate::net::socket;
 use crate::op::{Direction, NO_DEADLINE, OpKind, Outcome, PART_BYTES_MAX, RawOp};
 use crate::sync::Arc;
 use crate::sys::errno;
@@ -536,6 +537,11 @@ impl InFlight {
             }
             outcome.result = if ending == flag::TIMED_OUT { -code::DEADLINE } else { -errno::ECANCELED };
             return Ok(outcome);
+        }
+        if outcome.result < 0 && ending == 0 && entry.op_kind() == OpKind::Connect {
+            // SAFETY: S3: the operation is off the kernel, so its description is ours alone.
+            let has_next = socket::next_address(unsafe { &mut *op });
+            return if has_next { Err(Next::Continue) } else { Ok(outcome) };
         }
         if flags & RawOp::EXACT == 0 || outcome.result < 0 {
             return Ok(outcome);

@@ -35,9 +35,13 @@ pub struct TcpStream {
 descriptor_conversions!(TcpStream);
 
 impl TcpStream {
-    /// Connects (`connect(2)`). If the address resolves to several, the first is tried. Names are looked up
-    /// by the system, which blocks: give an address to avoid that, if need be from
-    /// [`resolve`](super::resolve).
+    /// Connects (`connect(2)`). If the address resolves to several, they are tried in order until one answers,
+    /// and the error is that of the last. A deadline is for all of them together, and a cancel ends the
+    /// attempt that is being made.
+    ///
+    /// Names are looked up by the system, which blocks: give an address to avoid that, if need be from
+    /// [`resolve`](super::resolve). Several addresses are kept on the heap until the operation is over; for
+    /// one, nothing is allocated.
     ///
     /// ```
     /// use oxev::{Completion, Loop, RunMode, TcpStream};
@@ -52,14 +56,18 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn connect<'a>(address: impl ToSocketAddrs) -> Op<'a, TcpStream> {
-        let address = match address.to_socket_addrs().map(|mut all| all.next()) {
-            Ok(Some(address)) => address,
-            Ok(None) => return Op::failed(errno::EADDRNOTAVAIL),
+        let mut addresses = match address.to_socket_addrs() {
+            Ok(addresses) => addresses,
             Err(error) => return Op::failed(error.raw_os_error().unwrap_or(errno::EINVAL)),
         };
-        let mut raw = RawOp::new(OpKind::Connect, -1);
-        socket::put_address(&mut raw, address);
-        // SAFETY: S6: the operation points to its own address overlay.
+        let raw = match (addresses.next(), addresses.next()) {
+            (None, _) => return Op::failed(errno::EADDRNOTAVAIL),
+            (Some(address), None) => socket::connect_to(address),
+            (Some(first), Some(second)) => {
+                socket::connect_to_any([first, second].into_iter().chain(addresses).collect())
+            }
+        };
+        // SAFETY: S6: the operation points to its own address overlay, or to a list that it owns.
         unsafe { Op::from_raw(raw) }
     }
 
@@ -306,6 +314,7 @@ impl TcpStream {
 /// # Safety
 /// `outcome` is that of `op`, and is turned into a stream only once.
 unsafe fn stream_of(op: &RawOp, outcome: Outcome) -> io::Result<TcpStream> {
+    socket::drop_list(op);
     let fd = match (op.kind, outcome.count()) {
         (OpKind::Connect, Ok(_)) => {
             // SAFETY: S7: the socket was made for the operation, and this is the one time that it is wrapped.

@@ -79,8 +79,9 @@ impl<'a, R: Output> Op<'a, R> {
 }
 
 impl<R> Drop for Op<'_, R> {
-    /// Only a `Close` that was never submitted owns anything.
+    /// Only a `Close` and a `Connect` that were never submitted own anything.
     fn drop(&mut self) {
+        crate::net::socket::drop_list(&self.raw);
         if self.raw.kind == OpKind::Close {
             crate::descriptor::close_unbegun(self.raw.fd);
         }

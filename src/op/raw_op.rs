@@ -61,6 +61,8 @@ impl RawOp {
     pub const CURSOR: u8 = 1 << 4;
     /// [`OpKind::Accept`]: the peer's address is asked for.
     pub const ADDRESS: u8 = 1 << 4;
+    /// [`OpKind::Connect`]: `buf` is a list of addresses that the operation owns, to be tried in order.
+    pub(crate) const LIST: u8 = 1 << 4;
     /// [`OpKind::Timer`]: `offset` is a time on the loop's clock, not a delay.
     pub const ABSOLUTE: u8 = 1 << 4;
     /// [`OpKind::Timer`]: the period counts from the end of the callback (fixed delay), not from the last deadline.

@@ -10,7 +10,7 @@ use oxev::{IoVecs, Loop, Pool, RunMode, TcpListener, TcpStream, Timer};
 
 use crate::support::crowds::crowd;
 use crate::support::sockets::{
-    Peer, assert_closed, connect, listener, loop_pair, loopbacks, pair, small_pair, small_sender,
+    Peer, assert_closed, connect, listener, loop_pair, loopbacks, pair, small_pair, small_sender, unanswering,
 };
 use crate::support::surroundings::{Background, background};
 use crate::support::{HOUR, MS, complete, errno, is_canceled, pattern, run_until, start, start_multi};
@@ -43,6 +43,10 @@ conformance! {
     both_directions_at_once_with_a_shared_slot,
     several_reads_queue_on_one_socket_in_order,
     a_refused_connection_is_an_error,
+    connect_tries_address_after_address,
+    connect_ends_with_the_error_of_the_last_address,
+    a_connect_of_several_addresses_is_cancelled_and_keeps_its_deadline,
+    a_connect_of_several_addresses_that_is_not_submitted_or_not_done_is_dropped,
     an_address_that_is_no_address_is_an_error,
     a_reset_by_the_peer_is_an_error,
     sending_to_a_closed_peer_is_an_error_and_no_signal,
@@ -453,6 +457,56 @@ fn a_refused_connection_is_an_error(v: Variant) {
         let (_, connected) = complete(&mut lp, (), |()| TcpStream::connect(gone));
         assert_eq!(connected.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     }
+}
+
+/// Addresses that refuse a connection.
+fn refusing<const N: usize>() -> [SocketAddr; N] {
+    let listeners = [(); N].map(|()| listener());
+    listeners.map(|(_closed, address)| address)
+}
+
+fn connect_tries_address_after_address(v: Variant) {
+    let mut lp = v.new_loop();
+    for refused in 0..4 {
+        let (listener, address) = listener();
+        let mut addresses = refusing::<3>()[..refused].to_vec();
+        addresses.extend([address, listener.local_addr().unwrap()]);
+        let connect = complete(&mut lp, addresses, |all| TcpStream::connect(&all[..]));
+        assert_eq!(connect.1.unwrap().peer_addr().unwrap(), address);
+        complete(&mut lp, listener, |l| l.accept()).1.unwrap();
+    }
+}
+
+fn connect_ends_with_the_error_of_the_last_address(v: Variant) {
+    let mut lp = v.new_loop();
+    let addresses = refusing::<3>().to_vec();
+    let (addresses, connect) = complete(&mut lp, addresses, |all| TcpStream::connect(&all[..]));
+    assert_eq!(connect.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let (_, connect) = complete(&mut lp, addresses, |_| TcpStream::connect(&[][..]));
+    assert!(connect.is_err());
+}
+
+fn a_connect_of_several_addresses_is_cancelled_and_keeps_its_deadline(v: Variant) {
+    let mut lp = v.new_loop();
+    let (full, _keep) = unanswering();
+    let [refused] = refusing();
+    let connect = start(&mut lp, (), |()| TcpStream::connect(&[refused, full, refused][..]).timeout(50 * MS));
+    assert!(oxev::is_deadline(&connect.wait(&mut lp).1.unwrap_err()));
+    let connect = start(&mut lp, (), |()| TcpStream::connect(&[refused, full, refused][..]));
+    lp.run_for(20 * MS).unwrap();
+    assert!(lp.cancel(connect.id));
+    assert!(is_canceled(&connect.wait(&mut lp).1));
+}
+
+fn a_connect_of_several_addresses_that_is_not_submitted_or_not_done_is_dropped(v: Variant) {
+    let mut lp = v.builder().capacity(1).build().unwrap();
+    let (full, _keep) = unanswering();
+    let [refused] = refusing();
+    drop(TcpStream::connect(&[refused, full][..]));
+    let _waits = start(&mut lp, (), |()| TcpStream::connect(&[refused, full][..]));
+    let too_many = start(&mut lp, (), |()| TcpStream::connect(&[refused, full][..]));
+    assert!(oxev::is_table_full(&too_many.wait(&mut lp).1.unwrap_err()));
+    lp.run_for(20 * MS).unwrap();
 }
 
 fn an_address_that_is_no_address_is_an_error(v: Variant) {
