@@ -90,6 +90,19 @@ pub unsafe trait Driver: AsFd {
     /// What the kernel says; nothing is lost, and the next call tries again.
     fn flush(&mut self, ops: &mut Operations) -> io::Result<()>;
 
+    /// Whether something was submitted that only [`flush`](Driver::flush) or [`poll`](Driver::poll) begins.
+    fn has_unsubmitted(&mut self) -> bool {
+        true
+    }
+
+    /// A program is about to wait for the descriptor in place of the loop, level-triggered or for an edge. From now
+    /// on, whatever there is for [`poll`](Driver::poll) to report makes it readable by an edge of its own. `true`:
+    /// there is something already, or the loop has something to do (`busy`), and the loop makes the edge.
+    /// [`Wait::Peek`] takes it back.
+    fn show(&self, busy: bool, _ops: &Operations) -> bool {
+        busy
+    }
+
     /// Headers of its own that it sent to a thread pool have come back.
     #[doc(hidden)]
     fn take_jobs(&mut self, _ops: &mut Operations) {}
@@ -119,6 +132,19 @@ impl Operations {
         let view = std::ptr::from_mut(ops) as *mut Operations;
         // SAFETY: S3: the view is the table and nothing else (`repr(transparent)`), and borrows it.
         unsafe { &mut *view }
+    }
+
+    /// As [`Operations::of`], to look at.
+    pub(crate) fn of_shared(ops: &InFlight) -> &Operations {
+        let view = std::ptr::from_ref(ops) as *const Operations;
+        // SAFETY: S3: as above.
+        unsafe { &*view }
+    }
+
+    /// Looks at the polls that the driver has.
+    #[cfg(all(target_os = "linux", feature = "io_uring"))]
+    pub(crate) fn each_poll(&self, look: impl Fn(&RawOp)) {
+        self.0.each_poll(look);
     }
 
     /// Says how an operation went. Outcomes that come late or twice, under a token that names nothing any more, have

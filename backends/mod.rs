@@ -223,36 +223,56 @@ pub(crate) struct Options {
 #[cfg(feature = "backend-api")]
 pub type MakeDriver = fn(capacity: usize, waker: Waker) -> io::Result<Box<dyn Driver>>;
 
-/// Ends a backend's wait, from any thread and at any time.
+/// Reaches a loop's thread from any other, at any time: where it waits in the backend, or where a program
+/// polls its descriptor.
 #[derive(Clone, Debug)]
-pub struct Waker(Arc<WakeUp>);
+pub struct Waker(Arc<Events>);
+
+#[derive(Debug)]
+struct Events {
+    /// Ends the backend's wait.
+    wait: WakeUp,
+    /// What a program polls, if that is not the selector that waits for the other one.
+    shown: Option<WakeUp>,
+}
 
 impl Waker {
-    fn new() -> io::Result<Waker> {
-        Ok(Waker(Arc::new(WakeUp::new()?)))
+    /// `shown`: a program polls an event of its own.
+    fn new(shown: bool) -> io::Result<Waker> {
+        let shown = if shown { Some(WakeUp::new()?) } else { None };
+        Ok(Waker(Arc::new(Events { wait: WakeUp::new()?, shown })))
     }
 
     /// Ends the wait that there is, or the next.
     pub fn wake(&self) {
-        self.0.set();
+        self.0.wait.set();
+    }
+
+    /// Makes the descriptor readable that a program polls.
+    pub(crate) fn signal(&self) {
+        self.shown().set();
+    }
+
+    fn shown(&self) -> &WakeUp {
+        self.0.shown.as_ref().unwrap_or(&self.0.wait)
     }
 
     /// Blocks until it is called, or a signal comes.
     #[cfg(feature = "sim")]
     fn wait(&self) {
-        self.0.wait();
+        self.0.wait.wait();
     }
 
     /// Whether it was woken since the last time that this was asked. Its descriptor is not readable afterwards.
-    #[cfg(any(feature = "sim", feature = "backend-api"))]
+    #[cfg(any(feature = "sim", feature = "backend-api", all(target_os = "linux", feature = "io_uring")))]
     pub fn clear(&self) -> bool {
-        self.0.clear()
+        self.shown().clear()
     }
 }
 
 impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.wait.as_fd()
     }
 }
 
@@ -306,7 +326,7 @@ impl Compiled {
             #[cfg(all(target_os = "linux", feature = "epoll"))]
             Kind::Epoll => {
                 let selector = epoll::Epoll::new(options.baseline, waker)?;
-                readiness::Readiness::new(selector, options, capacity, waker.clone()).map(Compiled::Epoll)
+                readiness::Readiness::new(selector, options, capacity).map(Compiled::Epoll)
             }
             #[cfg(feature = "sim")]
             Kind::Sim => {
@@ -333,13 +353,13 @@ pub(crate) struct Backend {
 impl Backend {
     /// Makes the chosen backend, or the best that works here, with room for `capacity` operations.
     pub(crate) fn new(options: &Options, capacity: usize) -> io::Result<(Backend, Waker)> {
-        let waker = Waker::new()?;
         let (choices, forced) = match &options.kind {
             Some(kind) => (std::slice::from_ref(kind), true),
             None => (Kind::COMPILED, false),
         };
         let mut refusals = Refusals::default();
         for (rest, kind) in (0..choices.len()).rev().zip(choices) {
+            let waker = Waker::new(*kind == Kind::IoUring)?;
             match Compiled::new(*kind, options, capacity, &waker) {
                 Ok(compiled) => return Ok((Backend { compiled, refusals }, waker)),
                 Err(error) => match refusal(&error, options) {
@@ -389,6 +409,16 @@ impl Backend {
         }
     }
 
+    /// When something happens next that does not show in the descriptor: only a simulated world knows.
+    pub(crate) fn next_event_ns(&self) -> Option<u64> {
+        match &self.compiled {
+            #[cfg(feature = "sim")]
+            Compiled::Sim(sim) => sim.next_event_ns(),
+            #[allow(unreachable_patterns, reason = "if only the simulator is compiled in")]
+            _ => None,
+        }
+    }
+
     /// The most completions that one `poll` collects.
     pub(crate) fn completions_max(&self) -> usize {
         forward!(&self.compiled, backend => backend.completions_max())
@@ -416,9 +446,19 @@ impl Backend {
         forward!(&mut self.compiled, backend => backend.poll(wait, Operations::of(ops)))
     }
 
+    /// Whether something was submitted that only [`Backend::flush`] or [`Backend::poll`] begins.
+    pub(crate) fn has_unsubmitted(&mut self) -> bool {
+        forward!(&mut self.compiled, backend => backend.has_unsubmitted())
+    }
+
     /// Begins what was submitted.
     pub(crate) fn flush(&mut self, ops: &mut InFlight) -> io::Result<()> {
         forward!(&mut self.compiled, backend => backend.flush(Operations::of(ops)))
+    }
+
+    /// As [`Driver::show`] has it.
+    pub(crate) fn show(&self, busy: bool, ops: &InFlight) -> bool {
+        forward!(&self.compiled, backend => backend.show(busy, Operations::of_shared(ops)))
     }
 
     /// Takes its own headers that have come back from a thread pool.
@@ -484,7 +524,7 @@ impl Backend {
 }
 
 impl AsFd for Backend {
-    /// Readable when `poll` has something to report.
+    /// Readable when `poll` has something to report, from the first [`Backend::show`] on.
     fn as_fd(&self) -> BorrowedFd<'_> {
         forward!(&self.compiled, backend => backend.as_fd())
     }

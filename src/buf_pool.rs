@@ -9,6 +9,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
+use crate::backends::Waker;
 use crate::op::{OpKind, Outcome, Output, RawOp};
 use crate::sys::errno;
 use crate::sys::pages::Pages;
@@ -54,12 +55,63 @@ pub(crate) struct Buffers {
     size: u32,
     count: u16,
     leased: Cell<u16>,
-    /// Tells the loop that a lease was dropped.
-    returned: Rc<Cell<bool>>,
+    returns: Rc<Returns>,
     loop_id: u32,
     /// The loop's number for the pool.
     id: u16,
     free: Free,
+}
+
+/// How the leases of a loop's pools tell it that they were dropped.
+#[derive(Debug)]
+pub(crate) struct Returns {
+    any: Cell<bool>,
+    /// A program polls the loop's descriptor, and an operation waits for a buffer.
+    watched: Cell<bool>,
+    /// `None` when the loop is gone: leases and leaked pools keep none of its descriptors open.
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Returns {
+    pub(crate) fn new(waker: Waker) -> Returns {
+        Returns { any: Cell::new(false), watched: Cell::new(false), waker: RefCell::new(Some(waker)) }
+    }
+
+    /// Whether an operation that waits for a buffer may find one: a lease has been dropped since they were
+    /// looked at.
+    pub(crate) fn any(&self) -> bool {
+        self.any.get()
+    }
+
+    /// As [`Returns::any`], until the next time.
+    pub(crate) fn take(&self) -> bool {
+        self.any.replace(false)
+    }
+
+    /// There is a free buffer.
+    #[inline]
+    pub(crate) fn note(&self) {
+        self.any.set(true);
+        if self.watched.get() {
+            self.signal();
+        }
+    }
+
+    #[cold]
+    fn signal(&self) {
+        self.watched.set(false);
+        self.waker.borrow().iter().for_each(Waker::signal);
+    }
+
+    /// The loop is gone.
+    pub(crate) fn detach(&self) {
+        self.waker.take();
+    }
+
+    /// Whether the loop's descriptor has to show the next return.
+    pub(crate) fn watch(&self, watch: bool) {
+        self.watched.set(watch);
+    }
 }
 
 /// Who hands the buffers out.
@@ -113,14 +165,14 @@ impl Buffers {
         size: u32,
         loop_id: u32,
         id: u16,
-        returned: Rc<Cell<bool>>,
+        returns: Rc<Returns>,
     ) -> io::Result<Buffers> {
         if count == 0 || count > BUFFERS_MAX || size == 0 {
             return Err(errno::error(errno::EINVAL));
         }
         let memory = Pages::new(usize::from(count) * size as usize)?;
         let free = Free::List(RefCell::new((0..count).rev().collect()));
-        Ok(Buffers { memory, size, count, leased: Cell::new(0), returned, loop_id, id, free })
+        Ok(Buffers { memory, size, count, leased: Cell::new(0), returns, loop_id, id, free })
     }
 
     /// From now on the kernel hands the buffers out. None has been taken yet.
@@ -232,7 +284,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(index) = self.index {
             self.buffers.leased.set(self.buffers.leased.get() - 1);
-            self.buffers.returned.set(true);
+            self.buffers.returns.note();
             self.buffers.give_back(index);
         }
     }

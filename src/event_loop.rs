@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -70,6 +70,33 @@ pub enum RunMode {
 /// 5. Run the callbacks that were ready when this part of the step began. What they submit waits for the next
 ///    step, so nothing starves.
 ///
+/// # In another loop
+/// A program that waits elsewhere, in `poll(2)`, epoll, mio, tokio or another loop of this crate, can have a
+/// loop beside what it has: it waits for the loop's descriptor ([`AsFd`], [`AsRawFd`]) to become readable, and
+/// then calls [`run(RunMode::NoWait)`](Loop::run). Whatever has happened, if there is something to do then the
+/// descriptor is readable, or [`Loop::next_timeout`] says when; [there](Loop::next_timeout) is an example.
+///
+/// | when | call |
+/// |---|---|
+/// | before each wait | [`Loop::next_timeout`]: timers and deadlines do not show in the descriptor |
+/// | after it, whatever ended it | [`Loop::run`], once; also if nothing was to be done |
+/// | after `submit`, `cancel`, `reset` or `buf_pool` outside a callback, if the wait has begun already (a task of the same thread waits) | [`Loop::flush`]: it makes the descriptor readable if the wait has become too long, too |
+/// | to be told of edges (`EPOLLET`, mio, tokio's `AsyncFd`) | nothing else. What one `run` leaves makes a new edge. With an `AsyncFd`, `clear_ready` comes before `run` |
+/// | before the loop is dropped | deregister the descriptor |
+///
+/// What comes from other threads ([`LoopHandle`], [`Notifier`](crate::Notifier), a thread pool) shows by
+/// itself, and so does a [`Lease`](crate::Lease) that is dropped where an operation waits for its buffer. The
+/// descriptor is the same each time. It is only for waiting: reading from it takes away what it shows. It may be
+/// readable for nothing. Other ways to run the loop ([`RunMode::Once`], [`Loop::run_for`]) leave it as it
+/// should be.
+///
+/// **`EINTR` without a signal.** On io_uring the kernel may have to do something in the name of the loop's
+/// thread and interrupts a system call in which the thread waits. Most calls go on by themselves afterwards;
+/// `epoll_wait(2)`, and calls on a socket with `SO_RCVTIMEO` or `SO_SNDTIMEO`, end with `EINTR`, as if there
+/// had been a signal (signal(7), "Interruption of system calls"). Before Linux 6.1, and with
+/// [`Builder::baseline`], that may be for everything that completes; later it is rare (a kernel thread that
+/// has to be made for a file, the first look at the descriptor).
+///
 /// # A loop does not move
 /// `Loop` is a type without a size: a program has it in a `Box`, and its callbacks get `&mut Loop`. So no
 /// callback can put another loop in the place of the one that runs it:
@@ -92,8 +119,12 @@ struct Core<NoSize: ?Sized> {
     buf_pools: Vec<Rc<Buffers>>,
     /// Room for the operations that one round of expiries has to cancel.
     expired: Vec<Token>,
-    /// A program polls the loop's descriptor, so nothing may be left unsaid to the kernel when `run` returns.
+    /// A program polls the loop's descriptor: when `run` returns, it has to show all that there is to do.
     embedded: Cell<bool>,
+    /// The step has looked for what is new since `run` began.
+    stepped: bool,
+    /// When the program that polls the descriptor will run the loop, as [`Loop::next_timeout`] has told it.
+    told_ns: u64,
     drain_timeout: Duration,
     /// What the operation moved whose callback runs.
     moved: u64,
@@ -157,6 +188,8 @@ impl Loop {
             buf_pools: Vec::new(),
             expired: Vec::with_capacity(EXPIRED_MAX),
             embedded: Cell::new(false),
+            stepped: false,
+            told_ns: u64::MAX,
             drain_timeout: builder.drain_timeout,
             moved: 0,
             thread_bound: PhantomData,
@@ -634,8 +667,8 @@ impl Loop {
         self.check_is_at_home()?;
         let id = (0..POOLS_MAX).find(|id| self.core.buf_pools.iter().all(|pool| pool.id() != *id));
         let id = id.ok_or_else(einval)?;
-        let returned = Rc::clone(&self.core.ops.buffer_returned);
-        let mut buffers = Buffers::new(count, size, self.core.ops.loop_id(), id, returned)?;
+        let returns = Rc::clone(&self.core.ops.returns);
+        let mut buffers = Buffers::new(count, size, self.core.ops.loop_id(), id, returns)?;
         self.core.backend.register_buffers(&mut buffers)?;
         let buffers = Rc::new(buffers);
         self.core.buf_pools.push(Rc::clone(&buffers));
@@ -646,6 +679,9 @@ impl Loop {
     /// running, the next `run` returns at once. Callbacks that were ready keep for the `run` after that.
     pub fn stop(&mut self) {
         self.core.ops.remote.request_stop();
+        if self.core.embedded.get() && !self.core.ops.in_step && !self.is_inherited() {
+            self.show(true);
+        }
     }
 
     // ---- running
@@ -729,38 +765,103 @@ impl Loop {
     }
 
     /// Gives new submissions to the kernel without waiting and without running callbacks. `run` does that by
-    /// itself; a program that polls the loop's descriptor does it after it has submitted something outside a
-    /// callback.
+    /// itself; a program that [polls the loop's descriptor](Loop#in-another-loop) does it after it has
+    /// submitted, cancelled or reset something outside a callback, if it does not call
+    /// [`Loop::next_timeout`] before it waits.
     ///
     /// # Errors
     /// What the kernel says; nothing is lost, the next step tries again.
     pub fn flush(&mut self) -> io::Result<()> {
         self.check_is_at_home()?;
         self.core.ops.resolve_delays();
-        self.core.backend.flush(&mut self.core.ops)?;
-        if self.core.ops.has_ready() {
-            self.core.ops.remote.signal();
+        self.feed_starved();
+        let flushed = self.core.backend.flush(&mut self.core.ops);
+        if self.core.embedded.get() && !self.core.ops.in_step {
+            // Whoever waits until the time that it was told has to ask again.
+            let sooner = self.core.ops.next_event_ns().is_some_and(|at_ns| at_ns < self.core.told_ns);
+            self.show(sooner || flushed.is_err());
         }
-        if self.core.embedded.get() {
-            self.core.ops.remote.prepare_poll();
-        }
-        Ok(())
+        flushed
     }
 
-    /// How long a program that polls the loop's descriptor may wait before it runs the loop: `None` for ever.
+    /// How long a program that [polls the loop's descriptor](Loop#in-another-loop) may wait before it runs
+    /// the loop, if the descriptor does not become readable: until the next timer or deadline, not at all if
+    /// there is something to do, `None` without limit. Ask each time before waiting, and round up.
+    ///
+    /// It gives new submissions to the kernel, as [`Loop::flush`] does.
+    ///
+    /// ```
+    /// use std::os::fd::AsFd;
+    /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    /// use oxev::{Completion, Loop, RunMode, Timer};
+    /// use std::time::Duration;
+    ///
+    /// let mut lp = Loop::new()?;
+    /// let timer = Box::new(Completion::new(()));
+    /// lp.submit(timer, |_| Timer::after(Duration::from_millis(1)), |_lp, _, fired| fired.unwrap());
+    /// while !lp.is_empty() {
+    ///     let timeout = lp.next_timeout().map_or(PollTimeout::NONE, |timeout| {
+    ///         PollTimeout::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX)
+    ///     });
+    ///     poll(&mut [PollFd::new(lp.as_fd(), PollFlags::POLLIN)], timeout)?;
+    ///     lp.run(RunMode::NoWait)?;
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn next_timeout(&mut self) -> Option<Duration> {
         self.core.ops.resolve_delays();
-        if self.core.ops.has_ready() {
+        let unsubmitted = self.core.ops.may_feed() || self.core.backend.has_unsubmitted();
+        // What `run` will report, too.
+        let is_late = unsubmitted && self.flush().is_err();
+        if is_late || self.has_work() {
             return Some(Duration::ZERO);
         }
+        let of_world_ns = self.core.backend.next_event_ns();
+        let next_ns = self.core.ops.next_event_ns().into_iter().chain(of_world_ns).min();
+        self.core.told_ns = next_ns.unwrap_or(u64::MAX);
         let now_ns = self.core.ops.clock.refresh();
-        self.core.ops.next_event_ns().map(|at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)))
+        next_ns.map(|at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)))
+    }
+
+    /// Whether there is something to do that the backend does not know of.
+    fn has_work(&self) -> bool {
+        self.core.ops.has_ready() || self.core.ops.may_feed() || self.core.ops.remote.stop_requested()
+    }
+
+    /// Whatever there is to do from now on makes the descriptor readable, or [`Loop::next_timeout`] says when.
+    #[cold]
+    #[inline(never)]
+    fn show(&self, busy: bool) {
+        let busy = busy || self.has_work();
+        if self.core.backend.show(busy, &self.core.ops) {
+            self.core.ops.remote.signal();
+        }
+        if !busy {
+            self.core.ops.watch_returns();
+            self.core.ops.remote.prepare_poll();
+        }
+    }
+
+    /// As [`Loop::show`], when `run` is over, however it ended.
+    #[cold]
+    #[inline(never)]
+    fn show_the_rest(&mut self) {
+        if self.is_inherited() {
+            return;
+        }
+        // What made the descriptor readable may still be there, though it will not do so again.
+        let busy = !self.core.stepped;
+        self.core.ops.resolve_delays();
+        self.feed_starved();
+        let flushed = self.core.backend.flush(&mut self.core.ops);
+        self.show(busy || flushed.is_err());
     }
 
     /// One turn: the doc of [`Loop`] tells it.
     fn step(&mut self, limit: Limit) -> io::Result<Stepped> {
         self.check_is_at_home()?;
+        self.core.stepped = true;
         let mut woken = self.take_posted();
         self.core.ops.resolve_delays();
         self.feed_starved();
@@ -774,9 +875,6 @@ impl Loop {
         }
         self.cancel_expired();
         let callbacks = self.run_ready();
-        if self.core.embedded.get() && matches!(limit, Limit::Now) {
-            self.flush()?;
-        }
         Ok(Stepped { callbacks, woken })
     }
 
@@ -800,7 +898,6 @@ impl Loop {
     /// How long this step may wait.
     fn wait_for(&mut self, limit: Limit) -> Wait {
         if limit == Limit::Now && self.core.embedded.get() {
-            // Not `Wait::Skip`: the backend must look, or its descriptor stays readable.
             return Wait::Peek;
         }
         if limit == Limit::Now || self.core.ops.has_ready() || !Remote::prepare_sleep(&self.core.ops.remote) {
@@ -1016,6 +1113,7 @@ impl Drop for Loop {
         }
 
         let begin = Instant::now();
+        self.core.ops.returns.detach();
         if self.is_inherited() {
             self.drain_inherited();
         } else if self.drain() > 0 {
@@ -1027,16 +1125,25 @@ impl Drop for Loop {
     }
 }
 
+/// A descriptor that is readable when there is something to do for [`RunMode::NoWait`], timers aside: see
+/// [in another loop](Loop#in-another-loop). It is the same one each time.
 impl AsFd for Loop {
-    /// A descriptor that is readable when there is work for [`RunMode::NoWait`], so that the loop embeds in
-    /// another one. Timers do not show in it: poll with [`Loop::next_timeout`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         if self.is_inherited() {
             return self.core.ops.remote.waker().as_fd();
         }
-        self.core.embedded.set(true);
-        self.core.ops.remote.prepare_poll();
+        // If it runs, it shows what there is when `run` returns.
+        if !self.core.embedded.replace(true) && !self.core.ops.in_step {
+            self.show(false);
+        }
         self.core.backend.as_fd()
+    }
+}
+
+/// As [`AsFd`] has it.
+impl AsRawFd for Loop {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 
@@ -1067,6 +1174,8 @@ impl<'a> Running<'a> {
         if std::mem::replace(&mut lp.core.ops.in_step, true) {
             return Err(errno::error(errno::EDEADLK));
         }
+        lp.core.stepped = false;
+        lp.core.ops.returns.watch(false);
         let entered = sim_hooks::enter(lp.core.backend.sim_context());
         Ok(Running { lp, _entered: entered })
     }
@@ -1088,6 +1197,9 @@ impl DerefMut for Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.lp.core.ops.in_step = false;
+        if self.lp.core.embedded.get() {
+            self.lp.show_the_rest();
+        }
     }
 }
 

@@ -1,20 +1,21 @@
 //! Reaching a loop from other threads: [`LoopHandle`] and [`Notifier`], over one intrusive lock-free queue.
 //!
-//! The queue is one atomic word. It is `AWAKE`, `SLEEPING`, `NOTIFIED` or `CLOSED`, or the newest of a list
-//! of headers (a Treiber stack; the loop takes all of it at once and turns it round):
+//! The queue is one atomic word. It is `AWAKE`, `SLEEPING`, `POLLED`, `NOTIFIED` or `CLOSED`, or the newest of
+//! a list of headers (a Treiber stack; the loop takes all of it at once and turns it round):
 //!
 //! | who | from | to | and then |
 //! |---|---|---|---|
-//! | a thread that posts | anything but `CLOSED` | its header, before the list there was | wakes the loop if it was `SLEEPING` |
-//! | a thread that wakes | `AWAKE`, `SLEEPING` | `NOTIFIED` | wakes the loop if it was `SLEEPING` |
+//! | a thread that posts | anything but `CLOSED` | its header, before the list there was | wakes the loop if it was `SLEEPING`, signals its descriptor if it was `POLLED` |
+//! | a thread that wakes | `AWAKE`, `SLEEPING`, `POLLED` | `NOTIFIED` | as above |
 //! | | `NOTIFIED`, a list | the same | |
 //! | the loop, about to block | `AWAKE` | `SLEEPING` | blocks; from anything else it does not block |
+//! | the loop, about to leave it to a program that polls its descriptor | `AWAKE` | `POLLED` | from anything but those two it signals the descriptor itself |
 //! | the loop, in each step | anything | `AWAKE` | runs what was in the list |
 //! | the loop, dropped | anything | `CLOSED` | drops what was in the list |
 //!
 //! No wake-up is lost: every change is a read-modify-write of the same word, so a post comes either before
 //! the loop went to sleep, and the loop sees it and does not block, or after, and the poster sees `SLEEPING`
-//! and wakes it. No wake-up is superfluous: while the loop is awake, or somebody has woken it already, a post
+//! or `POLLED` and wakes it. No wake-up is superfluous: while the loop is awake, or somebody has woken it already, a post
 //! or a notification costs one atomic operation and no system call. The models in `src/model/loom_tests.rs`
 //! try both claims in every order.
 
@@ -36,8 +37,9 @@ use crate::sync::{Arc, AtomicPtr, AtomicU8, Ordering, fence};
 
 const AWAKE: *mut Header = ptr::null_mut();
 const SLEEPING: *mut Header = ptr::without_provenance_mut(1);
-const NOTIFIED: *mut Header = ptr::without_provenance_mut(2);
-const CLOSED: *mut Header = ptr::without_provenance_mut(3);
+const POLLED: *mut Header = ptr::without_provenance_mut(2);
+const NOTIFIED: *mut Header = ptr::without_provenance_mut(3);
+const CLOSED: *mut Header = ptr::without_provenance_mut(4);
 
 /// The list in the queue's word, if there is one.
 fn list_of(word: *mut Header) -> *mut Header {
@@ -74,6 +76,11 @@ impl Remote {
         &self.waker
     }
 
+    /// Makes the descriptor readable that a program polls.
+    pub(crate) fn signal(&self) {
+        self.waker.signal();
+    }
+
     /// Adds a header. `Err` gives it back: the loop is gone.
     ///
     /// # Safety
@@ -99,10 +106,18 @@ impl Remote {
                 Err(now) => word = now,
             }
         }
+        self.reach(word);
+        Ok(())
+    }
+
+    /// Tells the loop that something has come into the queue, whose word was this before.
+    #[inline]
+    fn reach(&self, word: *mut Header) {
         if word == SLEEPING {
             self.waker.wake();
+        } else if word == POLLED {
+            self.waker.signal();
         }
-        Ok(())
     }
 
     fn wake(&self) {
@@ -110,10 +125,9 @@ impl Remote {
         while word != CLOSED && !self.home.is_inherited() {
             // If there is something in the queue already, it is written all the same: the loop, which has yet
             // to take it, then sees what this thread did before, a request to stop for instance.
-            let next = if word == AWAKE || word == SLEEPING { NOTIFIED } else { word };
+            let next = if list_of(word).is_null() { NOTIFIED } else { word };
             match self.queue.compare_exchange_weak(word, next, Ordering::Release, Ordering::Relaxed) {
-                Ok(SLEEPING) => return self.waker.wake(),
-                Ok(_) => return,
+                Ok(_) => return self.reach(word),
                 Err(now) => word = now,
             }
         }
@@ -130,12 +144,12 @@ impl Remote {
         this.queue.compare_exchange(AWAKE, SLEEPING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Somebody else is about to block on the backend's descriptor: it must show what comes into the queue,
-    /// or is there already.
+    /// A program is about to wait for the loop's descriptor: it must show what comes into the queue, or is
+    /// there already.
     pub(crate) fn prepare_poll(&self) {
-        let asleep = self.queue.compare_exchange(AWAKE, SLEEPING, Ordering::Relaxed, Ordering::Relaxed);
-        if asleep.is_err_and(|word| word != SLEEPING) {
-            self.signal();
+        let polled = self.queue.compare_exchange(AWAKE, POLLED, Ordering::Relaxed, Ordering::Relaxed);
+        if polled.is_err_and(|word| word != POLLED) {
+            self.waker.signal();
         }
     }
 
@@ -166,11 +180,6 @@ impl Remote {
 
     pub(crate) fn take_stop_request(&self) {
         self.home.words().go.swap(1, Ordering::Acquire);
-    }
-
-    /// Makes the backend's descriptor readable, for a program that polls it.
-    pub(crate) fn signal(&self) {
-        self.waker.wake();
     }
 }
 

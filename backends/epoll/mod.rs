@@ -87,6 +87,8 @@ impl Epoll {
 }
 
 impl Selector for Epoll {
+    const EVENTS_MAX: usize = EVENTS_MAX;
+
     fn register(
         &mut self,
         fd: RawDescriptor,

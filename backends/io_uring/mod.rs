@@ -8,6 +8,7 @@
 //! * [`buf_ring`]: the buffers that the kernel hands out.
 //! * [`substitute`]: calls for what the kernel does not do through the ring.
 //! * [`files`]: transfers at the position of a file, which the kernel does not order.
+//! * [`shown`]: what a program polls that has the loop inside another one.
 //!
 //! What does not fit into the submission queue even after it was flushed waits in a backlog, in order, with
 //! room for three of every operation of the loop: itself, a cancel of it, and a cancel of its poll. Nothing is
@@ -22,9 +23,9 @@ mod fifo;
 mod files;
 mod ring;
 mod sends;
+mod shown;
 mod substitute;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -38,13 +39,12 @@ use crate::in_flight::{Next, Token};
 use crate::memory;
 use crate::net::socket;
 use crate::op::{OpKind, Outcome, RawOp};
-use crate::sys::poll::{POLLIN, poll};
-use crate::sys::wake_up::WakeUp;
 use crate::sys::{self, RawDescriptor, errno};
 use buf_ring::{BufRing, group};
 use features::Features;
 use ring::Ring;
 use sends::Progress;
+use shown::Shown;
 
 /// User data that names no operation; a token's index is smaller.
 const WAKE_UP: u64 = 0x7fff_ffff;
@@ -78,26 +78,18 @@ pub(crate) struct IoUring {
     positions: Positions,
     /// Outcomes that are looked at before they count: [`Next::Look`].
     to_look_at: VecDeque<(Token, i32)>,
-    /// What a program polls instead of the ring, if the ring defers its work.
-    event: Option<Event>,
-}
-
-/// What the ring sets. With deferred task work the ring's own descriptor is readable to those
-/// who look, but does not wake those who wait in `poll(2)` (seen on Linux 6.18).
-struct Event {
-    wake_up: WakeUp,
-    registered: Cell<bool>,
+    shown: Shown,
 }
 
 impl IoUring {
     pub(crate) fn new(options: &Options, capacity: usize, waker: Waker) -> io::Result<IoUring> {
         let (ring, features) = Ring::new(options)?;
-        let event = if ring.is_deferred() { Some(Event::new()?) } else { None };
+        let shown = Shown::new(&ring, &waker)?;
         let backlog = memory::queue(capacity.saturating_mul(3).saturating_add(1))?;
         let positions = Positions::new(capacity)?;
         // An operation in flight has one outcome.
         let to_look_at = memory::queue(capacity)?;
-        let mut this = IoUring { ring, features, waker, backlog, positions, to_look_at, event };
+        let mut this = IoUring { ring, features, waker, backlog, positions, to_look_at, shown };
         this.arm_waker();
         // Now, not with the first step: other threads may wake a loop that is polled before it ever ran.
         this.ring.submit()?;
@@ -126,6 +118,7 @@ impl IoUring {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
         match raw.kind {
+            OpKind::Poll => self.shown.watch(raw),
             OpKind::Connect => {
                 if let Err(errno) = socket::open_for_connect(raw) {
                     let _ = ops.complete(token, Outcome::new(-errno));
@@ -145,8 +138,11 @@ impl IoUring {
             files::choose_parts(token, raw, ops);
         }
         let at_position = raw.kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0;
-        if at_position && !self.begin_at_position(token, raw, ops) {
-            return;
+        if at_position {
+            self.shown.note_stream();
+            if !self.begin_at_position(token, raw, ops) {
+                return;
+            }
         }
         let user_data = user_data_of(token, raw);
         // SAFETY: S3: as above.
@@ -334,7 +330,7 @@ unsafe impl Driver for IoUring {
     fn poll(&mut self, mut wait: Wait, ops: &mut Operations) -> io::Result<()> {
         if !self.backlog.is_empty() {
             self.submit_backlog(ops);
-            if !self.backlog.is_empty() || ops.has_ready() {
+            if wait != Wait::Peek && (!self.backlog.is_empty() || ops.has_ready()) {
                 wait = Wait::Skip;
             }
         }
@@ -347,11 +343,17 @@ unsafe impl Driver for IoUring {
 
     fn flush(&mut self, ops: &mut Operations) -> io::Result<()> {
         self.submit_backlog(ops);
-        self.ring.submit()?;
-        if let Some(event) = &self.event {
-            event.settle(&self.ring);
-        }
-        Ok(())
+        self.ring.submit()
+    }
+
+    fn has_unsubmitted(&mut self) -> bool {
+        !self.backlog.is_empty() || self.ring.unsubmitted() > 0
+    }
+
+    /// See [`shown`].
+    fn show(&self, busy: bool, ops: &Operations) -> bool {
+        self.shown.begin(ops);
+        busy || !self.backlog.is_empty() || self.shown.settle(&self.ring, &self.waker)
     }
 
     /// It sends nothing to thread pools.
@@ -588,41 +590,9 @@ fn is_sent(op: *mut RawOp) -> bool {
     sends::is_sent(unsafe { &*op })
 }
 
-impl Event {
-    fn new() -> io::Result<Event> {
-        Ok(Event { wake_up: WakeUp::new()?, registered: Cell::new(false) })
-    }
-
-    /// Lets the ring write to it from now on.
-    fn register(&self, ring: &Ring) {
-        if !self.registered.get() && ring.register_eventfd(self.wake_up.as_fd().as_raw_fd()).is_ok() {
-            self.registered.set(true);
-            self.settle(ring);
-        }
-    }
-
-    /// Makes it readable if there is something to collect, and only then. What comes later, the ring writes.
-    fn settle(&self, ring: &Ring) {
-        if !self.registered.get() {
-            return;
-        }
-        self.wake_up.clear();
-        // Only now, so that nothing falls between the two.
-        if poll(ring.as_fd().as_raw_fd(), POLLIN) != 0 {
-            self.wake_up.set();
-        }
-    }
-}
-
 impl AsFd for IoUring {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.event {
-            Some(event) => {
-                event.register(&self.ring);
-                event.wake_up.as_fd()
-            }
-            None => self.ring.as_fd(),
-        }
+        self.shown.descriptor(&self.waker)
     }
 }
 

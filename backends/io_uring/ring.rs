@@ -178,9 +178,13 @@ impl Ring {
         self.deferred
     }
 
-    /// Lets the ring write to an eventfd whenever there is something to collect (5.1).
+    /// Lets the ring write to an eventfd whenever there is something new to collect (5.1).
     pub(super) fn register_eventfd(&self, eventfd: RawFd) -> io::Result<()> {
         self.ring.submitter().register_eventfd(eventfd)
+    }
+
+    pub(super) fn unregister_eventfd(&self) -> io::Result<()> {
+        self.ring.submitter().unregister_eventfd()
     }
 
     pub(super) fn is_registered(&self) -> bool {

@@ -29,7 +29,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::positions::{Positions, Turn};
-use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
+use super::{Capabilities, Driver, Operations, Options, Wait};
 use crate::descriptor::RawDescriptor;
 use crate::in_flight::{Next, Token};
 use crate::io_vecs;
@@ -44,6 +44,9 @@ use queue::{Nodes, Place};
 
 /// What an operating system has for waiting on many descriptors, edge-triggered.
 pub(crate) trait Selector: AsFd {
+    /// Edges that one wait can report.
+    const EVENTS_MAX: usize;
+
     /// Reports these edges of an open descriptor from now on, and at once what it is ready for now.
     /// `is_known`: it was registered for less, or before; if that is not so, it works all the same. The error
     /// is an errno; `EPERM` says that such a descriptor is always ready.
@@ -97,18 +100,14 @@ pub(crate) struct Readiness<S> {
     positions: Positions,
     /// Operations that waited for a job are being started.
     starting_jobs: bool,
-    waker: Waker,
     capacity: usize,
     skips: u32,
+    /// The selector may hold edges that were there before the last poll: nobody is told of those again.
+    has_old_edges: bool,
 }
 
 impl<S: Selector> Readiness<S> {
-    pub(crate) fn new(
-        selector: S,
-        options: &Options,
-        capacity: usize,
-        waker: Waker,
-    ) -> io::Result<Readiness<S>> {
+    pub(crate) fn new(selector: S, options: &Options, capacity: usize) -> io::Result<Readiness<S>> {
         Ok(Readiness {
             selector,
             descriptors: Descriptors::new()?,
@@ -116,9 +115,9 @@ impl<S: Selector> Readiness<S> {
             jobs: Jobs::new(options.pool.clone())?,
             positions: Positions::new(capacity)?,
             starting_jobs: false,
-            waker,
             capacity,
             skips: 0,
+            has_old_edges: false,
         })
     }
 
@@ -645,13 +644,13 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
 
     fn poll(&mut self, wait: Wait, ops: &mut Operations) -> io::Result<()> {
         let busy = ops.has_ready() || self.nodes.runnable_len() > 0;
-        // Who sets a limit of nothing wants the selector to be asked.
-        let may_skip = wait != Wait::Peek;
-        if busy && may_skip && self.skips < SKIPS_MAX {
+        self.has_old_edges = true;
+        if busy && wait != Wait::Peek && self.skips < SKIPS_MAX {
             self.skips += 1;
         } else {
             self.skips = 0;
             let count = self.selector.wait(if busy { Wait::Skip } else { wait })?;
+            self.has_old_edges = count == S::EVENTS_MAX;
             for index in 0..count {
                 if let Some(event) = self.selector.event(index) {
                     self.take_edge(event, ops);
@@ -662,13 +661,19 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
         Ok(())
     }
 
-    /// Everything was begun when it was submitted. A program that polls the descriptor is told of what is
-    /// left.
+    /// Everything was begun when it was submitted.
     fn flush(&mut self, _ops: &mut Operations) -> io::Result<()> {
-        if self.nodes.runnable_len() > 0 {
-            self.waker.wake();
-        }
         Ok(())
+    }
+
+    /// What is to be gone on with does not show by itself.
+    fn has_unsubmitted(&mut self) -> bool {
+        self.nodes.runnable_len() > 0
+    }
+
+    /// A program polls the selector's descriptor, which new edges make readable by themselves.
+    fn show(&self, busy: bool, _ops: &Operations) -> bool {
+        busy || self.has_old_edges || self.nodes.runnable_len() > 0
     }
 
     /// Reports the jobs that have come back, and starts those that waited for one.

@@ -71,9 +71,14 @@ impl Sim {
         Ok(())
     }
 
+    /// What time brings does not show.
+    pub(crate) fn next_event_ns(&self) -> Option<u64> {
+        self.world.next_ns_for(self.port)
+    }
+
     /// There is something to report now.
     fn is_due(&self) -> bool {
-        self.world.next_ns_for(self.port).is_some_and(|at_ns| at_ns <= self.world.now_ns())
+        self.next_event_ns().is_some_and(|at_ns| at_ns <= self.world.now_ns())
     }
 }
 
@@ -142,10 +147,13 @@ unsafe impl Driver for Sim {
     fn flush(&mut self, _: &mut Operations) -> io::Result<()> {
         self.world.begin_backlog(self.port);
         self.world.run_due();
-        if self.is_due() {
-            self.waker.wake();
-        }
         Ok(())
+    }
+
+    /// Other threads make the descriptor readable, and what a peer does. What only time brings does not show.
+    fn show(&self, busy: bool, _ops: &Operations) -> bool {
+        self.world.embed(self.port);
+        busy || self.is_due()
     }
 
     /// It sends nothing to thread pools.
@@ -159,10 +167,7 @@ impl Drop for Sim {
 }
 
 impl AsFd for Sim {
-    /// Other threads make it readable, [`Sim::flush`], and what a peer does. What only time brings does not
-    /// show.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.world.embed(self.port);
         self.waker.as_fd()
     }
 }

@@ -213,7 +213,7 @@ impl LoopPort {
     pub(super) fn signal_outcomes(&self, now_ns: u64) {
         let is_due = self.completions.first_key_value().is_some_and(|(key, _)| key.0 <= now_ns);
         if self.is_embedded && is_due {
-            self.waker.iter().for_each(Waker::wake);
+            self.waker.iter().for_each(Waker::signal);
         }
     }
 }

@@ -24,7 +24,6 @@ mod items;
 mod ready_list;
 mod token;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::ptr::NonNull;
@@ -33,7 +32,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::buf_pool;
+use crate::buf_pool::{self, Returns};
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::error::code;
@@ -110,8 +109,7 @@ pub(crate) struct InFlight {
     items: VecDeque<Item>,
     items_max: usize,
     starved: VecDeque<Token>,
-    /// A starved operation may find a buffer: a lease has been dropped since they were looked at.
-    pub(crate) buffer_returned: Rc<Cell<bool>>,
+    pub(crate) returns: Rc<Returns>,
     /// Headers of the backend that have come back from a thread pool.
     jobs: ReadyList,
     /// Offloaded work on its way.
@@ -136,20 +134,21 @@ impl InFlight {
         clock: Clock,
     ) -> io::Result<InFlight> {
         let words = NonNull::from(remote.home().words());
+        let returns = Returns::new(remote.waker().clone());
         Ok(InFlight {
+            remote,
             words,
             table: memory::slab(capacity)?,
             capacity,
             sequence: 0,
             loop_id,
-            remote,
             wheel: Wheel::new(clock.last_ns()),
             clock,
             ready: ReadyList::EMPTY,
             items: memory::queue(items_max)?,
             items_max,
             starved: memory::queue(capacity)?,
-            buffer_returned: Rc::new(Cell::new(false)),
+            returns: Rc::new(returns),
             jobs: ReadyList::EMPTY,
             offloads: Jobs::new(capacity as u32)?,
             in_backend: 0,
@@ -256,6 +255,16 @@ impl InFlight {
             fd: Some(entry.op_fd()).filter(|&fd| fd >= 0),
             age: Duration::from_nanos(now_ns.saturating_sub(entry.submitted_ns)),
         })
+    }
+
+    /// Looks at the polls that the backend has.
+    pub(crate) fn each_poll(&self, look: impl Fn(&RawOp)) {
+        for (_, entry) in &self.table {
+            if entry.state == State::Backend && entry.op_kind() == OpKind::Poll {
+                // SAFETY: S3: the operation is in flight, and no kernel writes to the description of a poll.
+                look(unsafe { &*entry.op() });
+            }
+        }
     }
 
     // ---- in
@@ -660,10 +669,21 @@ impl InFlight {
         self.items.push_back(Item { token, outcome: Outcome::new(0), last: true });
     }
 
+    /// Whether an operation that waits for a buffer may find one.
+    pub(crate) fn may_feed(&self) -> bool {
+        self.returns.any() && !self.starved.is_empty()
+    }
+
+    /// A program waits for the loop's descriptor: it shows, too, that a buffer comes back for which an
+    /// operation waits.
+    pub(crate) fn watch_returns(&self) {
+        self.returns.watch(!self.starved.is_empty());
+    }
+
     /// How many operations wait for a buffer and may find one. Nobody need look at them before a buffer has
     /// come back.
     pub(crate) fn starved_to_look_at(&self) -> usize {
-        if self.buffer_returned.replace(false) { self.starved.len() } else { 0 }
+        if self.returns.take() { self.starved.len() } else { 0 }
     }
 
     /// Gives operations that waited for a buffer back to the backend, as long as their pools have any: the
@@ -689,7 +709,7 @@ impl InFlight {
         entry.state = State::Starved;
         if buf_pool::has_free(&entry.op_copy()) {
             // It came back meanwhile.
-            self.buffer_returned.set(true);
+            self.returns.note();
         }
         if self.starved.len() == self.capacity {
             // Some of these have been cancelled since.

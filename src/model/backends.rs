@@ -86,6 +86,10 @@ impl Backend {
         None
     }
 
+    pub(crate) fn next_event_ns(&self) -> Option<u64> {
+        None
+    }
+
     pub(crate) fn completions_max(&self) -> usize {
         4
     }
@@ -107,6 +111,14 @@ impl Backend {
         }
         self.waker.clear();
         Ok(())
+    }
+
+    pub(crate) fn has_unsubmitted(&mut self) -> bool {
+        false
+    }
+
+    pub(crate) fn show(&self, busy: bool, _: &InFlight) -> bool {
+        busy
     }
 
     pub(crate) fn flush(&mut self, _: &mut InFlight) -> io::Result<()> {

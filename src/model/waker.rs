@@ -36,6 +36,11 @@ impl Waker {
         self.0.changed.notify_all();
     }
 
+    /// The same event.
+    pub(crate) fn signal(&self) {
+        self.wake();
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.0.count.load(Relaxed)
     }

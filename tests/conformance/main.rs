@@ -18,6 +18,7 @@ mod cancel;
 mod cross_thread;
 mod deadline;
 mod disarm;
+mod embedding;
 mod file;
 mod libxev_families;
 mod loop_control;
