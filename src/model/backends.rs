@@ -37,11 +37,22 @@ pub struct UnknownKind(());
 #[non_exhaustive]
 pub struct Capabilities {}
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IoWorkers {}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {}
+
+pub(crate) const ENTRIES_MAX: u32 = 1 << 15;
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) kind: Option<Kind>,
-    pub(crate) entries: u32,
+    pub(crate) entries: Option<u32>,
     pub(crate) baseline: bool,
+    pub(crate) iowait: bool,
+    pub(crate) io_workers: Option<[u32; 2]>,
     pub(crate) pool: Option<ThreadPool>,
 }
 
