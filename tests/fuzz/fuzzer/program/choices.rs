@@ -24,7 +24,7 @@ impl Setting {
             exclusive: random.one_in(2),
             calm: random.one_in(6),
             blocking: backend != Backend::Sim && random.one_in(8),
-            embedding: random.weighted(&[(6, Embedding::No), (0, Embedding::Poll), (0, Embedding::Edge)]),
+            embedding: random.weighted(&[(6, Embedding::No), (1, Embedding::Poll), (1, Embedding::Edge)]),
         }
     }
 }
