@@ -22,22 +22,18 @@ use crate::thread_pool::ThreadPool;
 pub use driver::{Driver, Operations, Wait};
 
 mod driver;
-#[cfg(all(target_os = "linux", feature = "epoll"))]
+#[cfg(backend_epoll)]
 mod epoll;
-#[cfg(all(target_os = "linux", feature = "io_uring"))]
+#[cfg(backend_io_uring)]
 mod io_uring;
-#[cfg(all(target_os = "linux", any(feature = "io_uring", feature = "epoll")))]
+#[cfg(any(backend_io_uring, backend_epoll))]
 mod positions;
-#[cfg(all(target_os = "linux", feature = "epoll"))]
+#[cfg(backend_epoll)]
 mod readiness;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
 
-#[cfg(not(any(
-    feature = "sim",
-    feature = "backend-api",
-    all(target_os = "linux", any(feature = "io_uring", feature = "epoll"))
-)))]
+#[cfg(not(any(feature = "sim", feature = "backend-api", backend_io_uring, backend_epoll)))]
 compile_error!("no backend: on Linux, at least one of the features `io_uring`, `epoll` and `sim` is needed");
 
 /// The kinds of backends.
@@ -59,9 +55,9 @@ pub enum Kind {
 impl Kind {
     /// The backends that are compiled in, best first.
     pub const COMPILED: &'static [Kind] = &[
-        #[cfg(all(target_os = "linux", feature = "io_uring"))]
+        #[cfg(backend_io_uring)]
         Kind::IoUring,
-        #[cfg(all(target_os = "linux", feature = "epoll"))]
+        #[cfg(backend_epoll)]
         Kind::Epoll,
     ];
 }
@@ -85,7 +81,7 @@ impl std::str::FromStr for Kind {
     /// and case do not matter.
     ///
     /// ```
-    /// # #[cfg(all(target_os = "linux", feature = "io_uring"))]
+    /// # #[cfg(backend_io_uring)]
     /// assert_eq!("io-uring".parse(), Ok(oxev::Kind::IoUring));
     /// assert!("select".parse::<oxev::Kind>().is_err());
     /// ```
@@ -279,9 +275,9 @@ impl AsFd for Waker {
 /// The compiled-in backends behind one type, so that [`Loop`](crate::Loop) is not generic.
 #[allow(clippy::large_enum_variant, reason = "a loop has one, in its own allocation")]
 enum Compiled {
-    #[cfg(all(target_os = "linux", feature = "io_uring"))]
+    #[cfg(backend_io_uring)]
     IoUring(io_uring::IoUring),
-    #[cfg(all(target_os = "linux", feature = "epoll"))]
+    #[cfg(backend_epoll)]
     Epoll(readiness::Readiness<epoll::Epoll>),
     #[cfg(feature = "sim")]
     Sim(sim::Sim),
@@ -293,20 +289,16 @@ enum Compiled {
 macro_rules! forward {
     ($self:expr, $backend:ident => $call:expr) => {
         match $self {
-            #[cfg(all(target_os = "linux", feature = "io_uring"))]
+            #[cfg(backend_io_uring)]
             Compiled::IoUring($backend) => $call,
-            #[cfg(all(target_os = "linux", feature = "epoll"))]
+            #[cfg(backend_epoll)]
             Compiled::Epoll($backend) => $call,
             #[cfg(feature = "sim")]
             Compiled::Sim($backend) => $call,
             #[cfg(feature = "backend-api")]
             Compiled::Custom($backend) => $call,
             // Nothing is built then, and the one error is that there is no backend.
-            #[cfg(not(any(
-                feature = "sim",
-                feature = "backend-api",
-                all(target_os = "linux", any(feature = "io_uring", feature = "epoll"))
-            )))]
+            #[cfg(not(any(feature = "sim", feature = "backend-api", backend_io_uring, backend_epoll)))]
             _ => unreachable!(),
         }
     };
@@ -321,9 +313,9 @@ impl Compiled {
         waker: &Waker,
     ) -> io::Result<Compiled> {
         match kind {
-            #[cfg(all(target_os = "linux", feature = "io_uring"))]
+            #[cfg(backend_io_uring)]
             Kind::IoUring => io_uring::IoUring::new(options, capacity, waker.clone()).map(Compiled::IoUring),
-            #[cfg(all(target_os = "linux", feature = "epoll"))]
+            #[cfg(backend_epoll)]
             Kind::Epoll => {
                 let selector = epoll::Epoll::new(options.baseline, waker)?;
                 readiness::Readiness::new(selector, options, capacity).map(Compiled::Epoll)
@@ -373,9 +365,9 @@ impl Backend {
 
     pub(crate) fn kind(&self) -> Kind {
         match self.compiled {
-            #[cfg(all(target_os = "linux", feature = "io_uring"))]
+            #[cfg(backend_io_uring)]
             Compiled::IoUring(_) => Kind::IoUring,
-            #[cfg(all(target_os = "linux", feature = "epoll"))]
+            #[cfg(backend_epoll)]
             Compiled::Epoll(_) => Kind::Epoll,
             #[cfg(feature = "sim")]
             Compiled::Sim(_) => Kind::Sim,
@@ -470,7 +462,7 @@ impl Backend {
     pub(crate) fn holder(&self) -> Holder {
         match self.compiled {
             // What waits for readiness ends at once.
-            #[cfg(all(target_os = "linux", feature = "epoll"))]
+            #[cfg(backend_epoll)]
             Compiled::Epoll(_) => Holder::ThreadPool,
             #[allow(unreachable_patterns, reason = "if only that is compiled in")]
             _ => Holder::Kernel,
@@ -493,7 +485,7 @@ impl Backend {
     /// the drop.
     pub(crate) fn leave_to_parent(&mut self) {
         match &mut self.compiled {
-            #[cfg(all(target_os = "linux", feature = "io_uring"))]
+            #[cfg(backend_io_uring)]
             Compiled::IoUring(backend) => backend.leave_to_parent(),
             #[allow(unreachable_patterns, reason = "if only that is compiled in")]
             _ => {}
@@ -507,7 +499,7 @@ impl Backend {
         #[allow(unused_variables, reason = "few have one")] limit: Duration,
     ) {
         match &mut self.compiled {
-            #[cfg(all(target_os = "linux", feature = "epoll"))]
+            #[cfg(backend_epoll)]
             Compiled::Epoll(backend) => backend.release_pool(limit),
             #[allow(unreachable_patterns, reason = "if only that is compiled in")]
             _ => {}

@@ -423,7 +423,8 @@ impl Loop {
         let time_ns = if flags & RawOp::ABSOLUTE != 0 { self.core.ops.clock.at(time_ns) } else { time_ns };
         if flags & RawOp::MULTI != 0 {
             // SAFETY: S2: the caller's promise. A repeating timer keeps the end of its life there.
-            unsafe { (*header.as_ptr()).op.len = usize::try_from(limit_ns).unwrap_or(usize::MAX) };
+            let op = unsafe { &mut (*header.as_ptr()).op };
+            op.set_life_end_ns(limit_ns);
             self.core.ops.arm(token, time_ns.min(timeout_ns));
         } else {
             if limit_ns < time_ns {

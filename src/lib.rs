@@ -9,11 +9,11 @@
 //! computes) · `raw` (the unsafe layer) · `sim` (the simulator).
 #![doc = include_str!("safety.md")]
 #![cfg_attr(
-    not(any(feature = "sim", all(target_os = "linux", any(feature = "io_uring", feature = "epoll")))),
+    not(any(feature = "sim", backend_io_uring, backend_epoll)),
     allow(warnings, reason = "the one error says it all: there is no backend")
 )]
 #![cfg_attr(
-    any(loom, not(all(feature = "io_uring", feature = "epoll"))),
+    any(loom, not(all(backend_io_uring, backend_epoll))),
     allow(dead_code, reason = "every backend uses a part of the contract")
 )]
 

@@ -23,7 +23,7 @@ fn pair() -> (StdStream, StdStream) {
 }
 
 /// Another name for a stream, with a number of at least `number`.
-fn numbered(stream: &StdStream, number: u64) -> io::Result<TcpStream> {
+fn numbered(stream: &StdStream, number: libc::rlim_t) -> io::Result<TcpStream> {
     // SAFETY: no memory is passed.
     let fd = unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number as i32) };
     if fd < 0 {
@@ -35,7 +35,7 @@ fn numbered(stream: &StdStream, number: u64) -> io::Result<TcpStream> {
 
 #[test]
 fn a_number_beyond_the_limit_works() {
-    const LOWERED: u64 = 1024;
+    const LOWERED: libc::rlim_t = 1024;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard <= 2 * LOWERED {
         return eprintln!("skipped: the limit is low already");

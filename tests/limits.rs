@@ -39,7 +39,7 @@ fn in_a_process(test: &str, body: fn(Builder)) {
 }
 
 /// No file of this process grows beyond so many bytes: a write that would ends short, or with `EFBIG`.
-fn limit_file_size(bytes: u64) {
+fn limit_file_size(bytes: libc::rlim_t) {
     // SAFETY: a disposition that runs no code.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.unwrap();
     setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes).unwrap();
@@ -100,7 +100,7 @@ const BYTES: usize = 100_000;
 #[test]
 fn write_all_at_the_position_writes_from_the_first_byte_on_and_no_byte_twice() {
     in_a_process("write_all_at_the_position_writes_from_the_first_byte_on_and_no_byte_twice", |builder| {
-        limit_file_size(LIMIT as u64);
+        limit_file_size(LIMIT as libc::rlim_t);
         let mut lp = builder.build().unwrap();
         let (file, twin) = file();
         let ((_, bytes), written, moved) = complete(&mut lp, (file, pattern(BYTES)), |(f, b)| f.write_all(b));
@@ -113,7 +113,7 @@ fn write_all_at_the_position_writes_from_the_first_byte_on_and_no_byte_twice() {
 #[test]
 fn a_write_in_a_loop_writes_from_the_first_byte_on() {
     in_a_process("a_write_in_a_loop_writes_from_the_first_byte_on", |builder| {
-        limit_file_size(LIMIT as u64);
+        limit_file_size(LIMIT as libc::rlim_t);
         let mut lp = builder.build().unwrap();
         let (file, twin) = file();
         let mut state = (file, pattern(BYTES), 0);
@@ -135,7 +135,7 @@ fn writes_that_are_queued_at_the_position_keep_their_order_when_the_file_is_full
     in_a_process(
         "writes_that_are_queued_at_the_position_keep_their_order_when_the_file_is_full",
         |builder| {
-            limit_file_size(LIMIT as u64);
+            limit_file_size(LIMIT as libc::rlim_t);
             let mut lp = builder.build().unwrap();
             let (file, twin) = file();
             let (file, ends) = (Rc::new(file), Rc::new(RefCell::new(Vec::new())));
@@ -166,7 +166,7 @@ fn writes_that_are_queued_at_the_position_keep_their_order_when_the_file_is_full
 #[test]
 fn a_list_that_is_written_at_an_offset_says_how_far_it_came() {
     in_a_process("a_list_that_is_written_at_an_offset_says_how_far_it_came", |builder| {
-        limit_file_size(LIMIT as u64);
+        limit_file_size(LIMIT as libc::rlim_t);
         let mut lp = builder.build().unwrap();
         let (file, twin) = file();
         let state = (file, pattern(BYTES), IoVecs::<3>::new());

@@ -68,7 +68,7 @@ fn with_locked_memory(test: &str, body: fn()) {
     body();
 }
 
-fn lock_no_more_than(bytes: u64) {
+fn lock_no_more_than(bytes: libc::rlim_t) {
     // Only root may raise a hard limit again.
     setrlimit(Resource::RLIMIT_MEMLOCK, bytes, bytes.max(8 << 20)).unwrap();
 }

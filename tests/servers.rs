@@ -130,7 +130,7 @@ fn connect_without_descriptors(address: SocketAddr) -> StdStream {
         }
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, client.as_raw_fd() as u64 + 1, hard).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, client.as_raw_fd() as libc::rlim_t + 1, hard).unwrap();
     std::mem::forget(fillers);
     client
 }

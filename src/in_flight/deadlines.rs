@@ -123,7 +123,7 @@ impl InFlight {
                         if items.len() >= *items_max {
                             return Expiry::Full;
                         }
-                        let (period, lifetime) = (op.done, op.len as u64);
+                        let (period, lifetime) = (op.done, op.life_end_ns());
                         if now_ns >= lifetime {
                             -code::DEADLINE
                         } else {

@@ -124,7 +124,7 @@ impl Entry {
     /// Whether this outcome of a multi-result operation is an error that the kernel tells only once: the next
     /// receive would not hear of a reset, and take it for the end of the stream.
     pub(super) fn is_told_once(&self, outcome: Outcome) -> bool {
-        let is_end_of_ours = matches!(-outcome.result, libc::ENOBUFS | libc::ECANCELED | code::DEADLINE);
+        let is_end_of_ours = matches!(-outcome.result, errno::ENOBUFS | errno::ECANCELED | code::DEADLINE);
         outcome.result < 0 && !is_end_of_ours && self.op_kind() == OpKind::RecvPooled
     }
 
@@ -150,7 +150,7 @@ impl Entry {
     pub(super) fn life_end_ns(&self) -> u64 {
         // The flag is in the table; the rest may not be in the cache.
         let repeating = self.flags & flag::COMPOUND != 0 && self.op_kind() == OpKind::Timer;
-        if repeating { self.op_copy().len as u64 } else { NO_DEADLINE }
+        if repeating { self.op_copy().life_end_ns() } else { NO_DEADLINE }
     }
 
     pub(super) fn op_kind(&self) -> OpKind {

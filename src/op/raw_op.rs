@@ -13,6 +13,10 @@ pub const TRANSFER_BYTES_MAX: usize = 0x7fff_f000;
 /// hold the loop: longer ones are moved in parts.
 pub(crate) const PART_BYTES_MAX: usize = 1 << 20;
 
+/// What a pointer leaves of a word of 64 bits.
+type Rest = [u32; size_of::<u64>() / size_of::<usize>() - 1];
+const NO_REST: Rest = [0; size_of::<Rest>() / size_of::<u32>()];
+
 /// A plain-data description of one operation, as a backend sees it: 40 bytes that live in the caller's
 /// [`Completion`](crate::Completion) while the operation is in flight.
 ///
@@ -32,8 +36,12 @@ pub struct RawOp {
     pub fd: RawDescriptor,
     /// First word: mostly the buffer.
     pub buf: *mut u8,
+    #[doc(hidden)]
+    pub buf_rest: Rest,
     /// Second word: mostly the buffer's length in bytes.
     pub len: usize,
+    #[doc(hidden)]
+    pub len_rest: Rest,
     /// Third word: mostly the file offset in bytes.
     pub offset: u64,
     /// Fourth word: bytes already moved by earlier parts of the same operation.
@@ -77,7 +85,18 @@ impl RawOp {
     #[must_use]
     pub const fn new(kind: OpKind, fd: RawDescriptor) -> RawOp {
         let buf = std::ptr::null_mut();
-        RawOp { kind, flags: 0, backend_state: 0, fd, buf, len: 0, offset: 0, done: 0 }
+        RawOp {
+            kind,
+            flags: 0,
+            backend_state: 0,
+            fd,
+            buf,
+            buf_rest: NO_REST,
+            len: 0,
+            len_rest: NO_REST,
+            offset: 0,
+            done: 0,
+        }
     }
 
     /// An operation of this kind over a buffer.
@@ -130,6 +149,17 @@ impl RawOp {
         self.len -= n;
         self.offset = self.offset.wrapping_add(n as u64);
         self.done += n as u64;
+    }
+
+    /// When a repeating timer ends, whatever its next tick.
+    pub(crate) fn life_end_ns(&self) -> u64 {
+        let upper = self.len_rest.iter().fold(0, |_, &rest| u64::from(rest) << 32);
+        upper | self.len as u64
+    }
+
+    pub(crate) fn set_life_end_ns(&mut self, life_end_ns: u64) {
+        self.len = life_end_ns as usize;
+        self.len_rest.fill((life_end_ns >> 32) as u32);
     }
 
     /// The place of the `sockaddr` in the address overlay of the operation at `op`.

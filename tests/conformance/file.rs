@@ -858,7 +858,7 @@ fn no_more_descriptors_is_an_error_in_the_callback(v: Variant) {
     let address = listener.local_addr().unwrap();
     let client = connect(address);
     let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
-    let full = client.options().as_raw_fd() as u64 + 1;
+    let full = client.options().as_raw_fd() as libc::rlim_t + 1;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, full, hard).unwrap();
 
     let none_left = Some(libc::EMFILE);

@@ -121,11 +121,11 @@ const LOG_BASE: u64 = 1 << 30;
 
 /// Puts the log's position where it begins, and limits it.
 fn prepare_log(room: Option<usize>) -> io::Result<()> {
-    world(|w| lseek(&*w.log, LOG_BASE as i64, Whence::SeekSet))?;
+    world(|w| lseek(&*w.log, LOG_BASE as libc::off_t, Whence::SeekSet))?;
     if let Some(room) = room {
         super::descriptors::ignore_file_size_signal();
         let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE)?;
-        setrlimit(Resource::RLIMIT_FSIZE, LOG_BASE + room as u64, hard)?;
+        setrlimit(Resource::RLIMIT_FSIZE, (LOG_BASE + room as u64) as libc::rlim_t, hard)?;
         model(|m| m.faults.room = Some(room));
     }
     Ok(())
