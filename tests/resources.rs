@@ -385,3 +385,52 @@ fn the_kernel_makes_no_more_threads_than_it_is_allowed_to() {
         assert_eq!(ENDED.get(), OPENS);
     });
 }
+
+/// Completions of this process's rings that found no room in their queues, and that the kernel keeps elsewhere.
+fn overflowed() -> usize {
+    let mut count = 0;
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
+        let is_ring = |path: std::path::PathBuf| path.to_string_lossy().contains("[io_uring]");
+        if !std::fs::read_link(entry.path()).is_ok_and(is_ring) {
+            continue;
+        }
+        let info = std::path::Path::new("/proc/self/fdinfo").join(entry.file_name());
+        let info = std::fs::read_to_string(info).unwrap();
+        if let Some((_, list)) = info.split_once("CqOverflowList:") {
+            count += list.lines().filter(|line| line.trim_start().starts_with("user_data=")).count();
+        }
+    }
+    count
+}
+
+#[test]
+fn what_completes_at_once_is_submitted_no_faster_than_the_completion_queue_holds() {
+    in_a_process("what_completes_at_once_is_submitted_no_faster_than_the_completion_queue_holds", || {
+        thread_local! {
+            static DONE: Cell<usize> = const { Cell::new(0) };
+        }
+        const NOPS: usize = 2000;
+        if let Err(error) = Loop::builder().backend(Kind::IoUring).build() {
+            return eprintln!("not run: there is no io_uring here: {error}");
+        }
+        for entries in [1, 4, 64] {
+            let mut lp = Loop::builder().backend(Kind::IoUring).entries(entries).build().unwrap();
+            for _ in 0..NOPS {
+                lp.submit(
+                    Box::new(Completion::new(())),
+                    |()| oxev::nop(),
+                    |_, _, done| {
+                        done.unwrap();
+                        if DONE.get().is_multiple_of(16) {
+                            assert_eq!(overflowed(), 0);
+                        }
+                        DONE.set(DONE.get() + 1);
+                    },
+                );
+            }
+            assert_eq!(overflowed(), 0);
+            lp.run(RunMode::UntilDone).unwrap();
+            assert_eq!(DONE.take(), NOPS);
+        }
+    });
+}

@@ -229,7 +229,8 @@ impl Ring {
             return true;
         }
         let uncollected = self.ring.completion().len();
-        let completions = uncollected + self.unsubmitted();
+        // What comes into the queue afterwards is submitted by the next step, before it collects.
+        let completions = uncollected + 2 * self.unsubmitted();
         completions <= self.completions_max() && self.submit().is_ok()
     }
 
