@@ -499,6 +499,16 @@ fn a_connection_is_reset_while_it_is_used_at_both_ends() {
 }
 
 #[test]
+fn a_pipe_has_no_connection_that_could_be_reset() {
+    let world = world(Faults { connection_reset: 1.0, ..Faults::none() });
+    let mut lp = world.new_loop().unwrap();
+    let (reader, writer) = world.pipe().unwrap();
+    complete(&mut lp, writer, |f| f.write(b"kept")).1.unwrap();
+    let ((_, buffer), read) = complete(&mut lp, (reader, [0; 4]), |(f, b)| f.read(b));
+    assert_eq!((read.unwrap(), &buffer), (4, b"kept"));
+}
+
+#[test]
 fn connections_are_refused_with_and_without_a_listener() {
     let (world, mut lp) = calm();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7000));

@@ -1,21 +1,41 @@
 //! A simulated kernel: one world, in which several loops can live, with a virtual clock, a network and a file
 //! system in memory, and faults that a seed decides. What it is for is told in [`sim`](crate::sim).
 //!
-//! * [`world`]: the clock, the events, the operations and what they wait for. It stands where the kernel
-//!   stands.
-//! * [`network`], [`files`]: what there is in it. [`transfer`]: bytes to and from the memory of operations.
-//! * [`peers`]: what is done in it by other means than operations.
-//! * [`faults`], [`random`], [`trace`]: what goes wrong, who decides it, and the record of it.
+//! * [`world`]: how loops, tests, [`peers`] and [`scripts`] reach it.
+//! * [`kernel`]: the clock, the events, and the effects that state machines return. [`operations`] is the way of an
+//!   operation through it, [`port`] what is between it and a loop, [`request`] what an operation asks for.
+//! * [`object`]: what every kind of object answers, and how a kind is added. [`stream`], [`listener`], [`pipe`] and
+//!   [`open_file`] are the kinds: state machines, which touch nothing but themselves and return [`effect`]s.
+//! * [`socket`], [`connect`], [`file`], [`poll`]: operations, family by family. [`transfer`]: bytes to and from their
+//!   memory.
+//! * [`network`], [`file_system`]: what objects share. [`inbox`]: what streams of bytes have in common.
+//! * [`faults`], [`random`], [`trace`]: what goes wrong, the seed that decides it, and the record of it.
 //!
 //! Unlike the other backends it allocates.
 
 #![allow(unsafe_code)]
 
+mod connect;
+mod effect;
 mod faults;
-mod files;
+mod file;
+mod file_system;
+mod inbox;
+mod kernel;
+mod listener;
 mod network;
+mod object;
+mod open_file;
+mod operations;
 mod peers;
+mod pipe;
+mod poll;
+mod port;
 mod random;
+mod request;
+mod scripts;
+mod socket;
+mod stream;
 mod trace;
 mod transfer;
 mod world;
@@ -30,7 +50,8 @@ use crate::in_flight::Token;
 use crate::op::RawOp;
 use crate::sim_hooks::{SimContext, VirtualTime};
 pub use faults::Faults;
-pub(crate) use peers::Question;
+pub(crate) use scripts::Question;
+use world::Report;
 pub use world::SimOptions;
 pub(crate) use world::World;
 
@@ -45,7 +66,7 @@ pub(crate) struct Sim {
 
 impl Sim {
     pub(crate) fn new(world: Rc<World>, host: IpAddr, waker: Waker) -> Sim {
-        let port = world.attach(waker.clone());
+        let port = world.attach();
         Sim { world, host, port, waker }
     }
 
@@ -118,19 +139,19 @@ unsafe impl Driver for Sim {
         }
         let mut count = 0;
         loop {
-            let (reported, moved) = self.world.report(self.port, ops);
-            count += reported;
+            let Report { outcomes, scripts_moved } = self.world.report(self.port, ops);
+            count += outcomes;
             if ops.has_ready() {
                 return Ok(());
             }
-            if reported > 0 && self.is_due() {
+            if outcomes > 0 && self.is_due() {
                 // What was reported goes on, and has come to its end.
                 continue;
             }
             if self.world.now_ns() >= end_ns {
                 return Ok(());
             }
-            if moved && self.waker.clear() {
+            if scripts_moved && self.waker.clear() {
                 // A script has posted, notified or stopped.
                 return Ok(());
             }
@@ -152,7 +173,7 @@ unsafe impl Driver for Sim {
 
     /// Other threads make the descriptor readable, and what a peer does. What only time brings does not show.
     fn show(&self, busy: bool, _ops: &Operations) -> bool {
-        self.world.embed(self.port);
+        self.world.embed(self.port, &self.waker);
         busy || self.is_due()
     }
 

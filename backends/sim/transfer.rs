@@ -3,25 +3,18 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
-use super::files::Stat;
+use super::effect::Closing;
+use super::file_system::Stat;
 use crate::descriptor::RawDescriptor;
 use crate::io_vecs;
-use crate::op::{OpKind, RawOp, TRANSFER_BYTES_MAX};
+use crate::op::{RawOp, TRANSFER_BYTES_MAX};
 
 /// # Safety
-/// `place` is valid for writes of as many bytes, and nobody else's now.
+/// `place` is valid for writes of as many bytes, and nothing else uses it now.
 pub(super) unsafe fn copy_to(place: *mut u8, bytes: &[u8]) {
     // SAFETY: S3: the caller's promise.
     unsafe { place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-}
-
-fn is_vectored(op: &RawOp) -> bool {
-    matches!(
-        op.kind,
-        OpKind::RecvVectored | OpKind::SendVectored | OpKind::ReadVectored | OpKind::WriteVectored
-    )
 }
 
 /// The buffers of an operation, in order.
@@ -29,7 +22,7 @@ fn is_vectored(op: &RawOp) -> bool {
 /// # Safety
 /// `op` is an operation in flight, over a buffer or a list of them.
 unsafe fn buffers(op: &RawOp) -> Vec<(*mut u8, usize)> {
-    if !is_vectored(op) {
+    if !op.kind.is_vectored() {
         return vec![(op.buf, op.len)];
     }
     // SAFETY: S3: the caller's promise.
@@ -105,11 +98,13 @@ pub(super) unsafe fn put_metadata(op: &RawOp, stat: Stat) {
     unsafe { op.buf.cast::<libc::statx>().write(record) };
 }
 
-/// What closing the socket that stands for a virtual one would do with unsent data.
-pub(super) fn linger(fd: RawDescriptor) -> Option<Duration> {
+/// How a virtual socket is closed when the descriptor that stands for it is: with a reset if it has `SO_LINGER`
+/// with a time of zero, as socket(7) says.
+pub(super) fn closing_of(fd: RawDescriptor) -> Closing {
     // SAFETY: S7: its owner is about to close it, so it is open.
     let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
-    socket2::SockRef::from(&descriptor).linger().ok().flatten()
+    let linger = socket2::SockRef::from(&descriptor).linger().ok().flatten();
+    if linger.is_some_and(|limit| limit.is_zero()) { Closing::Reset } else { Closing::Orderly }
 }
 
 /// Gives an accepted socket what it has from its listener on Linux. Best effort: but for `SO_LINGER` nothing

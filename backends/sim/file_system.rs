@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use super::effect::Errno;
+use super::open_file::OpenFile;
 use super::random::Random;
 
 const PAGE_BYTES: usize = 4096;
@@ -85,29 +87,7 @@ pub(super) struct Inode {
 }
 
 /// The number of every directory. Nothing of one is known but that it is one.
-const DIRECTORY: u64 = 0;
-
-/// How a file is open.
-#[derive(Debug)]
-pub(super) struct OpenFile {
-    pub(super) inode: u64,
-    pub(super) position: u64,
-    pub(super) flags: i32,
-}
-
-impl OpenFile {
-    pub(super) fn reads(&self) -> bool {
-        self.flags & libc::O_ACCMODE != libc::O_WRONLY
-    }
-
-    pub(super) fn writes(&self) -> bool {
-        self.flags & libc::O_ACCMODE != libc::O_RDONLY
-    }
-
-    pub(super) fn is_directory(&self) -> bool {
-        self.inode == DIRECTORY
-    }
-}
+pub(super) const DIRECTORY: u64 = 0;
 
 /// A path without what says nothing at its end.
 fn trimmed(mut path: &[u8]) -> &[u8] {
@@ -126,13 +106,19 @@ pub(super) struct FileSystem {
 
 impl FileSystem {
     /// Opens a file with the flags of `open(2)`. The error is an errno.
-    pub(super) fn open(&mut self, path: &[u8], flags: i32, mode: u32, now_ns: u64) -> Result<OpenFile, i32> {
+    pub(super) fn open(
+        &mut self,
+        path: &[u8],
+        flags: i32,
+        mode: u32,
+        now_ns: u64,
+    ) -> Result<OpenFile, Errno> {
         let path = trimmed(path);
         let (creates, excludes) = (flags & libc::O_CREAT != 0, flags & libc::O_EXCL != 0);
         if self.is_directory(path) {
             return match flags & libc::O_ACCMODE {
                 _ if creates && excludes => Err(libc::EEXIST),
-                libc::O_RDONLY if !creates => Ok(OpenFile { inode: DIRECTORY, position: 0, flags }),
+                libc::O_RDONLY if !creates => Ok(OpenFile::new(DIRECTORY, flags)),
                 _ => Err(libc::EISDIR),
             };
         }
@@ -146,7 +132,7 @@ impl FileSystem {
         if flags & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY {
             self.truncate(inode, now_ns);
         }
-        Ok(OpenFile { inode, position: 0, flags })
+        Ok(OpenFile::new(inode, flags))
     }
 
     /// Whether a name goes through this path.
@@ -181,7 +167,7 @@ impl FileSystem {
     }
 
     /// Writes at an offset. The error is an errno.
-    pub(super) fn write(&mut self, inode: u64, offset: u64, bytes: &[u8], now_ns: u64) -> Result<(), i32> {
+    pub(super) fn write(&mut self, inode: u64, offset: u64, bytes: &[u8], now_ns: u64) -> Result<(), Errno> {
         /// As ext4 has it.
         const FILE_BYTES_MAX: u64 = 16 << 40;
         let Some(inode) = self.inodes.get_mut(&inode) else { return Err(libc::EIO) };
