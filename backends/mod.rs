@@ -44,8 +44,7 @@ pub enum Kind {
     IoUring,
     /// `epoll(7)`: every Linux.
     Epoll,
-    /// A simulated world (the feature `sim`): only for loops that are [made for
-    /// one](crate::Builder::backend).
+    /// A simulated world (the feature `sim`): only for loops that are made for one, by `Builder::simulation`.
     Sim,
     /// A driver of the program's own (the feature `backend-api`).
     #[cfg(feature = "backend-api")]

@@ -236,7 +236,7 @@ impl TcpStream {
     }
 
     /// Sets for how long an idle connection is left alone before it is probed (`SO_KEEPALIVE`,
-    /// `TCP_KEEPIDLE`), `None` for ever.
+    /// `TCP_KEEPIDLE`). With `None`, the default, it is never probed.
     ///
     /// # Errors
     /// Those of `setsockopt(2)`.
