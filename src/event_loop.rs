@@ -39,7 +39,7 @@ use crate::timer::clock::Clock;
 pub enum RunMode {
     /// Until nothing is in flight, background operations aside.
     UntilDone,
-    /// Until at least one callback has run, or somebody called [`LoopHandle::wake`]; waits for that.
+    /// Until at least one callback has run, or another thread has called [`LoopHandle::wake`]; waits for that.
     Once,
     /// One step, without waiting: what is ready now.
     NoWait,
@@ -677,7 +677,8 @@ impl Loop {
     }
 
     /// Makes `run` return as soon as the callback that is running, if any, has returned; if the loop is not
-    /// running, the next `run` returns at once. Callbacks that were ready keep for the `run` after that.
+    /// running, the next `run` returns at once. Callbacks that were ready and
+    /// have not run yet are left to the `run` after that.
     pub fn stop(&mut self) {
         self.core.ops.remote.request_stop();
         if self.core.embedded.get() && !self.core.ops.in_step && !self.is_inherited() {

@@ -227,14 +227,43 @@ impl LoopHandle {
         LoopHandle { remote: Arc::clone(remote) }
     }
 
-    /// Makes the loop return from its wait, or not block the next time. `run(Once)` returns; the other modes
-    /// look round and go on. Wake-ups that the loop has not noticed yet are one.
+    /// Makes the loop return from its wait, or not block the next time. `run(Once)` returns; in the other
+    /// modes the loop takes a step and goes on. Wake-ups that the loop has not noticed yet count as one.
     pub fn wake(&self) {
         self.remote.wake();
     }
 
     /// Makes `run` return as soon as the callback that is running, if any, has returned; if the loop is not
     /// running, the next `run` returns at once. See [`Loop::stop`].
+    ///
+    /// What is in flight stays in flight, and is dropped with the loop. To end a server without cutting its
+    /// connections off, cancel its accept instead; [`RunMode::UntilDone`](crate::RunMode::UntilDone) then
+    /// returns when the last connection has ended:
+    ///
+    /// ```
+    /// use oxev::{Action, Completion, Loop, Multi, RunMode, TcpListener};
+    ///
+    /// let mut lp = Loop::new()?;
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let accepting = lp.submit_multi(
+    ///     Box::new(Completion::new(Multi::new(listener, ()))),
+    ///     |listener| listener.accept_multi(),
+    ///     |_lp, (), stream| {
+    ///         drop(stream); // a server submits a receive on it
+    ///         Action::Rearm
+    ///     },
+    ///     // Where this accepts again after other errors, the new operation has a new id.
+    ///     |_lp, _server, end| assert!(oxev::is_canceled(&end.unwrap_err())),
+    /// );
+    /// let handle = lp.handle();
+    /// let other = std::thread::spawn(move || {
+    ///     let id = Box::new(Completion::new(accepting));
+    ///     handle.post(id, |lp, id| assert!(lp.cancel(**id))).is_ok()
+    /// });
+    /// lp.run(RunMode::UntilDone)?;
+    /// assert!(other.join().unwrap());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn stop(&self) {
         self.remote.request_stop();
         self.remote.wake();
