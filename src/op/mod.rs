@@ -102,7 +102,38 @@ impl<'a, R: Output> MultiOp<'a, R> {
     }
 
     /// Sets a deadline for the whole submission, as [`Op::timeout`]. With [`Loop::reset`](crate::Loop::reset)
-    /// at each result it becomes an idle timeout.
+    /// at each result it becomes an idle timeout. The id that `reset` asks for is known only after the
+    /// submission, so the state has a cell for it:
+    ///
+    /// ```
+    /// use std::{cell::Cell, io::Write, rc::Rc, time::Duration};
+    /// use oxev::{Action, Completion, Loop, Multi, RunMode, TcpStream};
+    ///
+    /// const IDLE: Duration = Duration::from_millis(20);
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let mut peer = std::net::TcpStream::connect(listener.local_addr()?)?;
+    /// let stream = TcpStream::from_std(listener.accept()?.0)?;
+    /// let mut lp = Loop::new()?;
+    /// let pool = lp.buf_pool(8, 4096)?;
+    /// peer.write_all(b"hello")?; // and no more
+    ///
+    /// let id = Rc::new(Cell::new(None));
+    /// let receiver = Box::new(Completion::new(Multi::new((stream, pool), Rc::clone(&id))));
+    /// id.set(Some(lp.submit_multi(
+    ///     receiver,
+    ///     |(stream, pool)| stream.recv_multi(pool).timeout(IDLE),
+    ///     |lp, id, received| {
+    ///         println!("{} bytes", received.len());
+    ///         lp.reset(id.get().unwrap(), IDLE);
+    ///         Action::Rearm
+    ///     },
+    ///     |_lp, _receiver, end| assert!(oxev::is_deadline(&end.unwrap_err())),
+    /// )));
+    /// lp.run(RunMode::UntilDone)
+    /// # }
+    /// ```
     pub fn timeout(self, limit: Duration) -> MultiOp<'a, R> {
         MultiOp(self.0.timeout(limit))
     }
