@@ -100,7 +100,9 @@ impl File {
         self.writing(buffer, 0, RawOp::CURSOR)
     }
 
-    /// Writes the whole buffer at the file's position, and moves it.
+    /// Writes the whole buffer at the file's position, and moves it. After an error,
+    /// [`Loop::moved`](crate::Loop::moved) says in the callback how many bytes were written; the position is
+    /// behind those.
     pub fn write_all<'a>(&'a self, buffer: &'a [u8]) -> Op<'a, usize> {
         self.writing(buffer, 0, RawOp::CURSOR | RawOp::EXACT)
     }
@@ -121,7 +123,8 @@ impl File {
         self.reading(buffer, offset, RawOp::EXACT)
     }
 
-    /// Writes the whole buffer at `offset`.
+    /// Writes the whole buffer at `offset`. After an error, [`Loop::moved`](crate::Loop::moved) says in the
+    /// callback how many bytes were written.
     pub fn write_all_at<'a>(&'a self, buffer: &'a [u8], offset: u64) -> Op<'a, usize> {
         self.writing(buffer, offset, RawOp::EXACT)
     }

@@ -52,7 +52,30 @@ impl Loop {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     ///
-    /// State that is bound to this thread stays here:
+    /// In a callback the pool comes from the owner, which moves into the call; so clone the handle first (clones
+    /// are handles to the same pool):
+    ///
+    /// ```
+    /// # use oxev::{Completion, Loop, RunMode, ThreadPool, Timer};
+    /// # use std::{io, time::Duration};
+    /// struct Job { pool: ThreadPool, answer: u32 }
+    ///
+    /// fn on_time(lp: &mut Loop, job: Box<Completion<Job>>, _: io::Result<()>) {
+    ///     let pool = job.pool.clone();
+    ///     lp.offload(&pool, job, |job| job.answer = 42, |_lp, job, done| {
+    ///         done.unwrap();
+    ///         assert_eq!(job.answer, 42);
+    ///     });
+    /// }
+    /// # let mut lp = Loop::new()?;
+    /// # let job = Box::new(Completion::new(Job { pool: ThreadPool::new(), answer: 0 }));
+    /// # lp.submit(job, |_| Timer::after(Duration::from_millis(1)), on_time);
+    /// # lp.run(RunMode::UntilDone)?;
+    /// # Ok::<(), io::Error>(())
+    /// ```
+    ///
+    /// The state crosses to another thread, so it has to be `Send`; what is bound to this thread, an `Rc` for
+    /// instance, is refused:
     /// ```compile_fail,E0277
     /// # use oxev::{Completion, Loop, ThreadPool};
     /// # let (mut lp, pool) = (Loop::new().unwrap(), ThreadPool::new());
