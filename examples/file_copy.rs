@@ -1,6 +1,6 @@
 //! Copies a file with several reads and writes in flight at once. Each of `--blocks` blocks is an owner of
-//! its own: it reads a part of the file, writes it, and goes on with the next part that nobody has taken, so
-//! that a slow part holds up nobody else.
+//! its own: it reads a part of the file, writes it, and goes on with the next part that no block has taken,
+//! so that a slow part holds up no other block.
 //!
 //! It shows how owners share what they have in common (`Rc`: both files, and the place where the next part
 //! begins), how short reads and the end of the file are told apart, and how the first error stops all the

@@ -123,7 +123,7 @@ fn work(
     let lp = match Loop::new() {
         Ok(lp) => lp,
         Err(error) => {
-            let _ = handles.send(Err(error)); // whoever waits for it gives up
+            let _ = handles.send(Err(error)); // the receiver gives up
             return Ok(Counts::default());
         }
     };
@@ -223,8 +223,8 @@ fn report_later(lp: &mut Loop, report: Box<Completion<Report>>) {
     lp.submit(report, |_| Timer::after(REPORT_PERIOD).background(), on_time);
 }
 
-/// On the report's own loop. A loop that has ended gives back what is posted to it, and there is nobody to
-/// report to any more.
+/// On the report's own loop. A loop that has ended gives back what is posted to it, and the report is
+/// dropped.
 fn on_time(_: &mut Loop, mut report: Box<Completion<Report>>, _: io::Result<()>) {
     report.counts = COUNTS.get();
     let first = report.first.clone();

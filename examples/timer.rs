@@ -166,11 +166,11 @@ fn deadline(lp: &mut Loop, watch: Watch) -> io::Result<&'static str> {
         Box::new(Completion::new(waiting)),
         |w| w.listener.accept().timeout(w.watch.period),
         |_, waiting, accepted: io::Result<TcpStream>| match accepted {
-            Ok(_) => waiting.watch.tell("somebody has connected"),
+            Ok(_) => waiting.watch.tell("a client has connected"),
             Err(error) => waiting.watch.tell(&format!("accept: {:?}", error.kind())),
         },
     );
-    Ok("An accept with a deadline of one period, and nobody who connects:")
+    Ok("An accept with a deadline of one period, and no client that connects:")
 }
 
 fn background(lp: &mut Loop, watch: Watch) -> io::Result<&'static str> {

@@ -67,7 +67,7 @@
 //!     lp.submit(Box::new(Completion::new(client)), |c| c.stream.send_all(&c.buf), on_sent);
 //! }
 //!
-//! // The send is on its way, but does not arrive: nobody answers.
+//! // The send is on its way, but does not arrive, so no answer comes.
 //! fn on_sent(lp: &mut Loop, client: Owner, sent: io::Result<usize>) {
 //!     sent.unwrap();
 //!     lp.submit(client, |c| c.stream.recv_exact(&mut c.buf).timeout(MINUTE), |lp, client, received| {
@@ -169,8 +169,8 @@
 //!
 //! # Many seeds
 //!
-//! A test that runs some hundred seeds takes no time, and one that runs all night finds what nobody thought
-//! of: [`SimOptions::swarm`] lets the seed choose the faults, too. Print the seed with every assertion.
+//! A test that runs some hundred seeds takes no time, and one that runs all night finds faults that
+//! no one has written a test for: [`SimOptions::swarm`] lets the seed choose the faults, too. Print the seed with every assertion.
 
 #![allow(unsafe_code)]
 
@@ -213,7 +213,7 @@ impl Simulation {
     }
 
     /// The same world as another host: what is bound to an unspecified address listens on this one, and
-    /// connections come from it. The loopback addresses are one host's, whoever uses them.
+    /// connections come from it. All hosts share the loopback addresses.
     #[must_use]
     pub fn host(&self, address: impl Into<IpAddr>) -> Simulation {
         Simulation { world: Rc::clone(&self.world), host: address.into() }
@@ -302,8 +302,8 @@ impl Simulation {
 
     // ---- peers
 
-    /// Connects from this host, and lets the virtual time pass that it takes. Whoever listens need not accept
-    /// yet.
+    /// Connects from this host, and lets the virtual time pass that it takes. The listener need not have
+    /// accepted it yet.
     ///
     /// # Errors
     /// `ECONNREFUSED`, `ETIMEDOUT`, … : those of `connect(2)`; those of the name's look-up; and
@@ -394,7 +394,7 @@ impl Simulation {
     }
 
     /// Cuts two hosts off from each other: what they send waits on its way, in both directions, until they
-    /// are [healed](Simulation::heal). Nobody is told.
+    /// are [healed](Simulation::heal). Neither host is told of it.
     pub fn partition(&self, a: impl Into<IpAddr>, b: impl Into<IpAddr>) {
         self.world.partition(a.into(), b.into());
     }

@@ -24,7 +24,7 @@ use crate::sys::{self, errno};
 /// does not).
 ///
 /// Urgent data (`MSG_OOB`) is received as what it is, bytes of the stream: streams have `SO_OOBINLINE` set, as
-/// RFC 6093 asks for. Left out of the stream, it would let a peer wake a receive in vain as often as it likes.
+/// RFC 6093 asks for. Left out of the stream, it would let a peer wake a receive that finds no bytes, as often as the peer likes.
 ///
 /// Zero bytes received is the end of the stream. An empty buffer is done at once, with `Ok(0)`.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use crate::sys::{self, errno};
 /// to a loop: the client of a server under test, say, or the server of a client. It reads and writes as a
 /// blocking socket of the standard library does.
 ///
-/// Outside of a [script](super::Simulation::script), nobody runs the loops while it waits. So it waits only
+/// Outside of a [script](super::Simulation::script), the loops do not run while it waits. So it waits only
 /// for what is on its way in the world already, for which the virtual time passes that it takes; if nothing
 /// is, the error is [`WouldBlock`](io::ErrorKind::WouldBlock), and the loops are to be run first.
 ///
@@ -34,7 +34,7 @@ use crate::sys::{self, errno};
 ///
 /// lp.submit(Box::new(Completion::new(listener)), |l| l.accept(), |_, _, accepted| drop(accepted));
 /// lp.run(RunMode::UntilDone)?;
-/// // It was closed with data that nobody has read.
+/// // It was closed with unread data.
 /// assert_eq!(client.read(&mut [0; 16]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 /// # Ok::<(), std::io::Error>(())
 /// ```

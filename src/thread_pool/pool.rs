@@ -130,8 +130,8 @@ impl ThreadPool {
     /// As for [`spawn`](ThreadPool::spawn); the task is the caller's again, and its function is not called.
     ///
     /// # Safety
-    /// `task` points to a [`RawTask`] that is valid for reads and writes and that nobody else uses, or has
-    /// scheduled, until its function is called. Its function may be called on any thread, with either
+    /// `task` points to a [`RawTask`] that is valid for reads and writes and that nothing else uses, and
+    /// that is not scheduled already, until its function is called. Its function may be called on any thread, with either
     /// [`Disposition`](super::Disposition), and is sound to be called so once.
     #[inline]
     pub unsafe fn schedule_raw(&self, task: NonNull<RawTask>) -> Result<(), ScheduleError> {
@@ -172,7 +172,7 @@ impl ThreadPool {
     /// ```
     ///
     /// # Panics
-    /// If `f` panics, items that nobody has begun are left out, and when all calls that have begun are over,
+    /// If `f` panics, items that no thread has begun are left out, and when all calls that have begun are over,
     /// the panic goes on here. Of several panics, it is the first; the others are dropped.
     pub fn each<T, F>(&self, items: &mut [T], f: F)
     where

@@ -104,8 +104,8 @@ impl RawBatch {
     /// Adds a task at the end, in constant time.
     ///
     /// # Safety
-    /// `task` points to a [`RawTask`] that is valid for reads and writes and that nobody else uses, or is
-    /// scheduled, until it is popped or its function is called. Its function may be called on any thread.
+    /// `task` points to a [`RawTask`] that is valid for reads and writes and that nothing else uses, and
+    /// that is not scheduled already, until it is popped or its function is called. Its function may be called on any thread.
     #[inline]
     pub unsafe fn push(&mut self, task: NonNull<RawTask>) {
         // SAFETY: P1: by this function's contract the list alone uses the header.
