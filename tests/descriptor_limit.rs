@@ -6,8 +6,9 @@
 
 use std::cell::Cell;
 use std::io::{self, Write};
-use std::net::{TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use oxev::{Completion, Kind, Loop, RunMode, TcpStream};
@@ -60,4 +61,36 @@ fn a_number_beyond_the_limit_works() {
         lp.run(RunMode::UntilDone).unwrap();
         assert_eq!(RECEIVED.take(), 4, "on {kind}");
     }
+}
+
+/// With neither a descriptor to spare nor a socket that could be had, as where there is no IPv6.
+#[test]
+fn a_connect_of_several_addresses_for_which_there_is_no_socket_ends_with_the_error() {
+    // In a process of its own, since the limit holds for every test of this one.
+    const NAME: &str = "a_connect_of_several_addresses_for_which_there_is_no_socket_ends_with_the_error";
+    const CHILD: &str = "OXEV_TEST_NO_SOCKETS";
+    let Some(kind) = std::env::var_os(CHILD) else {
+        for kind in Kind::COMPILED {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            let child = child.args([NAME, "--exact", "--nocapture"]).env(CHILD, kind.to_string());
+            assert!(child.status().unwrap().success(), "on {kind}");
+        }
+        return;
+    };
+    let Ok(mut lp) = Loop::builder().backend(kind.to_str().unwrap().parse().unwrap()).build() else { return };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+    let addresses: Vec<SocketAddr> =
+        ["127.0.0.1:1", "[::1]:1", "127.0.0.1:2"].map(|a| a.parse().unwrap()).into();
+    lp.submit(
+        Box::new(Completion::new(addresses)),
+        |addresses| TcpStream::connect(&addresses[..]),
+        |_, _, connected| {
+            assert_eq!(connected.unwrap_err().raw_os_error(), Some(libc::EMFILE));
+            RECEIVED.set(1);
+        },
+    );
+    lp.run_for(Duration::from_secs(10)).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert_eq!(RECEIVED.take(), 1, "it has not ended");
 }

@@ -199,26 +199,37 @@ impl<S: Selector> Readiness<S> {
     /// As [`Readiness::submit`].
     #[inline(never)]
     unsafe fn start(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+        // SAFETY: S3: the caller's promise.
+        let _ = unsafe { self.try_or_queue(token, op, ops) };
+    }
+
+    /// [`Next::Continue`]: it is a connect, and goes on with another address, on another socket.
+    ///
+    /// # Safety
+    /// As [`Readiness::submit`].
+    #[inline(always)]
+    unsafe fn try_or_queue(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) -> Next {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
         if !self.enter(token, raw, ops) {
-            return;
+            return Next::Done;
         }
         let (fd, kind, lane) = (raw.fd, raw.kind, Lane::of(raw.kind));
         let record = self.descriptors.record(fd);
         if !record.lane(lane).is_empty() || !record.may_be_ready(lane) {
-            return self.nodes.push(record.lane(lane), token, Place::Waiting);
+            self.nodes.push(record.lane(lane), token, Place::Waiting);
+            return Next::Done;
         }
         if takes_many(raw) {
             self.nodes.push(record.lane(lane), token, Place::Waiting);
-            return self.run_lane(fd, lane, ops);
+            self.run_lane(fd, lane, ops);
+            return Next::Done;
         }
         match attempt(raw, record) {
             Attempt::Over(outcome) => {
                 if ops.complete(token, outcome) == Next::Continue {
                     if kind == OpKind::Connect {
-                        // SAFETY: S3: the table says that the operation is ours.
-                        return unsafe { self.start_connect(token, op, ops) };
+                        return Next::Continue;
                     }
                     self.nodes.push(record.lane(lane), token, Place::Waiting);
                     self.run_lane(fd, lane, ops);
@@ -230,19 +241,24 @@ impl<S: Selector> Readiness<S> {
                 self.block(fd, lane, interest, ops);
             }
         }
+        Next::Done
     }
 
     /// # Safety
     /// As [`Readiness::submit`].
     unsafe fn start_connect(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
-        let raw = unsafe { &mut *op };
-        raw.backend_state = 0;
-        if let Err(errno) = socket::open_for_connect(raw) {
-            return report(token, -errno, ops);
+        loop {
+            // SAFETY: S3: nobody else has it now.
+            let raw = unsafe { &mut *op };
+            raw.backend_state = 0;
+            if let Err(errno) = socket::open_for_connect(raw) {
+                return report(token, -errno, ops);
+            }
+            // SAFETY: S3: the caller's promise.
+            if unsafe { self.try_or_queue(token, op, ops) } == Next::Done {
+                return;
+            }
         }
-        // SAFETY: S3: the caller's promise.
-        unsafe { self.start(token, op, ops) };
     }
 
     /// Waits for events, beside whoever else does.
@@ -463,6 +479,8 @@ impl<S: Selector> Readiness<S> {
                 // SAFETY: S3: the operation is ours.
                 unsafe { self.start_file(token, op, ops) };
             } else {
+                // SAFETY: S3: as above. What no selector has room for, it has none for on another socket.
+                socket::forget_addresses(unsafe { &mut *op });
                 // io_uring's word for a file that has no events.
                 let refusal = if errno == errno::EPERM { errno::EINVAL } else { errno };
                 report(token, -refusal, ops);

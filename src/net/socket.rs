@@ -78,6 +78,15 @@ pub(crate) fn next_address(op: &mut RawOp) -> bool {
     list.failed
 }
 
+/// No other address is tried.
+#[cold]
+pub(crate) fn forget_addresses(op: &mut RawOp) {
+    if let Some(list) = list_of(op) {
+        // SAFETY: S3: the list is the operation's, which is off the kernel.
+        unsafe { (*list).rest = Vec::new().into_iter() };
+    }
+}
+
 /// Whether the socket is of an attempt that failed; it is asked once.
 pub(crate) fn take_failed(op: &RawOp) -> bool {
     // SAFETY: S3: the list is the operation's, which is off the kernel.
@@ -130,20 +139,27 @@ pub(crate) fn peer_addr(socket: &impl AsFd) -> io::Result<SocketAddr> {
     simulated.unwrap_or_else(|| socket_addr(SockRef::from(socket).peer_addr()?))
 }
 
-/// Makes the socket of a connect operation, unless it has one. The error is an errno.
+/// Makes the socket of a connect operation, unless it has one; of several addresses, for the first of a family of
+/// which there can be one. The error is an errno, and the operation is over with it.
 pub(crate) fn open_for_connect(op: &mut RawOp) -> Result<(), i32> {
     debug_assert_eq!(op.kind, OpKind::Connect);
     if take_failed(op) {
         close_raw(std::mem::replace(&mut op.fd, -1));
     }
-    if op.fd >= 0 {
-        return Ok(());
+    while op.fd < 0 {
+        // SAFETY: S3: an address is there.
+        let family = unsafe { address::family(address_place(op).0) };
+        match sys::socket::open_stream(family) {
+            Ok(fd) => {
+                op.fd = fd;
+                sys::socket::take_urgent_data_in_line(fd);
+                generations::begin(fd);
+            }
+            // There is no socket of an attempt that failed.
+            Err(_) if next_address(op) => _ = take_failed(op),
+            Err(errno) => return Err(errno),
+        }
     }
-    // SAFETY: S3: an address is there.
-    let family = unsafe { address::family(address_place(op).0) };
-    op.fd = sys::socket::open_stream(family)?;
-    sys::socket::take_urgent_data_in_line(op.fd);
-    generations::begin(op.fd);
     Ok(())
 }
 

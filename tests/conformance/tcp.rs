@@ -45,6 +45,7 @@ conformance! {
     a_refused_connection_is_an_error,
     connect_tries_address_after_address,
     connect_ends_with_the_error_of_the_last_address,
+    a_connect_goes_through_addresses_beyond_number,
     a_connect_of_several_addresses_is_cancelled_and_keeps_its_deadline,
     a_connect_of_several_addresses_that_is_not_submitted_or_not_done_is_dropped,
     an_address_that_is_no_address_is_an_error,
@@ -484,6 +485,17 @@ fn connect_ends_with_the_error_of_the_last_address(v: Variant) {
     assert_eq!(connect.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     let (_, connect) = complete(&mut lp, addresses, |_| TcpStream::connect(&[][..]));
     assert!(connect.is_err());
+}
+
+/// Addresses that are refused at once: broadcast is not for TCP.
+fn a_connect_goes_through_addresses_beyond_number(v: Variant) {
+    let mut lp = v.new_loop();
+    let (listener, address) = listener();
+    let mut addresses = vec!["255.255.255.255:1".parse().unwrap(); 60_000];
+    addresses.push(address);
+    let connect = complete(&mut lp, addresses, |all| TcpStream::connect(&all[..]));
+    assert_eq!(connect.1.unwrap().peer_addr().unwrap(), address);
+    complete(&mut lp, listener, |l| l.accept()).1.unwrap();
 }
 
 fn a_connect_of_several_addresses_is_cancelled_and_keeps_its_deadline(v: Variant) {
