@@ -420,7 +420,6 @@ impl Loop {
             NO_DEADLINE => NO_DEADLINE,
             timeout_ns => self.core.ops.clock.refresh().saturating_add(timeout_ns),
         };
-        let time_ns = if flags & RawOp::ABSOLUTE != 0 { self.core.ops.clock.at(time_ns) } else { time_ns };
         if flags & RawOp::MULTI != 0 {
             // SAFETY: S2: the caller's promise. A repeating timer keeps the end of its life there.
             let op = unsafe { &mut (*header.as_ptr()).op };
@@ -599,10 +598,13 @@ impl Loop {
         self.core.moved = bytes;
     }
 
-    /// The time of this step: the clock is read when it is asked for the first time after the loop has
-    /// waited.
+    /// In a callback, the time of this step: the clock is read when it is asked for the first time after the
+    /// loop has waited. Outside of `run` it is read each time (30 ns), as [`Instant::now`] does.
     #[must_use]
     pub fn now(&self) -> Instant {
+        if !self.core.ops.in_step {
+            self.core.ops.clock.refresh();
+        }
         self.core.ops.clock.now()
     }
 
@@ -723,7 +725,8 @@ impl Loop {
         }
     }
 
-    /// Runs the loop for `duration`, or until nothing is in flight, background operations aside.
+    /// Runs the loop for `duration`, or until nothing is in flight, background operations aside. It looks
+    /// round once in any case: if only background operations are in flight, for what is ready now.
     ///
     /// # Errors
     /// As [`Loop::run`].
@@ -733,9 +736,10 @@ impl Loop {
     pub fn run_for(&mut self, duration: Duration) -> io::Result<()> {
         let mut lp = Running::enter(self)?;
         let end_ns = lp.core.ops.clock.refresh().saturating_add(duration_to_ns(duration));
-        while lp.core.ops.active() > 0 && !lp.take_stop() {
-            lp.step(Limit::At(end_ns))?;
-            if lp.core.ops.clock.refresh() >= end_ns {
+        while !lp.take_stop() {
+            let is_active = lp.core.ops.active() > 0;
+            lp.step(if is_active { Limit::At(end_ns) } else { Limit::Now })?;
+            if !is_active || lp.core.ops.active() == 0 || lp.core.ops.clock.refresh() >= end_ns {
                 break;
             }
         }

@@ -1019,3 +1019,36 @@ fn dropping_a_loop_amid_faults_drops_every_owner_once() {
         assert_eq!(drops.get(), 40, "seed {seed}");
     }
 }
+
+#[test]
+fn a_timer_that_ends_with_the_clock_never_ends_and_the_others_do() {
+    let world = Simulation::new(SimOptions::calm());
+    let mut lp = world.new_loop().unwrap();
+    lp.submit(Box::new(Completion::new(())), |_| Timer::after(Duration::MAX), |_, _, _| panic!("it ends"));
+    // Years beyond what the wheel reached once.
+    let years = Duration::from_secs(400 * 365 * 24 * 3600);
+    let fired = Rc::new(Cell::new(Duration::ZERO));
+    let state = (world.clone(), Rc::clone(&fired));
+    lp.submit(
+        Box::new(Completion::new(state)),
+        move |_| Timer::after(years),
+        |_, state, result| {
+            result.unwrap();
+            state.1.set(state.0.elapsed());
+        },
+    );
+    assert_eq!(lp.run(RunMode::UntilDone).unwrap_err().raw_os_error(), Some(libc::EDEADLK));
+    assert!((years..years + Duration::from_secs(1)).contains(&fired.get()));
+}
+
+#[test]
+fn a_world_at_the_end_of_its_clock_goes_on() {
+    let world = Simulation::new(SimOptions::calm());
+    let mut lp = world.new_loop().unwrap();
+    world.advance(Duration::MAX);
+    lp.submit(Box::new(Completion::new(())), |_| nop(), |_, _, result| result.unwrap());
+    lp.run(RunMode::UntilDone).unwrap();
+    let _ = lp.now();
+    lp.submit(Box::new(Completion::new(())), |_| Timer::after(Duration::from_secs(1)), |_, _, _| ());
+    assert_eq!(lp.run(RunMode::UntilDone).unwrap_err().raw_os_error(), Some(libc::EDEADLK));
+}

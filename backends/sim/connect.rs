@@ -66,7 +66,7 @@ impl Kernel {
     fn request(&mut self, id: ObjectId, local: SocketAddr, target: SocketAddr) {
         let refused = self.random.chance(self.options.faults.connection_refused);
         let listener = if refused { None } else { self.listener_at(target) };
-        let back_ns = self.now() + self.draw_latency_ns();
+        let back_ns = self.now().saturating_add(self.draw_latency_ns());
         let answer = |step| SimEvent::Handshake(id, step);
         let Some(listener_id) = listener else {
             return self.schedule(back_ns, answer(Handshake::Refusal(libc::ECONNREFUSED)));

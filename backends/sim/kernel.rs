@@ -95,7 +95,7 @@ impl Kernel {
     }
 
     pub(super) fn schedule_after_latency(&mut self, event: SimEvent) {
-        let at_ns = self.now() + self.draw_latency_ns();
+        let at_ns = self.now().saturating_add(self.draw_latency_ns());
         self.schedule(at_ns, event);
     }
 
@@ -174,7 +174,7 @@ impl Kernel {
             Path::Network => self.draw_latency_ns(),
             Path::Local => 0,
         };
-        let at_ns = self.now() + latency_ns;
+        let at_ns = self.now().saturating_add(latency_ns);
         let Some(object) = self.objects.get_mut(to) else { return };
         if let Some(at_ns) = object.kind.expect(at_ns, segment) {
             self.schedule(at_ns, SimEvent::Arrive(to));

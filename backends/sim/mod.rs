@@ -148,7 +148,8 @@ unsafe impl Driver for Sim {
                 // What was reported goes on, and has come to its end.
                 continue;
             }
-            if self.world.now_ns() >= end_ns {
+            // At the end of its clock a world may wait, but not for time to pass.
+            if wait != Wait::Forever && self.world.now_ns() >= end_ns {
                 return Ok(());
             }
             if scripts_moved && self.waker.clear() {

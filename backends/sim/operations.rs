@@ -235,9 +235,9 @@ impl Kernel {
             }
             if let Some(delay_ns) = self.not_ready_after_all(seq) {
                 if let Some(object) = self.objects.get_mut(id) {
-                    object.queue(interest).retry_ns = now_ns + delay_ns;
+                    object.queue(interest).retry_ns = now_ns.saturating_add(delay_ns);
                 }
-                return self.schedule(now_ns + delay_ns, SimEvent::Retry(id, interest));
+                return self.schedule(now_ns.saturating_add(delay_ns), SimEvent::Retry(id, interest));
             }
             let ending = self.attempt(seq, id, transfer, &raw);
             let result = ending.outcome.result;
@@ -352,7 +352,7 @@ impl Kernel {
         let (now_ns, count) = (self.now(), self.next_count());
         let Some(operation) = self.operations.get_mut(&seq) else { return };
         debug_assert!(!operation.is_reported(), "an operation has one last outcome");
-        let at_ns = (now_ns + delay_ns).max(operation.reported_ns);
+        let at_ns = now_ns.saturating_add(delay_ns).max(operation.reported_ns);
         operation.reported_ns = at_ns;
         if !outcome.has_more() {
             operation.phase = Phase::Reported(resumption);
@@ -409,7 +409,7 @@ impl Kernel {
             return;
         }
         if operation.phase != Phase::Backlog && self.random.chance(self.options.faults.cancel_loses) {
-            let at_ns = self.now() + self.random.up_to(DELAY_NS_MAX);
+            let at_ns = self.now().saturating_add(self.random.up_to(DELAY_NS_MAX));
             return self.schedule(at_ns, SimEvent::Cancel(seq));
         }
         self.end_waiting(seq, libc::ECANCELED);

@@ -112,7 +112,7 @@ impl Stream {
     /// The request found no room, and is sent again: after one second, two, four, … as tcp(7) has it.
     pub(super) fn request_again(&mut self, view: &View) -> Effects {
         let Connect::Requested { tries, .. } = &mut self.connect else { return Effects::NONE };
-        let at_ns = view.now_ns + (REQUEST_AGAIN_NS << *tries);
+        let at_ns = view.now_ns.saturating_add(REQUEST_AGAIN_NS << *tries);
         *tries += 1;
         let is_last = *tries > REQUESTS_MAX;
         let step = if is_last { Handshake::Refusal(libc::ETIMEDOUT) } else { Handshake::Request };

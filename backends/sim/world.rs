@@ -211,7 +211,7 @@ impl World {
     }
 
     pub(super) fn take_time(&self) {
-        self.now_ns.set(self.now_ns.get() + POLL_NS);
+        self.now_ns.set(self.now_ns.get().saturating_add(POLL_NS));
     }
 
     /// Lets everything happen whose time has come, and reports what there is for one loop.

@@ -60,12 +60,6 @@ pub(crate) mod affinity {
     pub(crate) use super::platform::affinity::bind_to;
 }
 
-/// The clock that loops live by.
-pub(crate) mod clock {
-    /// Nanoseconds since some fixed moment. It runs as [`Instant`](std::time::Instant) does.
-    pub(crate) use super::platform::clock::monotonic_ns;
-}
-
 /// Descriptors of every kind.
 pub(crate) mod descriptor {
     /// How many descriptors this process can ever have.

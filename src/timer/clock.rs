@@ -4,19 +4,19 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::op::duration_to_ns;
 use crate::sim_hooks::VirtualTime;
-use crate::sys::clock::monotonic_ns;
 
-/// One moment on both clocks, taken when the process first makes a loop.
-fn epoch() -> (Instant, u64) {
-    static EPOCH: OnceLock<(Instant, u64)> = OnceLock::new();
-    *EPOCH.get_or_init(|| (Instant::now(), monotonic_ns()))
+/// When the process first made a loop. All times of loops are differences from it, taken by [`Instant`] alone:
+/// two clocks that are read one after the other would never agree.
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
 }
 
 /// The loop clock's time of an instant. Instants before the first loop are clamped to the epoch.
 pub(crate) fn instant_to_ns(instant: Instant) -> u64 {
-    let (base, base_ns) = epoch();
-    base_ns.saturating_add(crate::op::duration_to_ns(instant.saturating_duration_since(base)))
+    duration_to_ns(instant.saturating_duration_since(epoch()))
 }
 
 /// A cached reading of the clock: read when someone asks for the time for the first time in a step.
@@ -24,15 +24,16 @@ pub(crate) fn instant_to_ns(instant: Instant) -> u64 {
 pub(crate) struct Clock {
     now_ns: Cell<u64>,
     stale: Cell<bool>,
-    /// A simulated world's time, which begins at zero.
+    epoch: Instant,
+    /// A simulated world's time, which begins at zero: at the epoch.
     time: VirtualTime,
 }
 
 impl Clock {
     pub(crate) fn new(time: VirtualTime) -> Clock {
-        epoch();
-        let now_ns = time.now_ns().unwrap_or_else(monotonic_ns);
-        Clock { now_ns: Cell::new(now_ns), stale: Cell::new(false), time }
+        let clock = Clock { now_ns: Cell::new(0), stale: Cell::new(false), epoch: epoch(), time };
+        clock.refresh();
+        clock
     }
 
     /// The time in this step.
@@ -47,7 +48,10 @@ impl Clock {
 
     /// Reads the clock, without moving the time of the step.
     pub(crate) fn read(&self) -> u64 {
-        self.time.now_ns().unwrap_or_else(monotonic_ns)
+        self.time.now_ns().unwrap_or_else(|| {
+            let since = self.epoch.elapsed();
+            since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos())
+        })
     }
 
     /// Reads the clock.
@@ -63,16 +67,9 @@ impl Clock {
         self.stale.set(true);
     }
 
-    /// A world's time counts from the epoch, so that its instants are some time near now.
+    /// The time in this step, as an instant. It may be one that no [`Instant`] can be, at the end of a world.
     pub(crate) fn now(&self) -> Instant {
-        let (base, base_ns) = epoch();
-        let begin_ns = if self.time.now_ns().is_some() { 0 } else { base_ns };
-        base + Duration::from_nanos(self.now_ns().saturating_sub(begin_ns))
-    }
-
-    /// This clock's time of an instant of which [`instant_to_ns`] was made.
-    pub(crate) fn at(&self, instant_ns: u64) -> u64 {
-        if self.time.now_ns().is_some() { instant_ns.saturating_sub(epoch().1) } else { instant_ns }
+        self.epoch.checked_add(Duration::from_nanos(self.now_ns())).unwrap_or(self.epoch)
     }
 }
 
@@ -88,5 +85,15 @@ mod tests {
         let ns = clock.now_ns();
         assert_eq!(instant_to_ns(clock.now()), ns);
         assert!(clock.now() >= early);
+    }
+
+    #[test]
+    fn it_neither_lags_the_clock_of_the_process_nor_leads_it() {
+        let clock = Clock::new(VirtualTime::default());
+        for _ in 0..10_000 {
+            let before = Instant::now();
+            clock.refresh();
+            assert!(before <= clock.now() && clock.now() <= Instant::now());
+        }
     }
 }

@@ -16,8 +16,9 @@ use crate::sys::errno;
 /// submitted.
 ///
 /// A delay counts from the moment of the submission or, for a timer that a callback submits, from a moment
-/// between that and the end of the step in which the callback ran. Delays of more than 36 years are cut to
-/// that.
+/// between that and the end of the step in which the callback ran. The loop's clock ends 584 years after the
+/// process made its first loop, that of a simulated world 584 years after the world began: a delay that would
+/// end then or later never ends.
 ///
 /// ```
 /// use oxev::{Completion, Loop, RunMode, Timer};

@@ -1,6 +1,6 @@
 //! The hierarchical timing wheel (Varghese and Lauck, 1987, scheme 7) under every timer and deadline.
 //!
-//! Five levels of 1024 slots; a slot of level *n* is 1024ⁿ ticks of 1.024 µs wide. An entry stands in the
+//! Five levels of 1024 slots and one of 16; a slot of level *n* is 1024ⁿ ticks of 1.024 µs wide. An entry stands in the
 //! level of the highest digit in which its deadline differs from the present, so insert, cancel and reset are
 //! O(1), and an entry is moved to a lower level at most four times. The lists run through the in-flight table
 //! by index: nothing is allocated. Each level has a bitmap of its occupied slots, so time jumps from event to
@@ -13,14 +13,16 @@ use slab::Slab;
 
 use crate::in_flight::Entry;
 
-const LEVELS: usize = 5;
+const LEVELS: usize = 6;
 const SLOT_BITS: usize = 10;
 const SLOTS: usize = 1 << SLOT_BITS;
 const WORDS: usize = SLOTS / 64;
 /// 1.024 µs.
 const TICK_BITS: u32 = 10;
-/// The last tick that the levels reach: 36 years.
-const TICK_MAX: u64 = (1 << (LEVELS * SLOT_BITS)) - 1;
+/// The last tick of a clock of 64 bits, after 584 years: what is due then or later is not due, ever.
+const TICK_MAX: u64 = u64::MAX >> TICK_BITS;
+/// The slots of all levels. The last one has as many as ticks need.
+const SLOTS_ALL: usize = (LEVELS - 1) * SLOTS + (TICK_MAX >> ((LEVELS - 1) * SLOT_BITS)) as usize + 1;
 
 /// The level of each bit of a tick.
 const LEVEL_OF_BIT: [u8; 64] = {
@@ -47,8 +49,10 @@ pub(crate) struct Place(u16);
 impl Place {
     /// In no list.
     pub(crate) const NONE: Place = Place(u16::MAX);
+    /// Among those that are never due.
+    const NEVER: Place = Place(SLOTS_ALL as u16);
     /// Among the delays that have not been resolved against the clock.
-    pub(crate) const UNRESOLVED: Place = Place((LEVELS * SLOTS) as u16);
+    pub(crate) const UNRESOLVED: Place = Place(SLOTS_ALL as u16 + 1);
 
     fn new(level: usize, slot: usize) -> Place {
         Place((level * SLOTS + slot) as u16)
@@ -115,7 +119,7 @@ pub(crate) enum Expiry {
 
 #[derive(Debug)]
 pub(crate) struct Wheel {
-    /// A list for each slot.
+    /// A list for each slot, and that of [`Place::NEVER`].
     lists: Box<[List]>,
     occupied: [Occupied; LEVELS],
     now_tick: u64,
@@ -130,7 +134,7 @@ pub(crate) struct Wheel {
 impl Wheel {
     pub(crate) fn new(now_ns: u64) -> Wheel {
         Wheel {
-            lists: vec![List::EMPTY; LEVELS * SLOTS].into_boxed_slice(),
+            lists: vec![List::EMPTY; SLOTS_ALL + 1].into_boxed_slice(),
             occupied: [Occupied::NONE; LEVELS],
             now_tick: now_ns >> TICK_BITS,
             len: 0,
@@ -228,7 +232,7 @@ impl Wheel {
         now_ns: u64,
         mut expire: impl FnMut(&mut Slab<Entry>, u32) -> Expiry,
     ) {
-        let target = (now_ns >> TICK_BITS).min(TICK_MAX);
+        let target = now_ns >> TICK_BITS;
         while let Some((level, slot, tick)) = self.next_slot() {
             if tick > target {
                 break;
@@ -273,15 +277,24 @@ impl Wheel {
     fn place(&mut self, table: &mut Slab<Entry>, index: u32) {
         let deadline_ns = table[index as usize].deadline_ns;
         let tick = deadline_ns.div_ceil(1 << TICK_BITS);
-        let tick = tick.min(TICK_MAX).max(self.now_tick);
+        if tick >= TICK_MAX {
+            return self.link(table, index, Place::NEVER);
+        }
+        let tick = tick.max(self.now_tick);
         let level = LEVEL_OF_BIT[(tick ^ self.now_tick | 1).ilog2() as usize] as usize;
         let slot = (tick >> (level * SLOT_BITS)) as usize % SLOTS;
-        let place = Place::new(level, slot);
+        self.link(table, index, Place::new(level, slot));
+    }
+
+    #[inline(always)]
+    fn link(&mut self, table: &mut Slab<Entry>, index: u32, place: Place) {
         let list = &mut self.lists[place.0 as usize];
         let tail = std::mem::replace(&mut list.tail, index);
         if tail == NIL {
             list.head = index;
-            self.occupied[level].set(slot);
+            if place != Place::NEVER {
+                self.occupied[place.0 as usize / SLOTS].set(place.0 as usize % SLOTS);
+            }
         } else {
             table[tail as usize].next = index;
         }
@@ -307,6 +320,9 @@ impl Wheel {
     }
 
     fn mark_empty(&mut self, place: Place) {
+        if place == Place::NEVER {
+            return;
+        }
         self.occupied[place.0 as usize / SLOTS].clear(place.0 as usize % SLOTS);
     }
 }
@@ -380,6 +396,28 @@ mod tests {
         wheel.remove(&mut table, index);
         assert!(wheel.is_empty());
         assert_eq!(wheel.next_event_ns(), None);
+    }
+
+    #[test]
+    fn a_deadline_at_the_end_of_the_clock_never_comes_and_those_before_it_do() {
+        let last = (TICK_MAX - 1) << TICK_BITS;
+        let (mut wheel, mut table) = (Wheel::new(0), Slab::new());
+        let never = insert_at(&mut wheel, &mut table, u64::MAX);
+        assert_eq!(wheel.next_event_ns(), None);
+        // Beyond what five levels reach, and the last one that there is.
+        for at in [1 << 62, last - TICK, last] {
+            let index = insert_at(&mut wheel, &mut table, at);
+            assert!(wheel.next_event_ns().is_some_and(|next| next <= at));
+            assert_eq!(fired(&mut wheel, &mut table, at - 1), []);
+            assert_eq!(fired(&mut wheel, &mut table, at), [index]);
+        }
+        // There, too, a deadline that has not come is not now.
+        let also_never = insert_at(&mut wheel, &mut table, u64::MAX - 1);
+        assert_eq!(fired(&mut wheel, &mut table, u64::MAX), []);
+        for index in [never, also_never] {
+            wheel.remove(&mut table, index);
+        }
+        assert!(wheel.is_empty());
     }
 
     #[test]

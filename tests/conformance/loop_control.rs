@@ -14,6 +14,7 @@ use crate::support::{Counter, HOUR, Log, MS, complete, errno, now, since, spin, 
 use crate::variants::Variant;
 
 conformance! {
+    run_for_looks_round_if_only_background_operations_are_in_flight,
     until_done_returns_at_once_when_nothing_is_in_flight,
     until_done_returns_when_the_last_callback_has_run,
     once_runs_what_is_ready_first_and_leaves_the_rest,
@@ -579,4 +580,16 @@ fn a_nop_completes_through_every_mode(v: Variant) {
     done.result().unwrap();
     let refused = complete(&mut lp, (), |()| TcpStream::connect("not an address")).1;
     assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+}
+
+fn run_for_looks_round_if_only_background_operations_are_in_flight(v: Variant) {
+    let mut lp = v.new_loop();
+    let background = start(&mut lp, (), |()| nop().background());
+    for _ in 0..100 {
+        lp.run_for(MS).unwrap();
+        if background.is_done() {
+            return;
+        }
+    }
+    panic!("it makes no step");
 }

@@ -1,7 +1,6 @@
 //! What all Unix systems have.
 
 pub(crate) mod address;
-pub(crate) mod clock;
 pub(crate) mod descriptor;
 pub(crate) mod errno;
 pub(crate) mod file;
