@@ -22,7 +22,9 @@ pub(super) fn call(op: &RawOp) -> i32 {
             OpKind::SyncData => sys::file::sync_data(op.fd),
             // SAFETY: S6: the record is the operation's.
             OpKind::Metadata => unsafe { Record::fill(op.buf.cast(), op.fd) },
-            OpKind::Close => sys::file::close(op.fd),
+            // Not again: a file system may have answered so, and then the descriptor is gone, and its number perhaps
+            // another's. If there was no thread for it, it is leaked.
+            OpKind::Close => -errno::EIO,
             OpKind::Shutdown => sys::socket::shutdown(op.fd, op.len as i32),
             OpKind::Open => open(op),
             OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => transfer(op),
