@@ -794,7 +794,8 @@ impl Loop {
     /// the loop, if the descriptor does not become readable: until the next timer or deadline, not at all if
     /// there is something to do, `None` without limit. Ask each time before waiting, and round up.
     ///
-    /// It gives new submissions to the kernel, as [`Loop::flush`] does.
+    /// It gives new submissions to the kernel, as [`Loop::flush`] does. Here the program waits with the crate
+    /// `nix` (its feature `poll`):
     ///
     /// ```
     /// use std::os::fd::AsFd;

@@ -170,7 +170,8 @@
 //! # Many seeds
 //!
 //! A test that runs some hundred seeds takes no time, and one that runs all night finds faults that
-//! no one has written a test for: [`SimOptions::swarm`] lets the seed choose the faults, too. Print the seed with every assertion.
+//! no one has written a test for: [`SimOptions::swarm`] lets the seed choose the faults, too. Print the seed
+//! with every assertion.
 
 #![allow(unsafe_code)]
 

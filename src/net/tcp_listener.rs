@@ -31,8 +31,9 @@ use crate::sys;
 ///
 /// # No descriptors
 /// When the process has no descriptors left, an accept fails at once (`EMFILE`, or `ENFILE` for the whole
-/// system), and so does the next one, for the connection stays in the queue. A server waits for a while
-/// before it accepts again ([`Timer::after`](crate::Timer::after)), or until it has closed something.
+/// system), also if no connection waits, and so does the next one: a connection that waits stays in the queue.
+/// A server waits for a while before it accepts again ([`Timer::after`](crate::Timer::after)), or until it has
+/// closed something.
 #[derive(Debug)]
 pub struct TcpListener {
     descriptor: Descriptor,

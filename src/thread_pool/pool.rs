@@ -131,8 +131,8 @@ impl ThreadPool {
     ///
     /// # Safety
     /// `task` points to a [`RawTask`] that is valid for reads and writes and that nothing else uses, and
-    /// that is not scheduled already, until its function is called. Its function may be called on any thread, with either
-    /// [`Disposition`](super::Disposition), and is sound to be called so once.
+    /// that is not scheduled already, until its function is called. Its function may be called on any thread,
+    /// with either [`Disposition`](super::Disposition), and is sound to be called so once.
     #[inline]
     pub unsafe fn schedule_raw(&self, task: NonNull<RawTask>) -> Result<(), ScheduleError> {
         // SAFETY: P1 by this function's contract.

@@ -105,7 +105,8 @@ impl RawBatch {
     ///
     /// # Safety
     /// `task` points to a [`RawTask`] that is valid for reads and writes and that nothing else uses, and
-    /// that is not scheduled already, until it is popped or its function is called. Its function may be called on any thread.
+    /// that is not scheduled already, until it is popped or its function is called. Its function may be called
+    /// on any thread.
     #[inline]
     pub unsafe fn push(&mut self, task: NonNull<RawTask>) {
         // SAFETY: P1: by this function's contract the list alone uses the header.
