@@ -142,7 +142,7 @@ impl Operations {
     }
 
     /// Looks at the polls that the driver has.
-    #[cfg(all(target_os = "linux", feature = "io_uring"))]
+    #[cfg(backend_io_uring)]
     pub(crate) fn each_poll(&self, look: impl Fn(&RawOp)) {
         self.0.each_poll(look);
     }

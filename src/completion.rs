@@ -37,7 +37,11 @@ pub struct Header {
     pub(crate) outcome: Outcome,
 }
 
-const _: () = assert!(size_of::<Header>() <= 64);
+const _: () = assert!(if cfg!(target_pointer_width = "64") {
+    size_of::<Header>() == 64
+} else {
+    size_of::<Header>() <= 64
+});
 
 impl Header {
     pub(crate) const fn new() -> Header {

@@ -84,7 +84,11 @@ pub(crate) struct Entry {
     pub(super) flags: u8,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 48);
+const _: () = assert!(if cfg!(target_pointer_width = "64") {
+    size_of::<Entry>() == 40
+} else {
+    size_of::<Entry>() <= 40
+});
 /// The slab's own entry is an enum around this one; the pointer's niche makes that free.
 const _: () = assert!(size_of::<Option<Entry>>() == size_of::<Entry>());
 
