@@ -817,6 +817,10 @@ impl Loop {
     /// ```
     #[must_use]
     pub fn next_timeout(&mut self) -> Option<Duration> {
+        if self.is_inherited() {
+            // At once: `run` says what is wrong.
+            return Some(Duration::ZERO);
+        }
         self.core.ops.resolve_delays();
         let unsubmitted = self.core.ops.may_feed() || self.core.backend.has_unsubmitted();
         // What `run` will report, too.
