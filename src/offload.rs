@@ -56,8 +56,9 @@ impl Loop {
     /// are handles to the same pool):
     ///
     /// ```
-    /// # use oxev::{Completion, Loop, RunMode, ThreadPool, Timer};
-    /// # use std::{io, time::Duration};
+    /// use oxev::{Completion, Loop, RunMode, ThreadPool, Timer};
+    /// use std::{io, time::Duration};
+    ///
     /// struct Job { pool: ThreadPool, answer: u32 }
     ///
     /// fn on_time(lp: &mut Loop, job: Box<Completion<Job>>, _: io::Result<()>) {
@@ -67,10 +68,11 @@ impl Loop {
     ///         assert_eq!(job.answer, 42);
     ///     });
     /// }
-    /// # let mut lp = Loop::new()?;
-    /// # let job = Box::new(Completion::new(Job { pool: ThreadPool::new(), answer: 0 }));
-    /// # lp.submit(job, |_| Timer::after(Duration::from_millis(1)), on_time);
-    /// # lp.run(RunMode::UntilDone)?;
+    ///
+    /// let mut lp = Loop::new()?;
+    /// let job = Box::new(Completion::new(Job { pool: ThreadPool::new(), answer: 0 }));
+    /// lp.submit(job, |_| Timer::after(Duration::from_millis(1)), on_time);
+    /// lp.run(RunMode::UntilDone)?;
     /// # Ok::<(), io::Error>(())
     /// ```
     ///
