@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Where platforms are named. The simulator speaks as Linux does, so far.
-const FOR_PLATFORMS: [&str; 4] = ["src/sys", "backends/io_uring", "backends/epoll", "backends/sim"];
+/// Where platforms are named.
+const FOR_PLATFORMS: [&str; 3] = ["src/sys", "backends/io_uring", "backends/epoll"];
 
 /// What only a platform has, or only its C library.
 const NAMES: [&str; 20] = [

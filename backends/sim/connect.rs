@@ -10,12 +10,13 @@ use super::listener::Listener;
 use super::operations::Phase;
 use super::stream::Stream;
 use crate::net::socket;
+use crate::sys::errno;
 
 impl Kernel {
     pub(super) fn begin_connect(&mut self, seq: OpSeq) {
         // SAFETY: S3: the operation is in flight, and only this world looks at it now.
         let raw = unsafe { &mut *self.place(seq) };
-        let target = socket::address_of(raw).map_err(|_| libc::EAFNOSUPPORT);
+        let target = socket::address_of(raw).map_err(|_| errno::EAFNOSUPPORT);
         let opened = target.and_then(|target| socket::open_for_connect(raw).map(|()| target));
         let fd = raw.fd;
         let target = match opened {
@@ -69,7 +70,7 @@ impl Kernel {
         let back_ns = self.now().saturating_add(self.draw_latency_ns());
         let answer = |step| SimEvent::Handshake(id, step);
         let Some(listener_id) = listener else {
-            return self.schedule(back_ns, answer(Handshake::Refusal(libc::ECONNREFUSED)));
+            return self.schedule(back_ns, answer(Handshake::Refusal(errno::ECONNREFUSED)));
         };
         let Some(listener) = self.objects.get_as::<Listener>(listener_id) else { return };
         let Some(server) = listener.answer(local, target, id) else {

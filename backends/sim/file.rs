@@ -12,6 +12,7 @@ use super::request::Position;
 use super::transfer;
 use crate::op::RawOp;
 use crate::sys::RawDescriptor;
+use crate::sys::errno;
 
 /// Whether an access brings bytes or takes them: each has faults of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Kernel {
             Ok(fd) => Ok((fd, id)),
             Err(error) => {
                 self.objects.remove(id);
-                Err(error.raw_os_error().unwrap_or(libc::EMFILE))
+                Err(error.raw_os_error().unwrap_or(errno::EMFILE))
             }
         }
     }
@@ -69,7 +70,7 @@ impl Kernel {
     pub(super) fn perform_metadata(&mut self, id: ObjectId, raw: &RawOp) -> Result<i32, Errno> {
         // It never fails, but takes the same numbers as every access.
         let _fault = self.draw_disk(Access::Read);
-        let stat = self.objects.get(id).ok_or(libc::EINVAL)?.kind.stat(&self.files);
+        let stat = self.objects.get(id).ok_or(errno::EINVAL)?.kind.stat(&self.files);
         // SAFETY: S6: the operation borrows the record.
         unsafe { transfer::put_metadata(raw, stat) };
         Ok(0)
@@ -77,7 +78,7 @@ impl Kernel {
 
     pub(super) fn perform_sync(&mut self, id: ObjectId) -> Result<i32, Errno> {
         let (fault, _share) = self.draw_disk(Access::Read);
-        let file = self.objects.get_as::<OpenFile>(id).ok_or(libc::EINVAL)?;
+        let file = self.objects.get_as::<OpenFile>(id).ok_or(errno::EINVAL)?;
         file.sync(&mut self.files, fault).map(|()| 0)
     }
 
@@ -88,7 +89,7 @@ impl Kernel {
         raw: &RawOp,
     ) -> Result<i32, Errno> {
         let (fault, share) = self.draw_disk(Access::Read);
-        let file = self.objects.get_mut_as::<OpenFile>(id).ok_or(libc::EINVAL)?;
+        let file = self.objects.get_mut_as::<OpenFile>(id).ok_or(errno::EINVAL)?;
         // SAFETY: S3: the operation is in flight.
         let len = unsafe { transfer::room(raw) };
         let bytes = file.read(&self.files, position, len, share, fault)?;
@@ -105,7 +106,7 @@ impl Kernel {
     ) -> Result<i32, Errno> {
         let (fault, share) = self.draw_disk(Access::Write);
         let now_ns = self.now();
-        let file = self.objects.get_mut_as::<OpenFile>(id).ok_or(libc::EINVAL)?;
+        let file = self.objects.get_mut_as::<OpenFile>(id).ok_or(errno::EINVAL)?;
         // SAFETY: S3: the operation is in flight, and its buffers have that much room.
         let mut gather = |count| unsafe { transfer::gather(raw, count) };
         // SAFETY: S3: the operation is in flight.

@@ -7,6 +7,10 @@ use std::rc::Rc;
 use super::effect::Errno;
 use super::open_file::OpenFile;
 use super::random::Random;
+use crate::sys;
+use crate::sys::errno;
+use crate::sys::file::Opening;
+use crate::sys::metadata::{FileKind, Stat};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -59,16 +63,6 @@ fn place(offset: u64, len: usize) -> (u64, usize, usize) {
     (offset / PAGE_BYTES as u64, begin, len.min(PAGE_BYTES - begin))
 }
 
-/// What is known of a file.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stat {
-    pub(super) inode: u64,
-    pub(super) size: u64,
-    /// Kind and permissions.
-    pub(super) mode: u32,
-    pub(super) modified_ns: u64,
-}
-
 /// A change that a power cut may undo.
 #[derive(Debug)]
 enum Change {
@@ -114,25 +108,26 @@ impl FileSystem {
         now_ns: u64,
     ) -> Result<OpenFile, Errno> {
         let path = trimmed(path);
-        let (creates, excludes) = (flags & libc::O_CREAT != 0, flags & libc::O_EXCL != 0);
+        let how = sys::file::opening(flags);
+        let creates = how.create || how.create_new;
         if self.is_directory(path) {
-            return match flags & libc::O_ACCMODE {
-                _ if creates && excludes => Err(libc::EEXIST),
-                libc::O_RDONLY if !creates => Ok(OpenFile::new(DIRECTORY, flags)),
-                _ => Err(libc::EISDIR),
+            return match how {
+                Opening { create_new: true, .. } => Err(errno::EEXIST),
+                Opening { write: false, create: false, .. } => Ok(OpenFile::new(DIRECTORY, how)),
+                _ => Err(errno::EISDIR),
             };
         }
         let inode = match self.names.get(path).copied() {
-            _ if self.goes_through_a_file(path) => return Err(libc::ENOTDIR),
-            None if !creates => return Err(libc::ENOENT),
-            Some(_) if creates && excludes => return Err(libc::EEXIST),
+            _ if self.goes_through_a_file(path) => return Err(errno::ENOTDIR),
+            None if !creates => return Err(errno::ENOENT),
+            Some(_) if how.create_new => return Err(errno::EEXIST),
             Some(inode) => inode,
             None => self.create(path, mode, now_ns),
         };
-        if flags & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY {
+        if how.truncate && how.write {
             self.truncate(inode, now_ns);
         }
-        Ok(OpenFile::new(inode, flags))
+        Ok(OpenFile::new(inode, how))
     }
 
     /// Whether a name goes through this path.
@@ -170,9 +165,9 @@ impl FileSystem {
     pub(super) fn write(&mut self, inode: u64, offset: u64, bytes: &[u8], now_ns: u64) -> Result<(), Errno> {
         /// As ext4 has it.
         const FILE_BYTES_MAX: u64 = 16 << 40;
-        let Some(inode) = self.inodes.get_mut(&inode) else { return Err(libc::EIO) };
+        let Some(inode) = self.inodes.get_mut(&inode) else { return Err(errno::EIO) };
         if offset.saturating_add(bytes.len() as u64) > FILE_BYTES_MAX {
-            return Err(libc::EFBIG);
+            return Err(errno::EFBIG);
         }
         inode.data.write(offset, bytes);
         inode.unsynced.push(Change::Write { offset, bytes: bytes.to_vec() });
@@ -189,9 +184,9 @@ impl FileSystem {
 
     pub(super) fn stat(&self, inode: u64) -> Stat {
         let Some(Inode { data, mode, modified_ns, .. }) = self.inodes.get(&inode) else {
-            return Stat { mode: libc::S_IFDIR | 0o755, ..Stat::default() };
+            return Stat { kind: FileKind::Directory, permissions: 0o755, ..Stat::default() };
         };
-        Stat { inode, size: data.len, mode: libc::S_IFREG | mode, modified_ns: *modified_ns }
+        Stat { kind: FileKind::Regular, permissions: *mode, inode, size: data.len, modified_ns: *modified_ns }
     }
 
     /// Puts a durable file there, without any operation.

@@ -24,6 +24,7 @@ use super::world::{SimOptions, World};
 use crate::descriptor::close_number;
 use crate::sim_hooks::{self, SimHooks};
 use crate::sys::RawDescriptor;
+use crate::sys::errno;
 
 pub(super) struct Kernel {
     now_ns: Rc<Cell<u64>>,
@@ -112,7 +113,7 @@ impl Kernel {
                 SimEvent::Retry(object, interest) => self.awake.push_back((object, interest)),
                 SimEvent::Arrive(object) => self.arrive(object),
                 SimEvent::Handshake(object, step) => self.handshake(object, step),
-                SimEvent::Cancel(seq) => self.end_waiting(seq, libc::ECANCELED),
+                SimEvent::Cancel(seq) => self.end_waiting(seq, errno::ECANCELED),
                 SimEvent::ScriptTimer => {}
             }
             self.run_awake();
@@ -239,7 +240,7 @@ impl Kernel {
         let Some(object) = self.objects.remove(id) else { return };
         self.note("close", id.0, 0);
         let (mut kind, waiting) = object.into_parts();
-        waiting.for_each(|seq| self.end_waiting(seq, libc::EBADF));
+        waiting.for_each(|seq| self.end_waiting(seq, errno::EBADF));
         let effects = kind.close(id, closing);
         self.apply(effects);
     }

@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use super::effect::{Closing, Effect, Effects, Errno, Interest, ObjectId};
-use super::file_system::{FileSystem, Stat};
+use super::file_system::FileSystem;
 use super::network::mapped;
 use super::object::{Admission, SimObject, View};
 use super::request::Transfer;
 use super::stream::Stream;
 use crate::sim_hooks::Listen;
 use crate::sys::RawDescriptor;
+use crate::sys::errno;
+use crate::sys::metadata::{FileKind, Stat};
 
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -76,13 +78,13 @@ impl Listener {
 
 impl SimObject for Listener {
     fn stat(&self, _files: &FileSystem) -> Stat {
-        Stat { mode: libc::S_IFSOCK | 0o777, ..Stat::default() }
+        Stat { kind: FileKind::Socket, permissions: 0o777, ..Stat::default() }
     }
 
     fn admit(&self, transfer: Transfer) -> Admission {
         match transfer {
             Transfer::Accept => Admission::WhenReady(Interest::Read),
-            Transfer::Receive | Transfer::Send => Admission::Refused(libc::ENOTCONN),
+            Transfer::Receive | Transfer::Send => Admission::Refused(errno::ENOTCONN),
             Transfer::Read(_) | Transfer::Write(_) => Admission::AfterLatency,
         }
     }
@@ -99,7 +101,7 @@ impl SimObject for Listener {
     }
 
     fn peer_addr(&self) -> Result<SocketAddr, Errno> {
-        Err(libc::ENOTCONN)
+        Err(errno::ENOTCONN)
     }
 
     fn close(&mut self, id: ObjectId, _closing: Closing) -> Effects {

@@ -49,6 +49,7 @@ use super::{Capabilities, Driver, Operations, Wait, Waker};
 use crate::in_flight::Token;
 use crate::op::RawOp;
 use crate::sim_hooks::{SimContext, VirtualTime};
+use crate::sys::errno;
 pub use faults::Faults;
 pub(crate) use scripts::Question;
 use world::Report;
@@ -85,7 +86,7 @@ impl Sim {
             return Ok(());
         }
         if !self.world.waits_for_threads() {
-            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+            return Err(errno::error(errno::EDEADLK));
         }
         self.waker.wait();
         self.waker.clear();

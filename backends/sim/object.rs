@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
 use super::effect::{Closing, Effects, Errno, Interest, ObjectId, OpSeq, Segment};
-use super::file_system::{FileSystem, Stat};
+use super::file_system::FileSystem;
 use super::listener::Listener;
 use super::open_file::OpenFile;
 use super::pipe::{PipeReader, PipeWriter};
@@ -27,6 +27,8 @@ use super::poll::{self, Polls};
 use super::request::Transfer;
 use super::stream::Stream;
 use crate::sys::RawDescriptor;
+use crate::sys::errno;
+use crate::sys::metadata::Stat;
 
 /// What an object sees of the world around it.
 #[derive(Clone, Copy, Debug)]
@@ -117,27 +119,27 @@ pub(super) trait SimObject {
 
     /// As `getsockname(2)`.
     fn local_addr(&self) -> Result<SocketAddr, Errno> {
-        Err(libc::ENOTSOCK)
+        Err(errno::ENOTSOCK)
     }
 
     /// As `getpeername(2)`.
     fn peer_addr(&self) -> Result<SocketAddr, Errno> {
-        Err(libc::ENOTSOCK)
+        Err(errno::ENOTSOCK)
     }
 
     /// Gives what there is; it is ready for that.
     fn receive(&mut self, _view: &View, _share: Share, _room: Room<'_>) -> Result<Received, Errno> {
-        Err(libc::EINVAL)
+        Err(errno::EINVAL)
     }
 
     /// Takes a part of `len` bytes, for which there is room.
     fn send(&mut self, _view: &View, _len: usize, _share: Share, _gather: Gather<'_>) -> Result<Sent, Errno> {
-        Err(libc::EINVAL)
+        Err(errno::EINVAL)
     }
 
     /// As `shutdown(2)`.
     fn shutdown(&mut self, _view: &View, _how: i32) -> Result<Effects, Errno> {
-        Err(libc::ENOTSOCK)
+        Err(errno::ENOTSOCK)
     }
 
     /// A fault: its connection is reset while it is used. `None` if there is none.

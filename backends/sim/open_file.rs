@@ -1,9 +1,12 @@
 //! A file that is open: a state machine, over the file system that the file is in.
 
 use super::effect::{Effect, Effects, Errno, Interest};
-use super::file_system::{DIRECTORY, FileSystem, Stat};
+use super::file_system::{DIRECTORY, FileSystem};
 use super::object::{Admission, Gather, Sent, Share, SimObject, View};
 use super::request::{Position, Transfer};
+use crate::sys::errno;
+use crate::sys::file::Opening;
+use crate::sys::metadata::Stat;
 
 /// What a disk does beside what it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,26 +21,25 @@ pub(super) enum DiskFault {
 pub(super) struct OpenFile {
     inode: u64,
     cursor: u64,
-    /// Those of open(2).
-    flags: i32,
+    how: Opening,
 }
 
 impl OpenFile {
-    pub(super) fn new(inode: u64, flags: i32) -> OpenFile {
-        OpenFile { inode, cursor: 0, flags }
+    pub(super) fn new(inode: u64, how: Opening) -> OpenFile {
+        OpenFile { inode, cursor: 0, how }
     }
 
     fn reads(&self) -> bool {
-        self.flags & libc::O_ACCMODE != libc::O_WRONLY
+        self.how.read
     }
 
     fn writes(&self) -> bool {
-        self.flags & libc::O_ACCMODE != libc::O_RDONLY
+        self.how.write
     }
 
     pub(super) fn sync(&self, files: &mut FileSystem, fault: DiskFault) -> Result<(), Errno> {
         if fault == DiskFault::Fails {
-            return Err(libc::EIO);
+            return Err(errno::EIO);
         }
         files.sync(self.inode);
         Ok(())
@@ -53,13 +55,13 @@ impl OpenFile {
         fault: DiskFault,
     ) -> Result<Vec<u8>, Errno> {
         if fault == DiskFault::Fails {
-            return Err(libc::EIO);
+            return Err(errno::EIO);
         }
         if !self.reads() {
-            return Err(libc::EBADF);
+            return Err(errno::EBADF);
         }
         if self.inode == DIRECTORY {
-            return Err(libc::EISDIR);
+            return Err(errno::EISDIR);
         }
         let offset = match position {
             Position::Cursor => self.cursor,
@@ -84,16 +86,16 @@ impl OpenFile {
         now_ns: u64,
     ) -> Result<Sent, Errno> {
         if fault == DiskFault::Fails {
-            return Err(libc::EIO);
+            return Err(errno::EIO);
         }
         if !self.writes() {
-            return Err(libc::EBADF);
+            return Err(errno::EBADF);
         }
         if fault == DiskFault::Full {
-            return Err(libc::ENOSPC);
+            return Err(errno::ENOSPC);
         }
         let offset = match position {
-            _ if self.flags & libc::O_APPEND != 0 => files.stat(self.inode).size,
+            _ if self.how.append => files.stat(self.inode).size,
             Position::Cursor => self.cursor,
             Position::At(offset) => offset,
         };
@@ -113,7 +115,7 @@ impl SimObject for OpenFile {
 
     fn admit(&self, transfer: Transfer) -> Admission {
         match transfer {
-            Transfer::Accept | Transfer::Receive | Transfer::Send => Admission::Refused(libc::ENOTSOCK),
+            Transfer::Accept | Transfer::Receive | Transfer::Send => Admission::Refused(errno::ENOTSOCK),
             // At the position of a file there is one at a time: it begins where the one before it ended.
             Transfer::Read(Position::Cursor) | Transfer::Write(Position::Cursor) => Admission::InTurn,
             Transfer::Read(Position::At(_)) | Transfer::Write(Position::At(_)) => Admission::AfterLatency,

@@ -12,6 +12,7 @@ use super::request::{Request, Transfer};
 use crate::in_flight::Token;
 use crate::net::socket;
 use crate::op::RawOp;
+use crate::sys::errno;
 
 /// How many times faults hold one operation up.
 const FAULT_BUDGET: u8 = 8;
@@ -150,7 +151,7 @@ impl Kernel {
         let (id, admission) = match (kind, transfer) {
             (Some((id, kind)), _) => (id, kind.admit(transfer)),
             (None, Transfer::Accept | Transfer::Receive | Transfer::Send) => {
-                return self.finish(seq, Ending::failed(libc::EBADF));
+                return self.finish(seq, Ending::failed(errno::EBADF));
             }
             // It ends with EBADF when it is performed.
             (None, Transfer::Read(_) | Transfer::Write(_)) => {
@@ -180,7 +181,7 @@ impl Kernel {
 
     fn begin_poll(&mut self, seq: OpSeq, object: Option<ObjectId>, wanted: i32) {
         let Some((id, object)) = object.and_then(|id| Some((id, self.objects.get_mut(id)?))) else {
-            return self.finish(seq, Ending::failed(libc::EBADF));
+            return self.finish(seq, Ending::failed(errno::EBADF));
         };
         object.polls.add(seq, wanted);
         self.set_phase(seq, Phase::Waiting);
@@ -251,7 +252,7 @@ impl Kernel {
                 continue;
             }
             // The loop may say that it is not finished: until then it is the first of its queue.
-            let stays = raw.flags & RawOp::EXACT != 0 || result == -libc::EINTR;
+            let stays = raw.flags & RawOp::EXACT != 0 || result == -errno::EINTR;
             let resumption = if stays { Resumption::InItsQueue } else { Resumption::Anew };
             if !stays && let Some(object) = self.objects.get_mut(id) {
                 object.queue(interest).ops.pop_front();
@@ -293,7 +294,7 @@ impl Kernel {
     /// Does what an operation asks for at an object that is ready for it.
     fn attempt(&mut self, seq: OpSeq, id: ObjectId, transfer: Transfer, raw: &RawOp) -> Ending {
         if self.is_interrupted(seq) {
-            return Ending::failed(libc::EINTR);
+            return Ending::failed(errno::EINTR);
         }
         match transfer {
             Transfer::Accept => self.accept(seq, id, raw),
@@ -307,11 +308,11 @@ impl Kernel {
         let Some(operation) = self.operations.get(&seq).filter(|op| op.phase == Phase::Begun) else {
             return;
         };
-        let object = operation.object.ok_or(libc::EBADF);
+        let object = operation.object.ok_or(errno::EBADF);
         let raw = self.raw(seq);
         let request = Request::of(&raw);
         if request.is_interruptible() && self.is_interrupted(seq) {
-            return self.finish(seq, Ending::failed(libc::EINTR));
+            return self.finish(seq, Ending::failed(errno::EINTR));
         }
         let ending = match request {
             Request::Nop => Ending::done(0),
@@ -334,7 +335,7 @@ impl Kernel {
             Request::Transfer(Transfer::Accept | Transfer::Receive | Transfer::Send)
             | Request::Connect
             | Request::Poll
-            | Request::LoopsOwn => Ending::failed(libc::EOPNOTSUPP),
+            | Request::LoopsOwn => Ending::failed(errno::EOPNOTSUPP),
         };
         self.finish(seq, ending);
     }
@@ -412,7 +413,7 @@ impl Kernel {
             let at_ns = self.now().saturating_add(self.random.up_to(DELAY_NS_MAX));
             return self.schedule(at_ns, SimEvent::Cancel(seq));
         }
-        self.end_waiting(seq, libc::ECANCELED);
+        self.end_waiting(seq, errno::ECANCELED);
     }
 
     /// Ends an operation that has no last outcome yet with an errno.

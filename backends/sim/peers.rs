@@ -11,9 +11,10 @@ use super::request::{Position, Transfer};
 use super::stream::Stream;
 use super::world::World;
 use crate::sys::RawDescriptor;
+use crate::sys::errno;
 
 fn error(errno: Errno) -> io::Error {
-    io::Error::from_raw_os_error(errno)
+    errno::error(errno)
 }
 
 /// What a peer does at an object: `None` if it would wait.
@@ -26,7 +27,7 @@ impl Kernel {
         match object.admit(transfer) {
             Admission::WhenReady(interest) => object.is_ready(interest, &self.view(id)).then_some(Ok(())),
             Admission::Refused(errno) => Some(Err(errno)),
-            Admission::AfterLatency | Admission::InTurn => Some(Err(libc::ENOTSOCK)),
+            Admission::AfterLatency | Admission::InTurn => Some(Err(errno::ENOTSOCK)),
         }
     }
 
@@ -64,7 +65,7 @@ impl World {
         change: impl FnOnce(&mut Kernel, ObjectId) -> Answer<R>,
     ) -> Option<io::Result<R>> {
         let mut kernel = self.kernel.borrow_mut();
-        let Some(id) = kernel.objects.id_of(fd) else { return Some(Err(error(libc::EBADF))) };
+        let Some(id) = kernel.objects.id_of(fd) else { return Some(Err(error(errno::EBADF))) };
         let answer = change(&mut kernel, id);
         kernel.run_awake();
         answer.map(|result| result.map_err(error))
@@ -84,13 +85,13 @@ impl World {
     pub(crate) fn accept_now(&self, fd: RawDescriptor) -> Option<io::Result<RawDescriptor>> {
         self.on_object(fd, |kernel, id| {
             let Some(listener) = kernel.objects.get_as::<Listener>(id) else {
-                return Some(Err(libc::EINVAL));
+                return Some(Err(errno::EINVAL));
             };
             if !listener.is_ready(Interest::Read, &kernel.view(id)) {
                 return None;
             }
             let accepted = kernel.accept_pending(id).map(|accepted| accepted.fd);
-            Some(accepted.map_err(|error| error.raw_os_error().unwrap_or(libc::EMFILE)))
+            Some(accepted.map_err(|error| error.raw_os_error().unwrap_or(errno::EMFILE)))
         })
     }
 
@@ -105,7 +106,7 @@ impl World {
     pub(crate) fn is_connected(&self, fd: RawDescriptor) -> Option<io::Result<()>> {
         self.on_object(fd, |kernel, id| match kernel.objects.get_as::<Stream>(id) {
             Some(stream) => stream.connected(),
-            None => Some(Err(libc::ENOTSOCK)),
+            None => Some(Err(errno::ENOTSOCK)),
         })
     }
 

@@ -1,27 +1,30 @@
 //! The two ends of a pipe: a state machine each. What is written is there to be read at once.
 
 use super::effect::{Closing, Effect, Effects, Errno, Interest, ObjectId, Path, Segment};
-use super::file_system::{FileSystem, Stat};
+use super::file_system::FileSystem;
 use super::inbox::{Inbox, Tail};
 use super::object::{Admission, Gather, Received, Room, Sent, Share, SimObject, View};
 use super::poll;
 use super::request::{Position, Transfer};
+use crate::sys::errno;
+use crate::sys::metadata::{FileKind, Stat};
+use crate::sys::poll::{POLLERR, POLLHUP};
 
 fn stat() -> Stat {
-    Stat { mode: libc::S_IFIFO | 0o600, ..Stat::default() }
+    Stat { kind: FileKind::Pipe, permissions: 0o600, ..Stat::default() }
 }
 
 /// Where an operation waits at an end that can be read from or written to, but not both.
 fn admit(transfer: Transfer, interest: Interest) -> Admission {
     match (transfer, interest) {
-        (Transfer::Accept | Transfer::Receive | Transfer::Send, _) => Admission::Refused(libc::ENOTSOCK),
+        (Transfer::Accept | Transfer::Receive | Transfer::Send, _) => Admission::Refused(errno::ENOTSOCK),
         (Transfer::Read(Position::At(_)) | Transfer::Write(Position::At(_)), _) => {
-            Admission::Refused(libc::ESPIPE)
+            Admission::Refused(errno::ESPIPE)
         }
         (Transfer::Read(Position::Cursor), Interest::Read)
         | (Transfer::Write(Position::Cursor), Interest::Write) => Admission::WhenReady(interest),
         (Transfer::Read(Position::Cursor), Interest::Write)
-        | (Transfer::Write(Position::Cursor), Interest::Read) => Admission::Refused(libc::EBADF),
+        | (Transfer::Write(Position::Cursor), Interest::Read) => Admission::Refused(errno::EBADF),
     }
 }
 
@@ -58,7 +61,7 @@ impl SimObject for PipeReader {
     fn poll_events(&self, _view: &View) -> i32 {
         let hang_up = match self.inbox.tail() {
             Tail::Open => 0,
-            Tail::Ended => i32::from(libc::POLLHUP),
+            Tail::Ended => i32::from(POLLHUP),
         };
         poll::ready_events(self.inbox.len() > 0, false) | hang_up
     }
@@ -123,8 +126,8 @@ impl PipeWriter {
     /// How much room there is at the other end.
     fn room(&self, view: &View) -> Result<usize, Errno> {
         match self.readers {
-            Readers::Present => view.peer_room.ok_or(libc::EPIPE),
-            Readers::Gone => Err(libc::EPIPE),
+            Readers::Present => view.peer_room.ok_or(errno::EPIPE),
+            Readers::Gone => Err(errno::EPIPE),
         }
     }
 }
@@ -149,7 +152,7 @@ impl SimObject for PipeWriter {
     fn poll_events(&self, view: &View) -> i32 {
         let error = match self.readers {
             Readers::Present => 0,
-            Readers::Gone => i32::from(libc::POLLERR),
+            Readers::Gone => i32::from(POLLERR),
         };
         poll::ready_events(false, self.is_ready(Interest::Write, view)) | error
     }
@@ -199,7 +202,7 @@ mod tests {
         reader.expect(0, Segment::Data(b"abc".to_vec()));
         reader.expect(0, Segment::End);
         let _woken = reader.arrive(&view);
-        let (input, hang_up) = (poll::ready_events(true, false), i32::from(libc::POLLHUP));
+        let (input, hang_up) = (poll::ready_events(true, false), i32::from(POLLHUP));
         assert_eq!(reader.poll_events(&view), input | hang_up);
         let received = reader.receive(&view, Share::ALL, &mut || Ok(8)).unwrap();
         assert_eq!(received.bytes, b"abc");
@@ -215,8 +218,8 @@ mod tests {
         assert_eq!(writer.poll_events(&view(WRITER, Some(1))), output);
         writer.peer_closed(0);
         let alone = view(WRITER, None);
-        assert_eq!(writer.poll_events(&alone), output | i32::from(libc::POLLERR));
+        assert_eq!(writer.poll_events(&alone), output | i32::from(POLLERR));
         let sent = writer.send(&alone, 3, Share::ALL, &mut |_| unreachable!("nothing is sent"));
-        assert_eq!(sent.unwrap_err(), libc::EPIPE);
+        assert_eq!(sent.unwrap_err(), errno::EPIPE);
     }
 }

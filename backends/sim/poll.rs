@@ -1,16 +1,17 @@
 //! Operations that wait for events, as `poll(2)` does.
 
 use super::effect::{Effect, Effects, Ending, OpSeq};
+use crate::sys::poll::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM};
 
 /// The events of an object that can be read from or written to without waiting.
 pub(super) fn ready_events(reads: bool, writes: bool) -> i32 {
-    let read = i32::from(libc::POLLIN | libc::POLLRDNORM);
-    let write = i32::from(libc::POLLOUT | libc::POLLWRNORM);
+    let read = i32::from(POLLIN | POLLRDNORM);
+    let write = i32::from(POLLOUT | POLLWRNORM);
     (if reads { read } else { 0 }) | (if writes { write } else { 0 })
 }
 
 /// These are reported whether they are waited for or not.
-const UNASKED: i32 = (libc::POLLERR | libc::POLLHUP) as i32;
+const UNASKED: i32 = (POLLERR | POLLHUP) as i32;
 
 #[derive(Debug)]
 struct Waiter {

@@ -18,6 +18,7 @@ use crate::net::socket;
 use crate::op::{Memory, RawOp};
 use crate::sim_hooks::Listen;
 use crate::sys::RawDescriptor;
+use crate::sys::errno;
 
 /// A connection that was accepted.
 pub(super) struct Accepted {
@@ -27,7 +28,7 @@ pub(super) struct Accepted {
 }
 
 fn error(errno: Errno) -> io::Error {
-    io::Error::from_raw_os_error(errno)
+    errno::error(errno)
 }
 
 impl Kernel {
@@ -45,7 +46,7 @@ impl Kernel {
         let mut others = self.network.listeners(address.port()).iter();
         let mut others = others.by_ref().filter_map(|id| self.objects.get_as::<Listener>(*id));
         if others.any(|other| other.conflicts(host, address, options)) {
-            return Err(error(libc::EADDRINUSE));
+            return Err(error(errno::EADDRINUSE));
         }
         let id = self.add_object(Listener::new(host, address, options));
         let fd = self.add_descriptor(id, Some(address)).inspect_err(|_| _ = self.objects.remove(id))?;
@@ -83,16 +84,16 @@ impl Kernel {
                 }
                 Ending::descriptor(fd, connection)
             }
-            Err(error) => Ending::failed(error.raw_os_error().unwrap_or(libc::EMFILE)),
+            Err(error) => Ending::failed(error.raw_os_error().unwrap_or(errno::EMFILE)),
         }
     }
 
     /// Takes the next connection of a listener.
     pub(super) fn accept_pending(&mut self, id: ObjectId) -> io::Result<Accepted> {
-        let listener = self.objects.get_mut_as::<Listener>(id).ok_or_else(|| error(libc::EINVAL))?;
+        let listener = self.objects.get_mut_as::<Listener>(id).ok_or_else(|| error(errno::EINVAL))?;
         let listener_fd = listener.fd;
-        let connection = listener.pop().ok_or_else(|| error(libc::EAGAIN))?;
-        let stream = self.objects.get_as::<Stream>(connection).ok_or_else(|| error(libc::ECONNABORTED))?;
+        let connection = listener.pop().ok_or_else(|| error(errno::EAGAIN))?;
+        let stream = self.objects.get_as::<Stream>(connection).ok_or_else(|| error(errno::ECONNABORTED))?;
         let (_, remote) = stream.addresses();
         let fd = self.add_descriptor(connection, Some(remote)).inspect_err(|_| {
             // As the kernel does it: the connection stays for the next accept.
@@ -120,16 +121,16 @@ impl Kernel {
 
     pub(super) fn receive(&mut self, id: ObjectId, raw: &RawOp) -> Ending {
         if self.fails_in_use(id) {
-            return Ending::failed(libc::ECONNRESET);
+            return Ending::failed(errno::ECONNRESET);
         }
         let share = self.draw_share(self.options.faults.short_read);
         let view = self.view(id);
-        let Some(object) = self.objects.get_mut(id) else { return Ending::failed(libc::EBADF) };
+        let Some(object) = self.objects.get_mut(id) else { return Ending::failed(errno::EBADF) };
         let pool = (raw.kind.facts().memory == Memory::BufferPool).then(|| buf_pool::buffers_of(raw));
         let mut buffer = None;
         let mut room = || match pool {
             Some(pool) => {
-                buffer = Some(pool.take().ok_or(libc::ENOBUFS)?);
+                buffer = Some(pool.take().ok_or(errno::ENOBUFS)?);
                 Ok(pool.size() as usize)
             }
             // SAFETY: S3: the operation is in flight.
@@ -159,7 +160,7 @@ impl Kernel {
 
     pub(super) fn send(&mut self, id: ObjectId, raw: &RawOp) -> Ending {
         if self.fails_in_use(id) {
-            return Ending::failed(libc::ECONNRESET);
+            return Ending::failed(errno::ECONNRESET);
         }
         let share = self.draw_share(self.options.faults.short_write);
         // SAFETY: S3: the operation is in flight, and its buffers have that much room.
@@ -179,7 +180,7 @@ impl Kernel {
         gather: Gather<'_>,
     ) -> Result<usize, Errno> {
         let view = self.view(id);
-        let object = self.objects.get_mut(id).ok_or(libc::EBADF)?;
+        let object = self.objects.get_mut(id).ok_or(errno::EBADF)?;
         let sent = object.kind.send(&view, len, share, gather)?;
         self.apply(sent.effects);
         Ok(sent.count)
@@ -187,7 +188,7 @@ impl Kernel {
 
     pub(super) fn shutdown(&mut self, id: ObjectId, how: i32) -> Result<(), Errno> {
         let view = self.view(id);
-        let object = self.objects.get_mut(id).ok_or(libc::ENOTSOCK)?;
+        let object = self.objects.get_mut(id).ok_or(errno::ENOTSOCK)?;
         let effects = object.kind.shutdown(&view, how)?;
         self.apply(effects);
         Ok(())

@@ -1,15 +1,19 @@
 //! One end of a TCP connection: a state machine, which sees of the other end no more than how much room it has.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 
 use super::effect::{
     Closing, Effect, Effects, Ending, Errno, Handshake, Interest, ObjectId, OpSeq, Path, Segment, SimEvent,
 };
-use super::file_system::{FileSystem, Stat};
+use super::file_system::FileSystem;
 use super::inbox::{Arrival, Inbox, Tail};
 use super::object::{Admission, Gather, Received, Room, Sent, Share, SimObject, View};
 use super::poll;
 use super::request::{Position, Transfer};
+use crate::sys;
+use crate::sys::errno;
+use crate::sys::metadata::{FileKind, Stat};
+use crate::sys::poll::{POLLERR, POLLHUP, POLLRDHUP};
 
 /// When a connection request that found the backlog full is sent again first: `TCP_TIMEOUT_INIT` of Linux.
 const REQUEST_AGAIN_NS: u64 = 1_000_000_000;
@@ -115,7 +119,7 @@ impl Stream {
         let at_ns = view.now_ns.saturating_add(REQUEST_AGAIN_NS << *tries);
         *tries += 1;
         let is_last = *tries > REQUESTS_MAX;
-        let step = if is_last { Handshake::Refusal(libc::ETIMEDOUT) } else { Handshake::Request };
+        let step = if is_last { Handshake::Refusal(errno::ETIMEDOUT) } else { Handshake::Request };
         Effects::one(Effect::Schedule { at_ns, event: SimEvent::Handshake(view.id, step) })
     }
 
@@ -142,7 +146,7 @@ impl Stream {
         match self.link {
             Link::Reset => {
                 self.link = Link::Down;
-                Some(libc::ECONNRESET)
+                Some(errno::ECONNRESET)
             }
             Link::Up | Link::Down => None,
         }
@@ -162,16 +166,16 @@ impl Stream {
 
 impl SimObject for Stream {
     fn stat(&self, _files: &FileSystem) -> Stat {
-        Stat { mode: libc::S_IFSOCK | 0o777, ..Stat::default() }
+        Stat { kind: FileKind::Socket, permissions: 0o777, ..Stat::default() }
     }
 
     fn admit(&self, transfer: Transfer) -> Admission {
         match transfer {
-            Transfer::Accept => Admission::Refused(libc::EINVAL),
+            Transfer::Accept => Admission::Refused(errno::EINVAL),
             Transfer::Receive | Transfer::Read(Position::Cursor) => Admission::WhenReady(Interest::Read),
             Transfer::Send | Transfer::Write(Position::Cursor) => Admission::WhenReady(Interest::Write),
             Transfer::Read(Position::At(_)) | Transfer::Write(Position::At(_)) => {
-                Admission::Refused(libc::ESPIPE)
+                Admission::Refused(errno::ESPIPE)
             }
         }
     }
@@ -193,13 +197,13 @@ impl SimObject for Stream {
         let is_down = self.link != Link::Up;
         let has_ended = self.inbox.tail() == Tail::Ended;
         if has_ended || is_down {
-            events |= i32::from(libc::POLLRDHUP);
+            events |= i32::from(POLLRDHUP);
         }
         if self.link == Link::Reset {
-            events |= i32::from(libc::POLLERR);
+            events |= i32::from(POLLERR);
         }
         if is_down || has_ended && self.writes == Half::Shut {
-            events |= i32::from(libc::POLLHUP);
+            events |= i32::from(POLLHUP);
         }
         events
     }
@@ -218,7 +222,7 @@ impl SimObject for Stream {
 
     fn peer_addr(&self) -> Result<SocketAddr, Errno> {
         let is_connected = self.peer.is_some() && self.link == Link::Up;
-        if is_connected { Ok(self.remote) } else { Err(libc::ENOTCONN) }
+        if is_connected { Ok(self.remote) } else { Err(errno::ENOTCONN) }
     }
 
     fn receive(&mut self, _view: &View, share: Share, room: Room<'_>) -> Result<Received, Errno> {
@@ -237,7 +241,7 @@ impl SimObject for Stream {
             return Err(errno);
         }
         let Some(peer) = self.peer.filter(|_| self.link == Link::Up && self.writes == Half::Open) else {
-            return Err(libc::EPIPE);
+            return Err(errno::EPIPE);
         };
         let send = |to, segment| Effects::one(Effect::Send { to, segment, path: Path::Network });
         let Some(room) = view.peer_room else {
@@ -252,12 +256,13 @@ impl SimObject for Stream {
     }
 
     fn shutdown(&mut self, view: &View, how: i32) -> Result<Effects, Errno> {
-        let peer = self.peer.filter(|_| self.link == Link::Up).ok_or(libc::ENOTCONN)?;
-        if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
+        let peer = self.peer.filter(|_| self.link == Link::Up).ok_or(errno::ENOTCONN)?;
+        let how = sys::socket::shutdown_of(how);
+        if matches!(how, Some(Shutdown::Read | Shutdown::Both)) {
             self.reads = Half::Shut;
         }
         let mut effects = Vec::new();
-        if (how == libc::SHUT_WR || how == libc::SHUT_RDWR) && self.writes == Half::Open {
+        if matches!(how, Some(Shutdown::Write | Shutdown::Both)) && self.writes == Half::Open {
             self.writes = Half::Shut;
             effects.push(Effect::Send { to: peer, segment: Segment::End, path: Path::Network });
         }
@@ -360,7 +365,10 @@ mod tests {
         stream.expect(0, Segment::Reset);
         let _woken = stream.arrive(&view);
         let mut receive = || stream.receive(&view, Share::ALL, &mut || Ok(8)).map(|received| received.bytes);
-        assert_eq!([receive(), receive(), receive()], [Ok(b"a".to_vec()), Err(libc::ECONNRESET), Ok(vec![])]);
+        assert_eq!(
+            [receive(), receive(), receive()],
+            [Ok(b"a".to_vec()), Err(errno::ECONNRESET), Ok(vec![])]
+        );
     }
 
     #[test]
@@ -374,6 +382,6 @@ mod tests {
         };
         let requests = [1, 2, 4, 8, 16, 32].map(|at_s| again(at_s, Handshake::Request));
         assert_eq!(steps[..6], requests);
-        assert_eq!(steps[6], again(64, Handshake::Refusal(libc::ETIMEDOUT)));
+        assert_eq!(steps[6], again(64, Handshake::Refusal(errno::ETIMEDOUT)));
     }
 }

@@ -5,10 +5,10 @@
 use std::os::fd::BorrowedFd;
 
 use super::effect::Closing;
-use super::file_system::Stat;
 use crate::descriptor::RawDescriptor;
 use crate::io_vecs;
 use crate::op::{RawOp, TRANSFER_BYTES_MAX};
+use crate::sys::metadata::{Record, Stat};
 
 /// # Safety
 /// `place` is valid for writes of as many bytes, and nothing else uses it now.
@@ -78,24 +78,13 @@ pub(super) unsafe fn gather(op: &RawOp, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Fills the `statx` record of an operation.
+/// Fills the record of an operation.
 ///
 /// # Safety
 /// `op` is a metadata operation in flight.
 pub(super) unsafe fn put_metadata(op: &RawOp, stat: Stat) {
-    // SAFETY: S8: integers only, for which zero is valid.
-    let mut record: libc::statx = unsafe { std::mem::zeroed() };
-    record.stx_mask = libc::STATX_BASIC_STATS;
-    record.stx_blksize = 4096;
-    record.stx_nlink = 1;
-    record.stx_ino = stat.inode;
-    record.stx_mode = stat.mode as u16;
-    record.stx_size = stat.size;
-    record.stx_blocks = stat.size.div_ceil(512);
-    record.stx_mtime.tv_sec = (stat.modified_ns / 1_000_000_000) as i64;
-    record.stx_mtime.tv_nsec = (stat.modified_ns % 1_000_000_000) as u32;
     // SAFETY: S6: the caller's promise.
-    unsafe { op.buf.cast::<libc::statx>().write(record) };
+    unsafe { op.buf.cast::<Record>().write(Record::of(&stat)) };
 }
 
 /// How a virtual socket is closed when the descriptor that stands for it is: with a reset if it has `SO_LINGER`

@@ -20,6 +20,7 @@ use crate::in_flight::Token;
 use crate::op::RawOp;
 use crate::sim_hooks::{Listen, SimContext, SimHooks};
 use crate::sys::RawDescriptor;
+use crate::sys::errno;
 
 /// What a world is like.
 #[derive(Clone, Debug, PartialEq)]
@@ -248,14 +249,14 @@ impl SimHooks for World {
 
     fn local_addr(&self, fd: RawDescriptor) -> io::Result<SocketAddr> {
         let kernel = self.kernel.borrow();
-        let object = kernel.objects.of_descriptor(fd).ok_or(libc::ENOTSOCK);
-        object.and_then(|object| object.local_addr()).map_err(io::Error::from_raw_os_error)
+        let object = kernel.objects.of_descriptor(fd).ok_or(errno::ENOTSOCK);
+        object.and_then(|object| object.local_addr()).map_err(errno::error)
     }
 
     fn peer_addr(&self, fd: RawDescriptor) -> io::Result<SocketAddr> {
         let kernel = self.kernel.borrow();
-        let object = kernel.objects.of_descriptor(fd).ok_or(libc::ENOTCONN);
-        object.and_then(|object| object.peer_addr()).map_err(io::Error::from_raw_os_error)
+        let object = kernel.objects.of_descriptor(fd).ok_or(errno::ENOTCONN);
+        object.and_then(|object| object.peer_addr()).map_err(errno::error)
     }
 
     fn listen(&self, host: IpAddr, address: SocketAddr, options: Listen) -> io::Result<RawDescriptor> {
@@ -264,7 +265,7 @@ impl SimHooks for World {
 
     fn open(&self, path: &CStr, flags: i32, mode: u32) -> io::Result<RawDescriptor> {
         let opened = self.kernel.borrow_mut().open(path, flags, mode);
-        opened.map(|(fd, _)| fd).map_err(io::Error::from_raw_os_error)
+        opened.map(|(fd, _)| fd).map_err(errno::error)
     }
 
     fn as_any(&self) -> &dyn Any {

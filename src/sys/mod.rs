@@ -34,9 +34,10 @@ pub(crate) mod address {
 /// The system's error codes, under the names that POSIX has for them.
 pub(crate) mod errno {
     pub(crate) use super::platform::errno::{
-        EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EBADF, ECANCELED, ECONNABORTED, EDEADLK, EINPROGRESS,
-        EINTR, EINVAL, EIO, EMFILE, EMSGSIZE, ENAMETOOLONG, ENOBUFS, ENOMEM, ENOSYS, ENOTCONN, EOPNOTSUPP,
-        EPERM, ESHUTDOWN, ESPIPE, ETIMEDOUT,
+        EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EBADF, ECANCELED, ECONNABORTED,
+        ECONNREFUSED, ECONNRESET, EDEADLK, EEXIST, EFBIG, EINPROGRESS, EINTR, EINVAL, EIO, EISDIR, EMFILE,
+        EMSGSIZE, ENAMETOOLONG, ENOBUFS, ENOENT, ENOMEM, ENOSPC, ENOSYS, ENOTCONN, ENOTDIR, ENOTSOCK,
+        EOPNOTSUPP, EPERM, EPIPE, ESHUTDOWN, ESPIPE, ETIMEDOUT,
     };
 
     /// What the last call of this thread failed with.
@@ -75,6 +76,10 @@ pub(crate) mod file {
 
     /// Opens a file, with flags in the system's form and the permissions that a new one gets.
     pub(crate) use super::platform::file::{open, open_flags};
+
+    /// What such flags ask for, as far as [`Opening`] can say it: for the simulator.
+    #[cfg(feature = "sim")]
+    pub(crate) use super::platform::file::opening;
 
     /// Closes a descriptor that the caller owns. Whatever that gives, it is closed then.
     pub(crate) use super::platform::file::close;
@@ -183,6 +188,28 @@ pub(crate) mod metadata {
     /// The system's record, which a kernel fills in place.
     pub(crate) use super::platform::metadata::Record;
 
+    /// The kinds of files that the simulator has.
+    #[cfg(feature = "sim")]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(crate) enum FileKind {
+        #[default]
+        Regular,
+        Directory,
+        Pipe,
+        Socket,
+    }
+
+    /// What the simulator knows of a file: `Record::of` makes a record of it.
+    #[cfg(feature = "sim")]
+    #[derive(Clone, Copy, Debug, Default)]
+    pub(crate) struct Stat {
+        pub(crate) kind: FileKind,
+        pub(crate) permissions: u32,
+        pub(crate) inode: u64,
+        pub(crate) size: u64,
+        pub(crate) modified_ns: u64,
+    }
+
     /// The same, as the C library has it.
     pub use super::platform::metadata::RawMetadata;
 }
@@ -194,7 +221,9 @@ pub(crate) mod pages {
 
 /// The events of `poll(2)`, and which of them a descriptor has now.
 pub(crate) mod poll {
-    pub(crate) use super::platform::poll::{POLLIN, POLLOUT, POLLRDHUP, POLLWRBAND, POLLWRNORM};
+    pub(crate) use super::platform::poll::{
+        POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM,
+    };
 
     /// A set of events or a negative error code.
     pub(crate) use super::platform::poll::poll;
@@ -218,6 +247,10 @@ pub(crate) mod socket {
 
     /// Shuts a direction down, which has a number of the system's.
     pub(crate) use super::platform::socket::{direction, shutdown};
+
+    /// The direction that has a number: for the simulator.
+    #[cfg(feature = "sim")]
+    pub(crate) use super::platform::socket::shutdown_of;
 
     /// Lets a socket that is about to be closed send what is unsent in the background, as it would when the time
     /// has passed for which it lingers. A linger of none stays: it asks for a reset. What is no socket is left

@@ -12,6 +12,8 @@ use crate::sys::unix::file::{self, readv, writev};
 use crate::sys::unix::io_vec::IoVec;
 use crate::sys::unix::result_of;
 
+#[cfg(feature = "sim")]
+pub(crate) use crate::sys::unix::file::opening;
 pub(crate) use crate::sys::unix::file::{PATH_BYTES_MAX, PIPE_BUF, c_path, close};
 
 pub(crate) fn open_flags(how: &Opening) -> i32 {

@@ -5,6 +5,8 @@
 use std::ffi::c_int;
 
 use crate::sys::RawDescriptor;
+#[cfg(feature = "sim")]
+use crate::sys::metadata::{FileKind, Stat};
 use crate::sys::unix::result_of;
 
 /// The system's own record of what it knows of a file: on Linux `struct statx`.
@@ -31,6 +33,27 @@ impl Record {
     pub(crate) unsafe fn fill(record: *mut Record, fd: RawDescriptor) -> i32 {
         // SAFETY: S8: the caller's promise.
         result_of(unsafe { libc::statx(fd, c"".as_ptr(), FLAGS, MASK, record.cast()) } as isize)
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn of(stat: &Stat) -> Record {
+        let file_type = match stat.kind {
+            FileKind::Regular => libc::S_IFREG,
+            FileKind::Directory => libc::S_IFDIR,
+            FileKind::Pipe => libc::S_IFIFO,
+            FileKind::Socket => libc::S_IFSOCK,
+        };
+        let mut record = Record::new();
+        record.0.stx_mask = libc::STATX_BASIC_STATS;
+        record.0.stx_blksize = 4096;
+        record.0.stx_nlink = 1;
+        record.0.stx_ino = stat.inode;
+        record.0.stx_mode = (file_type | stat.permissions) as u16;
+        record.0.stx_size = stat.size;
+        record.0.stx_blocks = stat.size.div_ceil(512);
+        record.0.stx_mtime.tv_sec = (stat.modified_ns / 1_000_000_000) as i64;
+        record.0.stx_mtime.tv_nsec = (stat.modified_ns % 1_000_000_000) as u32;
+        record
     }
 
     pub(crate) const fn raw(&self) -> &RawMetadata {

@@ -3,6 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::errno;
+#[cfg(feature = "sim")]
+pub(crate) use crate::sys::unix::socket::shutdown_of;
 pub(crate) use crate::sys::unix::socket::{
     connect, connected, direction, is_socket, linger_in_background, option, recv, recv_message, send,
     send_message, shutdown, take_urgent_data_in_line,

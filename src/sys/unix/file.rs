@@ -37,6 +37,20 @@ pub(in crate::sys) fn open_flags(how: &Opening) -> i32 {
     access | creation | append | libc::O_CLOEXEC | (how.custom & !libc::O_ACCMODE)
 }
 
+#[cfg(feature = "sim")]
+pub(crate) fn opening(flags: i32) -> Opening {
+    let (access, create) = (flags & libc::O_ACCMODE, flags & libc::O_CREAT != 0);
+    Opening {
+        read: access != libc::O_WRONLY,
+        write: access != libc::O_RDONLY,
+        append: flags & libc::O_APPEND != 0,
+        truncate: flags & libc::O_TRUNC != 0,
+        create,
+        create_new: create && flags & libc::O_EXCL != 0,
+        custom: 0,
+    }
+}
+
 /// Close, whatever that says.
 pub(crate) fn close(fd: RawDescriptor) -> i32 {
     // SAFETY: S7: the caller owns the descriptor.

@@ -5,7 +5,7 @@
 use super::errno;
 use crate::sys::RawDescriptor;
 
-pub(crate) use libc::{POLLIN, POLLOUT, POLLWRBAND, POLLWRNORM};
+pub(crate) use libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 
 pub(crate) fn poll(fd: RawDescriptor, events: i16) -> i32 {
     let mut poll = libc::pollfd { fd, events, revents: 0 };

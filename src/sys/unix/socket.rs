@@ -92,6 +92,16 @@ pub(crate) fn direction(how: Shutdown) -> i32 {
     }
 }
 
+#[cfg(feature = "sim")]
+pub(crate) fn shutdown_of(direction: i32) -> Option<Shutdown> {
+    match direction {
+        libc::SHUT_RD => Some(Shutdown::Read),
+        libc::SHUT_WR => Some(Shutdown::Write),
+        libc::SHUT_RDWR => Some(Shutdown::Both),
+        _ => None,
+    }
+}
+
 /// Shuts a [direction] down.
 pub(crate) fn shutdown(fd: RawDescriptor, direction: i32) -> i32 {
     // SAFETY: S8: no memory is passed.
