@@ -739,7 +739,8 @@ impl Loop {
         while !lp.take_stop() {
             let is_active = lp.core.ops.active() > 0;
             lp.step(if is_active { Limit::At(end_ns) } else { Limit::Now })?;
-            if !is_active || lp.core.ops.active() == 0 || lp.core.ops.clock.refresh() >= end_ns {
+            // A callback may have submitted something.
+            if lp.core.ops.active() == 0 || lp.core.ops.clock.refresh() >= end_ns {
                 break;
             }
         }

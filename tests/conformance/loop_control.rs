@@ -15,6 +15,7 @@ use crate::variants::Variant;
 
 conformance! {
     run_for_looks_round_if_only_background_operations_are_in_flight,
+    run_for_goes_on_with_what_the_callback_of_a_background_operation_submits,
     until_done_returns_at_once_when_nothing_is_in_flight,
     until_done_returns_when_the_last_callback_has_run,
     once_runs_what_is_ready_first_and_leaves_the_rest,
@@ -592,4 +593,23 @@ fn run_for_looks_round_if_only_background_operations_are_in_flight(v: Variant) {
         }
     }
     panic!("it makes no step");
+}
+
+fn run_for_goes_on_with_what_the_callback_of_a_background_operation_submits(v: Variant) {
+    let mut lp = v.new_loop();
+    let fired = Counter::new();
+    let owner = Box::new(Completion::new(fired.clone()));
+    lp.submit(
+        owner,
+        |_| nop().background(),
+        |lp, owner, _| {
+            lp.submit(owner, |_| Timer::after(5 * MS), |_, fired, _| fired.add());
+        },
+    );
+    // The callback may need more than the one step that is made in any case.
+    while lp.in_flight().any(|op| op.kind == OpKind::Nop) || fired.get() == 0 {
+        lp.run_for(HOUR).unwrap();
+        let has_timer = lp.in_flight().any(|op| op.kind == OpKind::Timer);
+        assert!(!has_timer, "it ends although a timer is in flight");
+    }
 }
