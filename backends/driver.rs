@@ -178,6 +178,16 @@ impl Operations {
         self.0.op(token)
     }
 
+    /// The operations on a descriptor, one by one.
+    #[cfg(all(target_os = "linux", feature = "io_uring"))]
+    pub(crate) fn next_on_fd(
+        &self,
+        fd: crate::descriptor::RawDescriptor,
+        cursor: &mut usize,
+    ) -> Option<Token> {
+        self.0.next_on_fd(fd, cursor)
+    }
+
     /// What an operation does that the driver has.
     #[inline]
     pub fn op_kind(&mut self, token: Token) -> Option<OpKind> {

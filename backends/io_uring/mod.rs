@@ -541,12 +541,34 @@ fn accept_at_last(
         return Some(outcome);
     }
     if op.flags & RawOp::MULTI == 0 {
+        let (listener, waiting) = (op.fd, connections_waiting(op.fd));
+        wake_other_accepts(token, listener, waiting, backlog, ops);
         return Some(Outcome::new(accepted));
     }
     op.backend_state -= 1;
     // It is looked at again when it comes out of the backlog.
     backlog.push_back(token.bits());
     Some(Outcome::new(accepted).and_more())
+}
+
+/// The accept of `token` has taken one connection, and may have been woken for others that wait: so the other
+/// accepts on the listener begin anew, and look. The kernel ends their requests, not the operations.
+fn wake_other_accepts(
+    token: Token,
+    listener: RawDescriptor,
+    waiting: u16,
+    backlog: &mut VecDeque<u64>,
+    ops: &mut Operations,
+) {
+    let (mut cursor, mut left) = (0, waiting);
+    while left > 0 && backlog.len() < backlog.capacity() {
+        let Some(other) = ops.next_on_fd(listener, &mut cursor) else { return };
+        let accepts = ops.op_kind(other) == Some(OpKind::Accept);
+        if accepts && other != token && !ops.is_ending(other) {
+            backlog.push_back(other.bits() | CANCEL_BIT);
+            left -= 1;
+        }
+    }
 }
 
 /// One if it cannot be asked.

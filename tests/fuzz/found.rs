@@ -263,3 +263,43 @@ fn connections_that_come_when_an_accept_is_disarmed_are_had_by_it_or_by_the_othe
         }
     }
 }
+
+// io_uring: as above, of more connections than one. All of them may wake the accept that ends, which takes but one.
+#[test]
+fn connections_that_come_when_one_accept_ends_are_had_by_the_other() {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    type Accepting = (Rc<TcpListener>, Rc<Cell<bool>>);
+    for mut lp in loops() {
+        let listener = Rc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = listener.local_addr().unwrap();
+        let accepted = Rc::new(Cell::new(false));
+        let first = lp.submit(
+            Box::new(Completion::new(Rc::clone(&listener))),
+            |listener| listener.accept(),
+            |_, _, stream| drop(stream),
+        );
+        lp.submit(
+            Box::new(Completion::new((Rc::clone(&listener), Rc::clone(&accepted)))),
+            |(listener, _): &mut Accepting| listener.accept(),
+            |lp, owner, stream| {
+                owner.1.set(stream.is_ok());
+                lp.stop();
+            },
+        );
+        lp.cancel(first);
+        for _ in 0..2 {
+            lp.submit(
+                Box::new(Completion::new(())),
+                move |()| TcpStream::connect(address),
+                |_, _, stream| drop(stream.unwrap()),
+            );
+        }
+        lp.submit(
+            Box::new(Completion::new(())),
+            |()| Timer::after(PATIENCE).background(),
+            |lp, _, _| lp.stop(),
+        );
+        lp.run(RunMode::UntilDone).unwrap();
+        assert!(accepted.get(), "{}: the other accept took no connection", lp.backend());
+    }
+}
