@@ -115,6 +115,10 @@ impl InFlight {
                 State::Armed => match entry.op_copy() {
                     op if op.kind == OpKind::Notify => {
                         if !handle::withdraw(&op) {
+                            // A notification is on its way: it ends one wait, and several end after it.
+                            if op.flags & RawOp::MULTI != 0 {
+                                entry.flags |= flag::TIMED_OUT;
+                            }
                             return Expiry::Taken;
                         }
                         -code::DEADLINE

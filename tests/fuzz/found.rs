@@ -5,10 +5,12 @@ use std::hint;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener as StdListener, TcpStream as StdStream};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oxev::{Action, Completion, IoVecs, Loop, Multi, RunMode, TcpListener, TcpStream, Timer};
+use oxev::{Action, Completion, IoVecs, Loop, Multi, Notifier, RunMode, TcpListener, TcpStream, Timer};
 
 /// A connection: our end, and the other's.
 fn pair() -> (TcpStream, StdStream) {
@@ -301,5 +303,41 @@ fn connections_that_come_when_one_accept_ends_are_had_by_the_other() {
         );
         lp.run(RunMode::UntilDone).unwrap();
         assert!(accepted.get(), "{}: the other accept took no connection", lp.backend());
+    }
+}
+
+// A notification that is on its way when the deadline passes is an item, and the end comes after it. It is a race, so it takes many tries.
+#[test]
+fn a_wait_that_is_notified_at_its_deadline_ends_all_the_same() {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    for mut lp in loops() {
+        let (notifier, is_over) = (Notifier::new(), Arc::new(AtomicBool::new(false)));
+        let other = thread::spawn({
+            let (notifier, is_over) = (notifier.clone(), Arc::clone(&is_over));
+            move || {
+                for pause in (0..1000).cycle().take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                    notifier.notify();
+                    (0..pause).for_each(|_| hint::spin_loop());
+                }
+            }
+        });
+        for _ in 0..10_000 {
+            lp.submit_multi(
+                Box::new(Completion::new(Multi::new(notifier.clone(), ()))),
+                |notifier| notifier.wait_multi().timeout(Duration::from_micros(3)),
+                |_, (), ()| Action::Rearm,
+                |_, _, end| assert!(oxev::is_deadline(&end.unwrap_err())),
+            );
+            let begin = Instant::now();
+            while !lp.is_empty() && begin.elapsed() < PATIENCE {
+                lp.run(RunMode::NoWait).unwrap();
+            }
+            if !lp.is_empty() {
+                is_over.store(true, Ordering::Relaxed);
+                panic!("{}: its deadline is forgotten", lp.backend());
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        other.join().unwrap();
     }
 }
