@@ -253,7 +253,13 @@ impl IoUring {
                 again_if_not_found(Token::from_bits(user_data & !CANCEL_BIT), result, &mut self.backlog, ops);
             } else {
                 let token = Token::from_bits(user_data & !PART_BIT);
-                report_part(token, result, cqe_flags, &mut self.backlog, ops);
+                match ops.op_kind(token) {
+                    Some(OpKind::Accept) => {
+                        let multishot = self.features.multishot_accept;
+                        report_accept(token, result, cqe_flags, multishot, &mut self.backlog, ops);
+                    }
+                    _ => report_part(token, result, cqe_flags, &mut self.backlog, ops),
+                }
             }
         }
         if !self.to_look_at.is_empty() {
@@ -405,6 +411,7 @@ fn user_data_of(token: Token, op: &RawOp) -> u64 {
     let is_in_parts = match op.kind {
         OpKind::SendZeroCopy => true,
         OpKind::RecvPooled => !buf_pool::buffers_of(op).is_supplied(),
+        OpKind::Accept => op.flags & RawOp::MULTI != 0,
         _ => sends::is_waiting(op),
     };
     token.bits() | if is_in_parts { PART_BIT } else { 0 }
@@ -481,6 +488,34 @@ fn examine(
     }
 }
 
+/// An accept that goes on and on has a connection, or an error. When the kernel has stopped repeating it, for the
+/// completion queue was full, it may have been woken for more connections, and its callback may not want them.
+#[cold]
+fn report_accept(
+    token: Token,
+    result: i32,
+    cqe_flags: u32,
+    multishot: bool,
+    backlog: &mut VecDeque<u64>,
+    ops: &mut Operations,
+) {
+    let mut outcome = outcome_of(result, cqe_flags);
+    if result < 0 {
+        match examine(token, outcome, backlog, ops) {
+            Some(whole) => outcome = whole,
+            None => return,
+        }
+    } else if multishot && cqe_flags & CQE_MORE == 0 {
+        let Some(op) = ops.op(token) else { return };
+        // SAFETY: S3: the kernel is done with this try, so the description is ours.
+        let listener = unsafe { (*op).fd };
+        wake_other_accepts(token, listener, connections_waiting(listener), backlog, ops);
+    }
+    if ops.complete(token, outcome) == Next::Continue {
+        continue_later(token, backlog, ops);
+    }
+}
+
 /// A request has completed that is a part of its operation.
 #[cold]
 fn report_part(token: Token, result: i32, cqe_flags: u32, backlog: &mut VecDeque<u64>, ops: &mut Operations) {
@@ -551,7 +586,7 @@ fn accept_at_last(
     Some(Outcome::new(accepted).and_more())
 }
 
-/// The accept of `token` has taken one connection, and may have been woken for others that wait: so the other
+/// The accept of `token` has taken a connection, and may have been woken for others that wait: so the other
 /// accepts on the listener begin anew, and look. The kernel ends their requests, not the operations.
 fn wake_other_accepts(
     token: Token,

@@ -341,3 +341,50 @@ fn a_wait_that_is_notified_at_its_deadline_ends_all_the_same() {
         other.join().unwrap();
     }
 }
+
+// io_uring: the kernel stops an accept that goes on and on when the completion queue is full, though it has woken it for more connections.
+#[test]
+fn connections_that_come_when_the_kernel_stops_an_accept_are_had_by_the_other() {
+    const CLIENTS: usize = 64;
+    const PATIENCE: Duration = Duration::from_secs(10);
+    for kind in crate::common::backends() {
+        // The smallest completion queue.
+        let mut lp = Loop::builder().backend(kind).entries(1).build().unwrap();
+        let listener = Rc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = listener.local_addr().unwrap();
+        let [taken, accepted] = [(); 2].map(|()| Rc::new(Cell::new(0)));
+        // It is the first that is woken.
+        lp.submit_multi(
+            Box::new(Completion::new(Multi::new(Rc::clone(&listener), Rc::clone(&taken)))),
+            |listener| listener.accept_multi(),
+            |lp, taken: &mut Rc<Cell<usize>>, _| {
+                taken.set(taken.get() + 1);
+                if taken.get() == CLIENTS {
+                    lp.stop();
+                }
+                Action::Disarm
+            },
+            |_, _, end| end.unwrap(),
+        );
+        lp.run(RunMode::NoWait).unwrap();
+        lp.submit(
+            Box::new(Completion::new((Rc::clone(&listener), Rc::clone(&accepted)))),
+            |(listener, _)| listener.accept(),
+            |lp, owner, stream| {
+                drop(stream.unwrap());
+                owner.1.set(1);
+                lp.stop();
+            },
+        );
+        lp.run(RunMode::NoWait).unwrap();
+        let _clients = [(); CLIENTS].map(|()| StdStream::connect(address).unwrap());
+        lp.submit(
+            Box::new(Completion::new(())),
+            |()| Timer::after(PATIENCE).background(),
+            |lp, _, _| lp.stop(),
+        );
+        lp.run(RunMode::UntilDone).unwrap();
+        // Either has them, and none of them is left beside an accept that waits.
+        assert!(accepted.get() == 1 || taken.get() == CLIENTS, "{kind}: the other accept took no connection");
+    }
+}
