@@ -179,7 +179,7 @@ impl Operations {
     }
 
     /// The operations on a descriptor, one by one.
-    #[cfg(all(target_os = "linux", feature = "io_uring"))]
+    #[cfg(backend_io_uring)]
     pub(crate) fn next_on_fd(
         &self,
         fd: crate::descriptor::RawDescriptor,
