@@ -359,7 +359,7 @@ unsafe impl Driver for IoUring {
     /// See [`shown`].
     fn show(&self, busy: bool, ops: &Operations) -> bool {
         self.shown.begin(ops);
-        busy || !self.backlog.is_empty() || self.shown.settle(&self.ring, &self.waker)
+        busy || !self.backlog.is_empty() || self.shown.clear(&self.ring, &self.waker)
     }
 
     /// It sends nothing to thread pools.
@@ -429,7 +429,7 @@ fn report(
 ) {
     let mut outcome = outcome_of(result, cqe_flags);
     if result < 0 {
-        match examine(token, outcome, backlog, ops) {
+        match classify_outcome(token, outcome, backlog, ops) {
             Some(whole) => outcome = whole,
             None => return,
         }
@@ -455,7 +455,7 @@ fn continue_later(token: Token, backlog: &mut VecDeque<u64>, ops: &mut Operation
 
 /// Errors, which may not be the operation's: the outcome that counts, if this is the end.
 #[cold]
-fn examine(
+fn classify_outcome(
     token: Token,
     mut outcome: Outcome,
     backlog: &mut VecDeque<u64>,
@@ -501,7 +501,7 @@ fn report_accept(
 ) {
     let mut outcome = outcome_of(result, cqe_flags);
     if result < 0 {
-        match examine(token, outcome, backlog, ops) {
+        match classify_outcome(token, outcome, backlog, ops) {
             Some(whole) => outcome = whole,
             None => return,
         }

@@ -108,7 +108,7 @@ impl Shown {
 
     /// Makes the descriptor unreadable, and says whether there is something to collect. What comes later makes
     /// it readable by itself.
-    pub(super) fn settle(&self, ring: &Ring, waker: &Waker) -> bool {
+    pub(super) fn clear(&self, ring: &Ring, waker: &Waker) -> bool {
         let may_be_inside = self.has_streams.get() || self.holds_polls.get();
         let events_inside = self.selector.is_some() && may_be_inside;
         if events_inside && self.is_registered.replace(false) {

@@ -3,9 +3,9 @@
 #![allow(unsafe_code)]
 
 use super::calls;
-use super::descriptors::{FileKind, Lane, Record};
+use super::descriptors::{FileKind, Record};
 use crate::buf_pool;
-use crate::op::{OpKind, Outcome, RawOp};
+use crate::op::{Direction, OpKind, Outcome, RawOp};
 use crate::sys::poll::{POLLRDHUP, poll};
 use crate::sys::{self, errno};
 
@@ -43,7 +43,7 @@ pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
         _ => (-errno::EOPNOTSUPP, 0),
     };
     if result > 0 && (result as usize) < asked {
-        record.note_short_transfer(Lane::of(op.kind), op.fd);
+        record.note_short_transfer(op.kind.facts().direction, op.fd);
     }
     over_unless_not_ready(result)
 }
@@ -84,7 +84,7 @@ fn receive_pooled(op: &mut RawOp, record: &mut Record) -> Attempt {
         return over_unless_not_ready(result);
     }
     if (result as usize) < size {
-        record.note_short_transfer(Lane::Read, op.fd);
+        record.note_short_transfer(Direction::In, op.fd);
     }
     Attempt::Over(Outcome::new(result).in_buffer(index))
 }

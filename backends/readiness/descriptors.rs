@@ -15,40 +15,16 @@ use super::queue::Queue;
 use crate::descriptor::RawDescriptor;
 use crate::generations::{DESCRIPTORS_MAX, Generations};
 use crate::memory::{self, Zeroed};
-use crate::op::{Direction, OpKind, RawOp};
+use crate::op::{Direction, RawOp};
 use crate::sys::poll::{POLLOUT, POLLWRBAND, POLLWRNORM};
 use crate::sys::{self, errno};
 
-/// The queues of a descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Lane {
-    /// Operations that take from it, in order.
-    Read,
-    /// Operations that give to it, in order.
-    Write,
-    /// Those that wait for events and move nothing, each for itself.
-    Poll,
-}
-
-impl Lane {
-    pub(super) const ALL: [Lane; 3] = [Lane::Read, Lane::Write, Lane::Poll];
-
-    /// Where an operation on a descriptor waits for it.
-    pub(super) fn of(kind: OpKind) -> Lane {
-        match kind.facts().direction {
-            Direction::In => Lane::Read,
-            Direction::Out => Lane::Write,
-            Direction::Neither => Lane::Poll,
-        }
-    }
-
-    const fn not_ready(self) -> u8 {
-        match self {
-            Lane::Read => flag::NOT_READABLE,
-            Lane::Write => flag::NOT_WRITABLE,
-            Lane::Poll => 0,
-        }
+/// The flag that says that trying in this direction is of no use before the next edge.
+const fn not_ready(direction: Direction) -> u8 {
+    match direction {
+        Direction::In => flag::NOT_READABLE,
+        Direction::Out => flag::NOT_WRITABLE,
+        Direction::Neither => 0,
     }
 }
 
@@ -64,10 +40,10 @@ impl Interest {
     /// What has to be watched for an operation: often a connection is never watched for writing, and so is
     /// not reported just because it could be written to.
     pub(super) fn of(op: &RawOp) -> Interest {
-        match Lane::of(op.kind) {
-            Lane::Read => Interest { read: true, write: false },
-            Lane::Write => Interest { read: false, write: true },
-            Lane::Poll => {
+        match op.kind.facts().direction {
+            Direction::In => Interest { read: true, write: false },
+            Direction::Out => Interest { read: false, write: true },
+            Direction::Neither => {
                 const WRITABLE: i16 = POLLOUT | POLLWRNORM | POLLWRBAND;
                 Interest { read: true, write: op.len & WRITABLE as usize != 0 }
             }
@@ -129,7 +105,9 @@ pub(super) struct Record {
     generation: u32,
     flags: u8,
     kind: FileKind,
-    lanes: [Queue; 3],
+    /// One for each direction. Operations that move bytes wait in order; those of [`Direction::Neither`] wait for
+    /// poll events, each for itself.
+    queues: [Queue; Direction::ALL.len()],
 }
 
 const _: () = assert!(size_of::<Record>() == 32);
@@ -138,12 +116,12 @@ const _: () = assert!(size_of::<Record>() == 32);
 unsafe impl Zeroed for Record {}
 
 impl Record {
-    pub(super) fn lane(&mut self, lane: Lane) -> &mut Queue {
-        &mut self.lanes[lane as usize]
+    pub(super) fn queue(&mut self, direction: Direction) -> &mut Queue {
+        &mut self.queues[direction as usize]
     }
 
     fn is_idle(&self) -> bool {
-        self.lanes.iter().all(Queue::is_empty)
+        self.queues.iter().all(Queue::is_empty)
     }
 
     pub(super) fn generation(&self) -> u32 {
@@ -160,11 +138,11 @@ impl Record {
         self.flags & (flag::WATCHED | flag::KNOWN) != 0
     }
 
-    fn is_watched(&self, lane: Lane) -> bool {
-        let watched = match lane {
-            Lane::Read => flag::WATCHED_READ,
-            Lane::Write => flag::WATCHED_WRITE,
-            Lane::Poll => flag::WATCHED,
+    fn is_watched(&self, direction: Direction) -> bool {
+        let watched = match direction {
+            Direction::In => flag::WATCHED_READ,
+            Direction::Out => flag::WATCHED_WRITE,
+            Direction::Neither => flag::WATCHED,
         };
         self.flags & watched != 0
     }
@@ -181,14 +159,14 @@ impl Record {
     }
 
     /// Whether it is worth trying.
-    pub(super) fn may_be_ready(&self, lane: Lane) -> bool {
-        self.flags & lane.not_ready() == 0
+    pub(super) fn may_be_ready(&self, direction: Direction) -> bool {
+        self.flags & not_ready(direction) == 0
     }
 
     /// Nothing more to be had before the next edge.
-    pub(super) fn set_not_ready(&mut self, lane: Lane) {
-        debug_assert!(self.is_watched(lane), "otherwise there is no next edge");
-        self.flags |= lane.not_ready();
+    pub(super) fn set_not_ready(&mut self, direction: Direction) {
+        debug_assert!(self.is_watched(direction), "otherwise there is no next edge");
+        self.flags |= not_ready(direction);
     }
 
     pub(super) fn note_edge(&mut self, edge: Edge) {
@@ -207,15 +185,15 @@ impl Record {
     /// (`epoll(7)`, questions and answers), so the call that would say so is spared. Not if the end of the
     /// stream may be behind what was read: it makes no edge of its own.
     #[inline]
-    pub(super) fn note_short_transfer(&mut self, lane: Lane, fd: RawDescriptor) {
-        if !self.is_watched(lane) || self.flags & flag::SPECIAL != 0 {
+    pub(super) fn note_short_transfer(&mut self, direction: Direction, fd: RawDescriptor) {
+        if !self.is_watched(direction) || self.flags & flag::SPECIAL != 0 {
             return;
         }
         if self.kind == FileKind::Unknown {
             self.look_what_it_is(fd);
         }
         if self.kind == FileKind::Tcp {
-            self.set_not_ready(lane);
+            self.set_not_ready(direction);
         }
     }
 

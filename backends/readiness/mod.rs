@@ -34,10 +34,10 @@ use crate::descriptor::RawDescriptor;
 use crate::in_flight::{Next, Token};
 use crate::io_vecs;
 use crate::net::socket;
-use crate::op::{OpKind, Outcome, PART_BYTES_MAX, RawOp};
+use crate::op::{Direction, OpKind, Outcome, PART_BYTES_MAX, RawOp};
 use crate::sys::{self, errno};
 use attempt::{Attempt, attempt};
-use descriptors::{Descriptors, FileKind, Lane};
+use descriptors::{Descriptors, FileKind};
 pub(crate) use descriptors::{Edge, Interest};
 use jobs::{Jobs, Started};
 use queue::{Nodes, Place};
@@ -74,15 +74,15 @@ pub(crate) struct Event {
 }
 
 /// The calls that one poll makes for one direction of one descriptor: then it is the others' turn.
-const ROUNDS_MAX: usize = 16;
+const ATTEMPTS_MAX: usize = 16;
 
 /// The bytes that it moves there before it is the others' turn, if an operation goes on and on: a call alone
 /// can move megabytes.
-const ROUND_BYTES_MAX: usize = 1 << 20;
+const ATTEMPT_BYTES_MAX: usize = 1 << 20;
 
 /// Accepted connections that may wait for their callbacks. Multi-result accepts stay in their queue, and take
 /// what there is: so many connections that come at once are not one for each step of the loop.
-const GUESTS_MAX: usize = 256;
+const ACCEPT_BURST_MAX: usize = 256;
 
 /// How often in a row the selector may go unasked while the loop has something to do: it saves most of the
 /// calls, and what is new on other descriptors still comes in.
@@ -124,7 +124,7 @@ impl<S: Selector> Readiness<S> {
     /// # Safety
     /// As [`Readiness::submit`].
     #[inline(never)]
-    unsafe fn start_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+    unsafe fn start_by_kind(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: the caller's promise; here and below.
         let kind = unsafe { (*op).kind };
         match kind {
@@ -182,7 +182,9 @@ impl<S: Selector> Readiness<S> {
         match stale {
             Ok(_) => {
                 // Nobody is left there unless a descriptor was closed under its operations.
-                Lane::ALL.into_iter().for_each(|lane| self.fail_lane(op.fd, lane, errno::EBADF, ops));
+                Direction::ALL
+                    .into_iter()
+                    .for_each(|direction| self.fail_queue(op.fd, direction, errno::EBADF, ops));
                 self.descriptors.forget(op.fd);
                 true
             }
@@ -214,15 +216,15 @@ impl<S: Selector> Readiness<S> {
         if !self.enter(token, raw, ops) {
             return Next::Done;
         }
-        let (fd, kind, lane) = (raw.fd, raw.kind, Lane::of(raw.kind));
+        let (fd, kind, direction) = (raw.fd, raw.kind, raw.kind.facts().direction);
         let record = self.descriptors.record(fd);
-        if !record.lane(lane).is_empty() || !record.may_be_ready(lane) {
-            self.nodes.push(record.lane(lane), token, Place::Waiting);
+        if !record.queue(direction).is_empty() || !record.may_be_ready(direction) {
+            self.nodes.push(record.queue(direction), token, Place::Waiting);
             return Next::Done;
         }
-        if takes_many(raw) {
-            self.nodes.push(record.lane(lane), token, Place::Waiting);
-            self.run_lane(fd, lane, ops);
+        if is_multi_accept(raw) {
+            self.nodes.push(record.queue(direction), token, Place::Waiting);
+            self.run_queue(fd, direction, ops);
             return Next::Done;
         }
         match attempt(raw, record) {
@@ -231,14 +233,14 @@ impl<S: Selector> Readiness<S> {
                     if kind == OpKind::Connect {
                         return Next::Continue;
                     }
-                    self.nodes.push(record.lane(lane), token, Place::Waiting);
-                    self.run_lane(fd, lane, ops);
+                    self.nodes.push(record.queue(direction), token, Place::Waiting);
+                    self.run_queue(fd, direction, ops);
                 }
             }
             Attempt::NotReady => {
                 let interest = Interest::of(raw);
-                self.nodes.push(record.lane(lane), token, Place::Waiting);
-                self.block(fd, lane, interest, ops);
+                self.nodes.push(record.queue(direction), token, Place::Waiting);
+                self.block(fd, direction, interest, ops);
             }
         }
         Next::Done
@@ -276,9 +278,9 @@ impl<S: Selector> Readiness<S> {
         if let Attempt::Over(outcome) = attempt(raw, record) {
             return self.conclude(token, outcome, ops);
         }
-        self.nodes.push(record.lane(Lane::Poll), token, Place::Waiting);
+        self.nodes.push(record.queue(Direction::Neither), token, Place::Waiting);
         let interest = Interest::of(raw);
-        self.block(fd, Lane::Poll, interest, ops);
+        self.block(fd, Direction::Neither, interest, ops);
     }
 
     /// # Safety
@@ -289,7 +291,7 @@ impl<S: Selector> Readiness<S> {
         if !self.enter(token, raw, ops) {
             return;
         }
-        let reads = Lane::of(raw.kind) == Lane::Read;
+        let reads = raw.kind.facts().direction == Direction::In;
         let kind = self.descriptors.record(raw.fd).file_kind(raw.fd);
         if matches!(kind, Ok(FileKind::Regular | FileKind::Direct))
             && raw.flags & RawOp::CURSOR != 0
@@ -318,10 +320,10 @@ impl<S: Selector> Readiness<S> {
     /// As [`Readiness::submit`].
     unsafe fn start_cached_read(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         let mut moved = 0;
-        for _ in 0..ROUNDS_MAX {
+        for _ in 0..ATTEMPTS_MAX {
             // SAFETY: S3: nobody else has it now.
             let raw = unsafe { &mut *op };
-            if moved >= ROUND_BYTES_MAX {
+            if moved >= ATTEMPT_BYTES_MAX {
                 break;
             }
             let result = calls::read_cached(raw);
@@ -368,36 +370,36 @@ impl<S: Selector> Readiness<S> {
     // ---- trying
 
     /// Goes through the queue of one direction, from its first operation, as far as it is ready.
-    fn run_lane(&mut self, fd: RawDescriptor, lane: Lane, ops: &mut Operations) {
+    fn run_queue(&mut self, fd: RawDescriptor, direction: Direction, ops: &mut Operations) {
         let mut moved = 0;
-        for _ in 0..ROUNDS_MAX {
+        for _ in 0..ATTEMPTS_MAX {
             let record = self.descriptors.record(fd);
-            if !record.may_be_ready(lane) {
+            if !record.may_be_ready(direction) {
                 return;
             }
-            let Some(token) = self.nodes.head(record.lane(lane)) else { return };
+            let Some(token) = self.nodes.head(record.queue(direction)) else { return };
             let Some(op) = ops.op(token) else {
                 debug_assert!(false, "an operation is only taken back by us");
-                self.nodes.remove(record.lane(lane), token);
+                self.nodes.remove(record.queue(direction), token);
                 continue;
             };
             // SAFETY: S3: the operation is ours, and nobody else looks at it now.
             let raw = unsafe { &mut *op };
-            let takes_many = takes_many(raw);
-            if takes_many && ops.items_len() >= GUESTS_MAX {
+            let is_multi_accept = is_multi_accept(raw);
+            if is_multi_accept && ops.items_len() >= ACCEPT_BURST_MAX {
                 break;
             }
             match attempt(raw, record) {
                 Attempt::NotReady => {
                     let interest = Interest::of(raw);
-                    return self.block(fd, lane, interest, ops);
+                    return self.block(fd, direction, interest, ops);
                 }
-                Attempt::Over(outcome) if takes_many && outcome.result >= 0 => {
+                Attempt::Over(outcome) if is_multi_accept && outcome.result >= 0 => {
                     let _ = ops.complete(token, outcome.and_more());
                     if self.nodes.next(token).is_some() {
                         // Whoever waits behind it has a turn, too.
-                        self.nodes.remove(record.lane(lane), token);
-                        self.nodes.push(record.lane(lane), token, Place::Waiting);
+                        self.nodes.remove(record.queue(direction), token);
+                        self.nodes.push(record.queue(direction), token, Place::Waiting);
                     }
                 }
                 Attempt::Over(outcome) => {
@@ -405,48 +407,48 @@ impl<S: Selector> Readiness<S> {
                     let next = ops.complete(token, outcome);
                     if is_connect && next == Next::Continue {
                         // It goes on with another address, on another socket.
-                        self.nodes.remove(record.lane(lane), token);
+                        self.nodes.remove(record.queue(direction), token);
                         // SAFETY: S3: the table says that the operation is ours.
                         return unsafe { self.start_connect(token, op, ops) };
                     }
                     if next == Next::Done {
-                        self.nodes.remove(record.lane(lane), token);
-                        if record.lane(lane).is_empty() {
+                        self.nodes.remove(record.queue(direction), token);
+                        if record.queue(direction).is_empty() {
                             return;
                         }
                         continue;
                     }
                     moved += usize::try_from(outcome.result).unwrap_or(0);
-                    if moved >= ROUND_BYTES_MAX {
+                    if moved >= ATTEMPT_BYTES_MAX {
                         break;
                     }
                 }
             }
         }
-        self.run_later(fd, lane);
+        self.run_later(fd, direction);
     }
 
     /// Has a queue gone through in the next poll, if it may be ready.
-    fn run_later(&mut self, fd: RawDescriptor, lane: Lane) {
+    fn run_later(&mut self, fd: RawDescriptor, direction: Direction) {
         let record = self.descriptors.record(fd);
-        if !record.may_be_ready(lane) {
+        if !record.may_be_ready(direction) {
             return;
         }
-        if let Some(token) = self.nodes.head(record.lane(lane)) {
+        if let Some(token) = self.nodes.head(record.queue(direction)) {
             self.nodes.run_later(token);
         }
     }
 
     /// Looks whether there is what each operation of the queue waits for.
     fn run_polls(&mut self, fd: RawDescriptor, ops: &mut Operations) {
-        let mut next = self.nodes.head(self.descriptors.record(fd).lane(Lane::Poll));
+        let mut next = self.nodes.head(self.descriptors.record(fd).queue(Direction::Neither));
         while let Some(token) = next {
             next = self.nodes.next(token);
             let Some(op) = ops.op(token) else { continue };
             let record = self.descriptors.record(fd);
             // SAFETY: S3: the operation is ours, and nobody else looks at it now.
             if let Attempt::Over(outcome) = attempt(unsafe { &mut *op }, record) {
-                self.nodes.remove(record.lane(Lane::Poll), token);
+                self.nodes.remove(record.queue(Direction::Neither), token);
                 self.conclude(token, outcome, ops);
             }
         }
@@ -454,23 +456,23 @@ impl<S: Selector> Readiness<S> {
 
     /// A try found that the descriptor is not ready: the next edge brings its operations on.
     #[inline]
-    fn block(&mut self, fd: RawDescriptor, lane: Lane, interest: Interest, ops: &mut Operations) {
+    fn block(&mut self, fd: RawDescriptor, direction: Direction, interest: Interest, ops: &mut Operations) {
         let record = self.descriptors.record(fd);
         if let Some(wanted) = record.missing(interest) {
             let (generation, is_known) = (record.generation(), record.is_known());
             if let Err(errno) = self.selector.register(fd, generation, wanted, is_known) {
-                return self.fail_lane(fd, lane, errno, ops);
+                return self.fail_queue(fd, direction, errno, ops);
             }
             record.set_watched(wanted);
         }
-        record.set_not_ready(lane);
+        record.set_not_ready(direction);
     }
 
     /// Nobody can wait here.
     #[cold]
-    fn fail_lane(&mut self, fd: RawDescriptor, lane: Lane, errno: i32, ops: &mut Operations) {
-        while let Some(token) = self.nodes.head(self.descriptors.record(fd).lane(lane)) {
-            self.nodes.remove(self.descriptors.record(fd).lane(lane), token);
+    fn fail_queue(&mut self, fd: RawDescriptor, direction: Direction, errno: i32, ops: &mut Operations) {
+        while let Some(token) = self.nodes.head(self.descriptors.record(fd).queue(direction)) {
+            self.nodes.remove(self.descriptors.record(fd).queue(direction), token);
             let Some(op) = ops.op(token) else { continue };
             // SAFETY: S3: nobody else looks at it now.
             let kind = unsafe { (*op).kind };
@@ -561,12 +563,12 @@ impl<S: Selector> Readiness<S> {
     fn take_edge(&mut self, event: Event, ops: &mut Operations) {
         let Some(record) = self.descriptors.at_edge(event.fd, event.generation) else { return };
         record.note_edge(event.edge);
-        let [reads, writes, polls] = Lane::ALL.map(|lane| !record.lane(lane).is_empty());
+        let [reads, writes, polls] = Direction::ALL.map(|direction| !record.queue(direction).is_empty());
         if reads {
-            self.run_lane(event.fd, Lane::Read, ops);
+            self.run_queue(event.fd, Direction::In, ops);
         }
         if writes {
-            self.run_lane(event.fd, Lane::Write, ops);
+            self.run_queue(event.fd, Direction::Out, ops);
         }
         if polls {
             self.run_polls(event.fd, ops);
@@ -580,7 +582,7 @@ impl<S: Selector> Readiness<S> {
             if let Some(op) = ops.op(token) {
                 // SAFETY: S3: the operation is ours, and nobody writes to it now.
                 let RawOp { fd, kind, .. } = *unsafe { &*op };
-                self.run_lane(fd, Lane::of(kind), ops);
+                self.run_queue(fd, kind.facts().direction, ops);
             }
         }
     }
@@ -595,7 +597,7 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
     /// Every multi-result operation gives one result, and goes on when the loop has delivered it; but a
     /// listener gives more.
     fn completions_max(&self) -> usize {
-        self.capacity + GUESTS_MAX
+        self.capacity + ACCEPT_BURST_MAX
     }
 
     // ---- in
@@ -620,7 +622,7 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
             }
             _ => {
                 // SAFETY: S3: as above.
-                unsafe { self.start_uncommon(token, op, ops) };
+                unsafe { self.start_by_kind(token, op, ops) };
             }
         }
     }
@@ -631,13 +633,13 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
         let Some(op) = ops.op(token) else { return false };
         // SAFETY: S3: the operation is ours, and nobody writes to it now.
         let RawOp { fd, kind, flags, .. } = *unsafe { &*op };
-        let lane = Lane::of(kind);
+        let direction = kind.facts().direction;
         match self.nodes.place(token) {
             Place::Waiting => {
-                self.nodes.remove(self.descriptors.record(fd).lane(lane), token);
+                self.nodes.remove(self.descriptors.record(fd).queue(direction), token);
                 report(token, -errno::ECANCELED, ops);
                 // Whoever is first now has not been tried.
-                self.run_later(fd, lane);
+                self.run_later(fd, direction);
                 true
             }
             Place::WaitingForTurn => {
@@ -719,7 +721,7 @@ impl<S: Selector> AsFd for Readiness<S> {
 }
 
 /// Whether an operation stays in its queue when it has a result.
-fn takes_many(op: &RawOp) -> bool {
+fn is_multi_accept(op: &RawOp) -> bool {
     op.flags & RawOp::MULTI != 0 && op.kind == OpKind::Accept
 }
 
@@ -730,8 +732,8 @@ fn may_be_long(op: &RawOp) -> bool {
 
 /// Reports a result that cannot be a part.
 fn report(token: Token, result: i32, ops: &mut Operations) {
-    let verdict = ops.complete(token, Outcome::new(result));
-    debug_assert_eq!(verdict, Next::Done);
+    let next = ops.complete(token, Outcome::new(result));
+    debug_assert_eq!(next, Next::Done);
 }
 
 /// The result of a file operation of which the backend has done a part already: that part stands, whatever

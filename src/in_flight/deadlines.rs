@@ -109,7 +109,7 @@ impl InFlight {
             room -= 1;
             let entry = &mut table[index as usize];
             let token = Token::new(index, entry.sequence);
-            let settle = match entry.state {
+            let result = match entry.state {
                 State::Armed if entry.flags & flag::TIMED_OUT != 0 => -code::DEADLINE,
                 State::Armed if entry.is_one_shot_timer() => 0,
                 State::Armed => match entry.op_copy() {
@@ -167,7 +167,7 @@ impl InFlight {
             };
             let header = table.remove(index as usize).header;
             // SAFETY: S2: it left the table, so it is on no list.
-            unsafe { (*header.as_ptr()).outcome = Outcome::new(settle) };
+            unsafe { (*header.as_ptr()).outcome = Outcome::new(result) };
             // SAFETY: S2: as above.
             unsafe { ready.push(header) };
             Expiry::Taken

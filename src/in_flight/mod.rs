@@ -410,8 +410,8 @@ impl InFlight {
         // SAFETY: S14: it has come back.
         let returned = unsafe { self.offloads.take(header) };
         // If it was withdrawn, its name names nothing any more.
-        let verdict = self.complete(returned.token, returned.outcome);
-        debug_assert_eq!(verdict, Next::Done);
+        let next = self.complete(returned.token, returned.outcome);
+        debug_assert_eq!(next, Next::Done);
     }
 
     /// Whether the loop itself has this operation, and has not completed it.
@@ -489,9 +489,9 @@ impl InFlight {
     /// As [`InFlight::complete`], for all that is not so simple.
     #[inline(never)]
     fn complete_special(&mut self, token: Token, outcome: Outcome) -> Next {
-        let outcome = match self.examine(token, outcome) {
+        let outcome = match self.classify_outcome(token, outcome) {
             Ok(outcome) => outcome,
-            Err(verdict) => return verdict,
+            Err(next) => return next,
         };
         let header = self.retire(token);
         // SAFETY: S2: it left the table, so it is on no list.
@@ -500,7 +500,7 @@ impl InFlight {
     }
 
     /// The outcome to settle with, or that the operation goes on.
-    fn examine(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Next> {
+    fn classify_outcome(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Next> {
         let entry = &mut self.table[token.index()];
         let ending = entry.flags & flag::ENDING;
         // A close that was interrupted has closed: close(2).

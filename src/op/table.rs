@@ -45,6 +45,11 @@ pub enum Direction {
     Neither,
 }
 
+impl Direction {
+    /// Every direction; each has its place here as its number.
+    pub const ALL: [Direction; 3] = [Direction::In, Direction::Out, Direction::Neither];
+}
+
 /// What an operation needs of the caller's memory while it is in flight, beside its own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Memory {
