@@ -1,7 +1,10 @@
-//! Names what is compiled in for this target, so that no other file has to work it out: `backend_io_uring`,
-//! `backend_epoll`.
+//! Names what is compiled in for this target, so that no other file has to work it out: the cfg `backend_NAME` for
+//! each backend of [`BACKENDS`].
 
 use std::env;
+
+/// The backends that are made for some systems: the name, which is also that of the cargo feature, and the systems.
+const BACKENDS: [(&str, &[&str]); 2] = [("io_uring", &["linux"]), ("epoll", &["linux"])];
 
 /// The architectures for which the crate `io-uring` brings the kernel's structures with it. As there, the cfg
 /// `io_uring_skip_arch_check` takes them for another one's, too.
@@ -9,16 +12,24 @@ const IO_URING_ARCHITECTURES: [&str; 5] = ["x86_64", "aarch64", "riscv64", "loon
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-check-cfg=cfg(backend_io_uring, backend_epoll)");
-    let is_set = |name: &str| env::var_os(name).is_some();
-    let target = |what: &str| env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
-    let is_linux = target("OS") == "linux";
-    let has_io_uring = IO_URING_ARCHITECTURES.contains(&target("ARCH").as_str())
-        || is_set("CARGO_CFG_IO_URING_SKIP_ARCH_CHECK");
-    if is_linux && has_io_uring && is_set("CARGO_FEATURE_IO_URING") {
-        println!("cargo::rustc-cfg=backend_io_uring");
+    for (name, systems) in BACKENDS {
+        println!("cargo::rustc-check-cfg=cfg(backend_{name})");
+        let has_feature = is_set(&format!("CARGO_FEATURE_{}", name.to_uppercase()));
+        let has_architecture = name != "io_uring" || has_io_uring_structures();
+        if has_feature && has_architecture && systems.contains(&target("OS").as_str()) {
+            println!("cargo::rustc-cfg=backend_{name}");
+        }
     }
-    if is_linux && is_set("CARGO_FEATURE_EPOLL") {
-        println!("cargo::rustc-cfg=backend_epoll");
-    }
+}
+
+fn has_io_uring_structures() -> bool {
+    IO_URING_ARCHITECTURES.contains(&target("ARCH").as_str()) || is_set("CARGO_CFG_IO_URING_SKIP_ARCH_CHECK")
+}
+
+fn target(what: &str) -> String {
+    env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default()
+}
+
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some()
 }

@@ -35,18 +35,6 @@ pub(crate) struct Epoll {
 }
 
 impl Epoll {
-    /// `baseline`: as if the kernel were older than `epoll_pwait2`.
-    pub(crate) fn new(baseline: bool, waker: &Waker) -> io::Result<Epoll> {
-        let descriptor = EpollDescriptor::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        // It is never read: every write is an edge.
-        descriptor.add(waker, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, WAKER))?;
-        Ok(Epoll {
-            descriptor,
-            events: vec![EpollEvent::empty(); EVENTS_MAX].into_boxed_slice(),
-            nanoseconds: !baseline,
-        })
-    }
-
     fn fd(&self) -> RawFd {
         self.descriptor.0.as_raw_fd()
     }
@@ -88,6 +76,18 @@ impl Epoll {
 
 impl Selector for Epoll {
     const EVENTS_MAX: usize = EVENTS_MAX;
+
+    /// `baseline`: without `epoll_pwait2`.
+    fn new(baseline: bool, waker: &Waker) -> io::Result<Epoll> {
+        let descriptor = EpollDescriptor::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // It is never read: every write is an edge.
+        descriptor.add(waker, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, WAKER))?;
+        Ok(Epoll {
+            descriptor,
+            events: vec![EpollEvent::empty(); EVENTS_MAX].into_boxed_slice(),
+            nanoseconds: !baseline,
+        })
+    }
 
     fn register(
         &mut self,

@@ -32,6 +32,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use ::io_uring::{opcode, squeue, types};
 
+use super::list::Listed;
 use super::positions::Positions;
 use super::{Capabilities, Driver, ENTRIES_MAX, IoWorkers, Operations, Options, Wait, Waker};
 use crate::buf_pool::{self, Buffers};
@@ -82,20 +83,6 @@ pub(crate) struct IoUring {
 }
 
 impl IoUring {
-    pub(crate) fn new(options: &Options, capacity: usize, waker: Waker) -> io::Result<IoUring> {
-        let (ring, features) = Ring::new(options)?;
-        let shown = Shown::new(&ring, &waker)?;
-        let backlog = memory::queue(capacity.saturating_mul(3).saturating_add(1))?;
-        let positions = Positions::new(capacity)?;
-        // An operation in flight has one outcome.
-        let to_look_at = memory::queue(capacity)?;
-        let mut this = IoUring { ring, features, waker, backlog, positions, to_look_at, shown };
-        this.arm_waker();
-        // Now, not with the first step: other threads may wake a loop that is polled before it ever ran.
-        this.ring.submit()?;
-        Ok(this)
-    }
-
     /// Puts the entry of an operation into the submission queue, or into the backlog.
     ///
     /// # Safety
@@ -282,6 +269,30 @@ impl IoUring {
     }
 }
 
+impl Listed for IoUring {
+    const SHOWS_EVENT: bool = true;
+
+    fn new(options: &Options, capacity: usize, waker: &Waker) -> io::Result<IoUring> {
+        let (ring, features) = Ring::new(options)?;
+        let shown = Shown::new(&ring, waker)?;
+        let backlog = memory::queue(capacity.saturating_mul(3).saturating_add(1))?;
+        let positions = Positions::new(capacity)?;
+        // An operation in flight has one outcome.
+        let to_look_at = memory::queue(capacity)?;
+        let waker = waker.clone();
+        let mut this = IoUring { ring, features, waker, backlog, positions, to_look_at, shown };
+        this.arm_waker();
+        // Now, not with the first step: other threads may wake a loop that is polled before it ever ran.
+        this.ring.submit()?;
+        Ok(this)
+    }
+
+    /// See [`Ring::leave_to_parent`].
+    fn leave_to_parent(&mut self) {
+        self.ring.leave_to_parent();
+    }
+}
+
 // SAFETY: S1: an operation is reported when its completion has come, or before its entry was published.
 unsafe impl Driver for IoUring {
     fn capabilities(&self) -> Capabilities {
@@ -388,13 +399,6 @@ unsafe impl Driver for IoUring {
         if buffers.is_supplied() {
             self.ring.unregister_buf_ring(group(buffers.id()));
         }
-    }
-}
-
-impl IoUring {
-    /// See [`Ring::leave_to_parent`].
-    pub(super) fn leave_to_parent(&mut self) {
-        self.ring.leave_to_parent();
     }
 }
 

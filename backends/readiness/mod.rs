@@ -28,11 +28,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use super::list::Listed;
 use super::positions::{Positions, Turn};
-use super::{Capabilities, Driver, Operations, Options, Wait};
+use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
 use crate::descriptor::RawDescriptor;
 use crate::in_flight::{Next, Token};
 use crate::io_vecs;
+use crate::leak::Holder;
 use crate::net::socket;
 use crate::op::{Direction, OpKind, Outcome, PART_BYTES_MAX, RawOp};
 use crate::sys::{self, errno};
@@ -43,9 +45,12 @@ use jobs::{Jobs, Started};
 use queue::{Nodes, Place};
 
 /// What an operating system has for waiting on many descriptors, edge-triggered.
-pub(crate) trait Selector: AsFd {
+pub(crate) trait Selector: AsFd + Sized {
     /// Edges that one wait can report.
     const EVENTS_MAX: usize;
+
+    /// Makes one whose waits the waker ends. `baseline`: as if the kernel were the oldest that is served.
+    fn new(baseline: bool, waker: &Waker) -> io::Result<Self>;
 
     /// Reports these edges of an open descriptor from now on, and at once what it is ready for now.
     /// `is_known`: it was registered for less, or before; if that is not so, it works all the same. The error
@@ -107,20 +112,6 @@ pub(crate) struct Readiness<S> {
 }
 
 impl<S: Selector> Readiness<S> {
-    pub(crate) fn new(selector: S, options: &Options, capacity: usize) -> io::Result<Readiness<S>> {
-        Ok(Readiness {
-            selector,
-            descriptors: Descriptors::new()?,
-            nodes: Nodes::new(capacity)?,
-            jobs: Jobs::new(options.pool.clone())?,
-            positions: Positions::new(capacity)?,
-            starting_jobs: false,
-            capacity,
-            skips: 0,
-            has_old_edges: false,
-        })
-    }
-
     /// # Safety
     /// As [`Readiness::submit`].
     #[inline(never)]
@@ -555,10 +546,6 @@ impl<S: Selector> Readiness<S> {
         unsafe { self.submit(token, op, ops) };
     }
 
-    pub(crate) fn release_pool(&mut self, limit: Duration) {
-        self.jobs.release_pool(limit);
-    }
-
     #[inline]
     fn take_edge(&mut self, event: Event, ops: &mut Operations) {
         let Some(record) = self.descriptors.at_edge(event.fd, event.generation) else { return };
@@ -585,6 +572,31 @@ impl<S: Selector> Readiness<S> {
                 self.run_queue(fd, kind.facts().direction, ops);
             }
         }
+    }
+}
+
+impl<S: Selector> Listed for Readiness<S> {
+    fn new(options: &Options, capacity: usize, waker: &Waker) -> io::Result<Readiness<S>> {
+        Ok(Readiness {
+            selector: S::new(options.baseline, waker)?,
+            descriptors: Descriptors::new()?,
+            nodes: Nodes::new(capacity)?,
+            jobs: Jobs::new(options.pool.clone())?,
+            positions: Positions::new(capacity)?,
+            starting_jobs: false,
+            capacity,
+            skips: 0,
+            has_old_edges: false,
+        })
+    }
+
+    /// What waits for readiness ends at once.
+    fn holder(&self) -> Holder {
+        Holder::ThreadPool
+    }
+
+    fn release_pool(&mut self, limit: Duration) {
+        self.jobs.release_pool(limit);
     }
 }
 

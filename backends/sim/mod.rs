@@ -45,7 +45,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
-use super::{Capabilities, Driver, Operations, Wait, Waker};
+use super::list::Listed;
+use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
 use crate::in_flight::Token;
 use crate::op::RawOp;
 use crate::sim_hooks::{SimContext, VirtualTime};
@@ -66,19 +67,6 @@ pub(crate) struct Sim {
 }
 
 impl Sim {
-    pub(crate) fn new(world: Rc<World>, host: IpAddr, waker: Waker) -> Sim {
-        let port = world.attach();
-        Sim { world, host, port, waker }
-    }
-
-    pub(crate) fn time(&self) -> VirtualTime {
-        VirtualTime::new(self.world.clock())
-    }
-
-    pub(crate) fn sim_context(&self) -> Option<SimContext> {
-        self.world.context(self.host)
-    }
-
     /// Nothing in the world will ever end this wait.
     #[cold]
     fn wait_for_threads(&self) -> io::Result<()> {
@@ -93,14 +81,35 @@ impl Sim {
         Ok(())
     }
 
-    /// What time brings does not show.
-    pub(crate) fn next_event_ns(&self) -> Option<u64> {
-        self.world.next_ns_for(self.port)
-    }
-
     /// There is something to report now.
     fn is_due(&self) -> bool {
         self.next_event_ns().is_some_and(|at_ns| at_ns <= self.world.now_ns())
+    }
+}
+
+impl Listed for Sim {
+    fn new(options: &Options, _capacity: usize, waker: &Waker) -> io::Result<Sim> {
+        let handle = options.simulation.as_ref().and_then(|handle| handle.get());
+        let (world, host) = handle.ok_or_else(|| errno::error(errno::EINVAL))?;
+        let port = world.attach();
+        Ok(Sim { world, host, port, waker: waker.clone() })
+    }
+
+    fn time(&self) -> VirtualTime {
+        VirtualTime::new(self.world.clock())
+    }
+
+    fn sim_context(&self) -> Option<SimContext> {
+        self.world.context(self.host)
+    }
+
+    /// What time brings does not show.
+    fn next_event_ns(&self) -> Option<u64> {
+        self.world.next_ns_for(self.port)
+    }
+
+    fn works_in_process(&self) -> bool {
+        true
     }
 }
 
