@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use crate::completion::{Completion, Owner};
+use crate::completion::{Completion, Header, Owner};
 
 /// A fixed number of slots for [`Completion<T>`], allocated once, so that a program needs no heap after
 /// start-up, new connections included.
@@ -52,6 +52,11 @@ struct Slots<T> {
 struct Slot<T> {
     /// First, so that the completion's address is the slot's.
     completion: Completion<T>,
+    own: OfSlot<T>,
+}
+
+/// What a slot needs for itself; valid also while it has no state.
+struct OfSlot<T> {
     pool: NonNull<Slots<T>>,
     next_free: Cell<Option<NonNull<Slot<T>>>>,
     /// Handles of a [`Shared`].
@@ -109,15 +114,38 @@ impl<T> Pool<T> {
     /// # Errors
     /// The state comes back if no slot is free.
     pub fn insert(&self, state: T) -> Result<Pooled<T>, T> {
+        let Some(free) = self.take_free() else { return Err(state) };
+        // SAFETY: S12: the slot is ours, and has no state.
+        unsafe { free.state_place().write(state) };
+        Ok(free.into_pooled())
+    }
+
+    /// Puts what `make` returns into a free slot. `None`, without a call of `make`, if no slot is free.
+    ///
+    /// This is for large states: what `make` builds is copied once, into the slot, where [`Pool::insert`] moves it from
+    /// call to call over the stack.
+    ///
+    /// ```
+    /// let pool = oxev::Pool::new(1);
+    /// let buffer = pool.insert_with(|| [0u8; 65_536]).unwrap();
+    /// assert_eq!(buffer.len(), 65_536);
+    /// assert!(pool.insert_with(|| unreachable!()).is_none());
+    /// ```
+    pub fn insert_with(&self, make: impl FnOnce() -> T) -> Option<Pooled<T>> {
+        let free = self.take_free()?;
+        let place = free.state_place();
+        // SAFETY: S12: the slot is ours, and has no state.
+        unsafe { place.write(make()) };
+        Some(free.into_pooled())
+    }
+
+    /// Takes a slot off the free ones, or one that has never been used.
+    fn take_free(&self) -> Option<FreeSlot<T>> {
         let slots = self.slots();
         let slot = if let Some(slot) = slots.free.get() {
-            // SAFETY: S12: a slot on the free list is ours.
-            let next = unsafe { slot.as_ref() }.next_free.get();
+            // SAFETY: S12: a slot on the free list is ours. Its header is as inert as a new one.
+            let next = unsafe { OfSlot::of(slot) }.next_free.get();
             slots.free.set(next);
-            // SAFETY: S12: as above; its header is as inert as a new one.
-            let place = unsafe { Completion::<T>::state_place(slot.cast()) };
-            // SAFETY: S12: its state was dropped when it was freed.
-            unsafe { place.write(state) };
             slot
         } else if slots.untouched.get() < slots.capacity {
             let index = slots.untouched.replace(slots.untouched.get() + 1);
@@ -126,18 +154,15 @@ impl<T> Pool<T> {
             let first = unsafe { self.slots.byte_add(offset) }.cast::<Slot<T>>();
             // SAFETY: S12: `index` is less than the capacity.
             let slot = unsafe { first.add(index) };
-            let completion = Completion::new(state);
-            let fresh =
-                Slot { completion, pool: self.slots, next_free: Cell::new(None), shares: Cell::new(0) };
             // SAFETY: S12: memory of a slot that was never used.
-            unsafe { slot.write(fresh) };
+            unsafe { Slot::begin(slot, self.slots) };
             slot
         } else {
-            return Err(state);
+            return None;
         };
         slots.available.set(slots.available.get() - 1);
         slots.references.set(slots.references.get() + 1);
-        Ok(Pooled { slot, owns: PhantomData })
+        Some(FreeSlot(slot))
     }
 
     /// Puts `state` into a free slot, as a reference-counted value: for what several owners use together, as
@@ -159,7 +184,7 @@ impl<T> Pool<T> {
     pub fn share(&self, state: T) -> Result<Shared<T>, T> {
         let pooled = std::mem::ManuallyDrop::new(self.insert(state)?);
         // SAFETY: S12: the slot is in use, by us.
-        unsafe { pooled.slot.as_ref() }.shares.set(1);
+        unsafe { pooled.slot.as_ref() }.own.shares.set(1);
         Ok(Shared { slot: pooled.slot, owns: PhantomData })
     }
 }
@@ -186,25 +211,66 @@ impl<T> Slots<T> {
     /// # Safety
     /// `slot` is in use, and the caller is its only user.
     unsafe fn free(slot: NonNull<Slot<T>>) {
-        struct Free<T>(NonNull<Slot<T>>);
-        impl<T> Drop for Free<T> {
-            fn drop(&mut self) {
-                // SAFETY: S12: the slot's own fields stay valid when its state is gone.
-                let Slot { pool, next_free, .. } = unsafe { self.0.as_ref() };
-                // SAFETY: S12: a slot in use counts as a reference.
-                let slots = unsafe { pool.as_ref() };
-                next_free.set(slots.free.replace(Some(self.0)));
-                slots.available.set(slots.available.get() + 1);
-                // SAFETY: S12: that reference is given up.
-                unsafe { Slots::release(*pool) };
-            }
-        }
         // The slot is freed even if the drop of the state panics.
-        let _free = Free(slot);
+        let free = FreeSlot(slot);
         // SAFETY: S12: the caller is the only user of a slot in use.
-        let place = unsafe { Completion::<T>::state_place(slot.cast()) };
+        unsafe { free.state_place().drop_in_place() };
+    }
+}
+
+impl<T> Slot<T> {
+    /// Writes all of a slot but its state.
+    ///
+    /// # Safety
+    /// `this` is the memory of a slot that was never used, of the pool at `pool`.
+    unsafe fn begin(this: NonNull<Slot<T>>, pool: NonNull<Slots<T>>) {
+        // SAFETY: S12: the caller's promise.
+        let header = unsafe { &raw mut (*this.as_ptr()).completion.header };
         // SAFETY: S12: as above.
-        unsafe { place.drop_in_place() };
+        unsafe { header.write(Header::new()) };
+        // SAFETY: S12: as above.
+        let own = unsafe { &raw mut (*this.as_ptr()).own };
+        // SAFETY: S12: as above.
+        unsafe { own.write(OfSlot { pool, next_free: Cell::new(None), shares: Cell::new(0) }) };
+    }
+}
+
+impl<T> OfSlot<T> {
+    /// A slot's own fields, without a reference to its state.
+    ///
+    /// # Safety
+    /// The slot has been [begun](Slot::begin), and its memory stays for `'a`.
+    unsafe fn of<'a>(slot: NonNull<Slot<T>>) -> &'a OfSlot<T> {
+        // SAFETY: S12: the caller's promise.
+        unsafe { &(*slot.as_ptr()).own }
+    }
+}
+
+/// A slot in use that has no state; free again when this is dropped.
+struct FreeSlot<T>(NonNull<Slot<T>>);
+
+impl<T> FreeSlot<T> {
+    fn state_place(&self) -> *mut T {
+        // SAFETY: S12: the memory of a slot in use is there.
+        unsafe { Completion::<T>::state_place(self.0.cast()) }
+    }
+
+    /// The slot has a state now.
+    fn into_pooled(self) -> Pooled<T> {
+        Pooled { slot: std::mem::ManuallyDrop::new(self).0, owns: PhantomData }
+    }
+}
+
+impl<T> Drop for FreeSlot<T> {
+    fn drop(&mut self) {
+        // SAFETY: S12: the slot has been begun, and its memory is there.
+        let OfSlot { pool, next_free, .. } = unsafe { OfSlot::of(self.0) };
+        // SAFETY: S12: a slot in use counts as a reference.
+        let slots = unsafe { pool.as_ref() };
+        next_free.set(slots.free.replace(Some(self.0)));
+        slots.available.set(slots.available.get() + 1);
+        // SAFETY: S12: that reference is given up.
+        unsafe { Slots::release(*pool) };
     }
 }
 
@@ -236,6 +302,23 @@ impl<T> fmt::Debug for Pool<T> {
 pub struct Pooled<T> {
     slot: NonNull<Slot<T>>,
     owns: PhantomData<Slot<T>>,
+}
+
+impl<T> Pooled<T> {
+    /// Takes the state out and frees the slot.
+    ///
+    /// ```
+    /// let pool = oxev::Pool::new(1);
+    /// let slot = pool.insert(String::from("state")).unwrap();
+    /// assert_eq!(slot.into_inner(), "state");
+    /// assert_eq!(pool.available(), 1);
+    /// ```
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        let slot = FreeSlot(std::mem::ManuallyDrop::new(self).slot);
+        // SAFETY: S12: the slot was in use by this handle alone, and has no state from here on.
+        unsafe { slot.state_place().read() }
+    }
 }
 
 impl<T> Deref for Pooled<T> {
@@ -302,7 +385,7 @@ impl<T> Deref for Shared<T> {
 
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Shared<T> {
-        let shares = &self.slot().shares;
+        let shares = &self.slot().own.shares;
         // Forgotten clones cannot make the count wrap: it would take 2^64 of them.
         shares.set(shares.get() + 1);
         Shared { slot: self.slot, owns: PhantomData }
@@ -311,7 +394,7 @@ impl<T> Clone for Shared<T> {
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        let shares = &self.slot().shares;
+        let shares = &self.slot().own.shares;
         shares.set(shares.get() - 1);
         if shares.get() == 0 {
             // SAFETY: S12: this was the last share.
@@ -361,6 +444,30 @@ mod tests {
         let slot = pool.insert(Bomb).map_err(std::mem::forget).unwrap();
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(slot))).is_err());
         assert_eq!(pool.available(), 1);
+    }
+
+    #[test]
+    fn a_slot_whose_state_was_taken_or_never_made_is_free() {
+        let pool = Pool::new(1);
+        assert_eq!(pool.insert(String::from("one")).unwrap().into_inner(), "one");
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            pool.insert_with(|| panic!("no state"))
+        }));
+        assert!(made.is_err());
+        assert_eq!(pool.available(), 1);
+        // While a state is made its slot is taken.
+        let one = pool.insert_with(|| pool.insert(String::from("two")).unwrap_err()).unwrap();
+        assert_eq!((one.as_str(), pool.available()), ("two", 0));
+    }
+
+    #[test]
+    fn a_state_as_large_as_a_third_of_the_stack_is_made_in_its_slot() {
+        const BYTES: usize = 4 << 20;
+        let made = std::thread::Builder::new().stack_size(3 * BYTES).spawn(|| {
+            let pool = Pool::new(1);
+            pool.insert_with(|| [7u8; BYTES]).map(|slot| slot[BYTES - 1])
+        });
+        assert_eq!(made.unwrap().join().unwrap(), Some(7));
     }
 
     #[test]
