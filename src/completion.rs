@@ -119,6 +119,24 @@ impl<T> Completion<T> {
     }
 }
 
+/// A completion on the heap with `state` in it, for [`Loop::submit`]: short for `Box::new(Completion::new(state))`.
+///
+/// ```
+/// use oxev::{Loop, RunMode, nop, own};
+///
+/// let mut lp = Loop::new()?;
+/// lp.submit(own(41), |_| nop(), |_lp, number, done| {
+///     done.unwrap();
+///     assert_eq!(number.into_inner(), 41);
+/// });
+/// lp.run(RunMode::UntilDone)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use]
+pub fn own<T>(state: T) -> Box<Completion<T>> {
+    Box::new(Completion::new(state))
+}
+
 impl<T> Deref for Completion<T> {
     type Target = T;
     fn deref(&self) -> &T {

@@ -18,6 +18,7 @@ use crate::buf_pool::{self, BUFFERS_MAX, BufPool, Buffers, POOLS_MAX};
 use crate::builder::Builder;
 use crate::callback::{Lent, complete_multi, complete_one};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
+use crate::data::DataByType;
 use crate::error::code;
 use crate::fork::Home;
 use crate::handle::{LoopHandle, Remote};
@@ -128,6 +129,8 @@ struct Core<NoSize: ?Sized> {
     drain_timeout: Duration,
     /// What the operation moved whose callback runs.
     moved: u64,
+    /// What the program keeps here for its callbacks.
+    data: DataByType,
     /// Not `Send`: operations may hold state of this thread.
     thread_bound: PhantomData<*const ()>,
     _no_size: NoSize,
@@ -192,6 +195,7 @@ impl Loop {
             told_ns: u64::MAX,
             drain_timeout: builder.drain_timeout,
             moved: 0,
+            data: DataByType::default(),
             thread_bound: PhantomData,
             _no_size: [],
         });
@@ -596,6 +600,14 @@ impl Loop {
     #[inline(always)]
     pub(crate) fn note_moved(&mut self, bytes: u64) {
         self.core.moved = bytes;
+    }
+
+    pub(crate) fn data_by_type(&self) -> &DataByType {
+        &self.core.data
+    }
+
+    pub(crate) fn data_by_type_mut(&mut self) -> &mut DataByType {
+        &mut self.core.data
     }
 
     /// In a callback, the time of this step: the clock is read when it is asked for the first time after the

@@ -28,7 +28,9 @@ mod backends;
 mod buf_pool;
 mod builder;
 mod callback;
+mod capture;
 mod completion;
+mod data;
 mod descriptor;
 mod error;
 mod event_loop;
@@ -48,6 +50,7 @@ pub mod net;
 mod offload;
 mod op;
 mod pool;
+pub mod prelude;
 pub mod raw;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -74,7 +77,7 @@ pub mod backend {
 pub use backends::{Capabilities, IoWorkers, Kind, Refusals, UnknownKind};
 pub use buf_pool::{BufPool, Lease};
 pub use builder::Builder;
-pub use completion::{Action, Completion, Multi, Owner};
+pub use completion::{Action, Completion, Multi, Owner, own};
 pub use descriptor::RawDescriptor;
 pub use error::{Cause, is_canceled, is_deadline, is_table_full};
 pub use event_loop::{Loop, RunMode};

@@ -171,6 +171,31 @@ fn nops_allocate_nothing() {
 }
 
 #[test]
+fn callbacks_that_capture_cost_one_allocation_each_and_data_of_the_loop_costs_none() {
+    on_each_loop(|mut lp, share| {
+        lp.set_data(Tally::default());
+        lp.run(RunMode::NoWait).unwrap();
+        let before = (ALLOCATIONS.get(), DEALLOCATIONS.get());
+        let rounds = ROUNDS / share / 10;
+        for round in 0..rounds {
+            lp.submit_with(
+                round,
+                |_| oxev::nop(),
+                move |lp, state, result| {
+                    result.unwrap();
+                    let tally = lp.data::<Tally>();
+                    tally.successes.set(tally.successes.get() + usize::from(state == round));
+                },
+            );
+            lp.run(RunMode::UntilDone).unwrap();
+        }
+        let now = (ALLOCATIONS.get() - before.0, DEALLOCATIONS.get() - before.1);
+        assert_eq!(now, (rounds as u64, rounds as u64));
+        assert_eq!(lp.data::<Tally>().successes.get(), rounds);
+    });
+}
+
+#[test]
 fn timers_allocate_nothing() {
     on_each_loop(|mut lp, share| {
         let rounds = ROUNDS / share;

@@ -15,7 +15,9 @@ mod support;
 
 mod buffers;
 mod cancel;
+mod captures;
 mod cross_thread;
+mod data;
 mod deadline;
 mod disarm;
 mod embedding;
