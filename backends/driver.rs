@@ -185,7 +185,7 @@ impl Operations {
         fd: crate::descriptor::RawDescriptor,
         cursor: &mut usize,
     ) -> Option<Token> {
-        self.0.next_on_fd(fd, cursor)
+        self.0.next_wanted(|_, on_fd| on_fd == fd, cursor)
     }
 
     /// What an operation does that the driver has.

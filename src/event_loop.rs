@@ -19,6 +19,7 @@ use crate::builder::Builder;
 use crate::callback::{Lent, complete_multi, complete_one};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::data::DataByType;
+use crate::descriptor::RawDescriptor;
 use crate::error::code;
 use crate::fork::Home;
 use crate::handle::{LoopHandle, Remote};
@@ -27,7 +28,7 @@ use crate::in_flight::{
 };
 use crate::jobs::OwnerFn;
 use crate::leak;
-use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, duration_to_ns};
+use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, Target, duration_to_ns};
 use crate::sim_hooks::{self, Entered};
 use crate::stateless::{Stateless, assert_captures_nothing};
 use crate::sync::Arc;
@@ -40,6 +41,10 @@ use crate::timer::clock::Clock;
 pub enum RunMode {
     /// Until nothing is in flight, background operations aside.
     UntilDone,
+    /// Until [`Loop::stop`] or [`LoopHandle::stop`], whether anything is in flight or not: for a server. If
+    /// nothing is in flight and no [`LoopHandle`] or [`Notifier`](crate::Notifier) is left, so that nothing could
+    /// end the wait, `run` fails with `EDEADLK`.
+    UntilStop,
     /// Until at least one callback has run, or another thread has called [`LoopHandle::wake`]; waits for that.
     Once,
     /// One step, without waiting: what is ready now.
@@ -129,6 +134,8 @@ struct Core<NoSize: ?Sized> {
     drain_timeout: Duration,
     /// What the operation moved whose callback runs.
     moved: u64,
+    /// [`Loop::finish`] runs.
+    finishing: bool,
     /// What the program keeps here for its callbacks.
     data: DataByType,
     /// Not `Send`: operations may hold state of this thread.
@@ -195,6 +202,7 @@ impl Loop {
             told_ns: u64::MAX,
             drain_timeout: builder.drain_timeout,
             moved: 0,
+            finishing: false,
             data: DataByType::default(),
             thread_bound: PhantomData,
             _no_size: [],
@@ -540,8 +548,13 @@ impl Loop {
     /// Looks through the whole table.
     pub fn cancel_all(&mut self, descriptor: impl AsFd) -> usize {
         let fd = descriptor.as_fd().as_raw_fd();
+        self.cancel_wanted(|_, on_fd| on_fd == fd)
+    }
+
+    /// Cancels every operation of a kind and on a descriptor that is wanted, and says how many.
+    pub(crate) fn cancel_wanted(&mut self, wanted: impl Fn(OpKind, RawDescriptor) -> bool) -> usize {
         let (mut cursor, mut count) = (0, 0);
-        while let Some(token) = self.core.ops.next_on_fd(fd, &mut cursor) {
+        while let Some(token) = self.core.ops.next_wanted(&wanted, &mut cursor) {
             count += usize::from(self.cancel_token(token));
         }
         count
@@ -725,7 +738,8 @@ impl Loop {
                     idle || stepped.callbacks > 0 || stepped.woken
                 }
                 RunMode::UntilDone if lp.core.ops.active() == 0 => true,
-                RunMode::UntilDone => {
+                RunMode::UntilStop if lp.is_out_of_reach() => return Err(errno::error(errno::EDEADLK)),
+                RunMode::UntilDone | RunMode::UntilStop => {
                     lp.step(Limit::Never)?;
                     false
                 }
@@ -747,17 +761,84 @@ impl Loop {
     /// As [`Loop::run`].
     pub fn run_for(&mut self, duration: Duration) -> io::Result<()> {
         let mut lp = Running::enter(self)?;
-        let end_ns = lp.core.ops.clock.refresh().saturating_add(duration_to_ns(duration));
-        while !lp.take_stop() {
-            let is_active = lp.core.ops.active() > 0;
-            lp.step(if is_active { Limit::At(end_ns) } else { Limit::Now })?;
+        lp.steps_for(duration)?;
+        lp.take_stop();
+        lp.check_is_at_home()
+    }
+
+    /// Steps until the time has passed, nothing is in flight, background operations aside, or a stop.
+    fn steps_for(&mut self, duration: Duration) -> io::Result<()> {
+        let end_ns = self.core.ops.clock.refresh().saturating_add(duration_to_ns(duration));
+        while !self.take_stop() {
+            let is_active = self.core.ops.active() > 0;
+            self.step(if is_active { Limit::At(end_ns) } else { Limit::Now })?;
             // A callback may have submitted something.
-            if lp.core.ops.active() == 0 || lp.core.ops.clock.refresh() >= end_ns {
+            if self.core.ops.active() == 0 || self.core.ops.clock.refresh() >= end_ns {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// Ends what the program serves, in order: cancels every accept, lets what else is in flight go on for as long as
+    /// `grace`, then cancels what is left and runs its callbacks. Returns the number of operations that it had to cancel
+    /// after the grace period: 0 if all came to their own end.
+    ///
+    /// Callbacks run as always, and submit what they need to end well; [`Loop::is_finishing`] tells them to begin
+    /// nothing new (an HTTP server answers with `Connection: close`). A [`stop`](LoopHandle::stop) meanwhile, a second Ctrl-C
+    /// for instance, ends the grace period at once. What is submitted after the grace period is cancelled, too; what
+    /// has not ended by [`Builder::drain_timeout`] after it, or by another stop, is left in flight.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use oxev::{Action, Completion, Loop, Multi, RunMode, TcpListener, Timer, own};
+    ///
+    /// let mut lp = Loop::new()?;
+    /// lp.submit_multi(
+    ///     own(Multi::new(TcpListener::bind("127.0.0.1:0")?, ())),
+    ///     |listener| listener.accept_multi(),
+    ///     |_lp, (), _stream| Action::Rearm,
+    ///     |_lp, _server, end| assert!(oxev::is_canceled(&end.unwrap_err())),
+    /// );
+    /// // A real server hands `lp.handle()` to its signal handler.
+    /// lp.submit(own(()), |_| Timer::after(Duration::from_millis(1)).background(), |lp, _, _| lp.stop());
+    /// lp.run(RunMode::UntilStop)?;
+    /// assert_eq!(lp.finish(Duration::from_secs(5))?, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Loop::run`].
+    ///
+    /// # Panics
+    /// As [`Loop::run`].
+    pub fn finish(&mut self, grace: Duration) -> io::Result<usize> {
+        let mut lp = Running::enter(self)?;
+        lp.core.finishing = true;
+        lp.cancel_wanted(|kind, _| kind.facts().target == Target::ListeningSocket);
+        lp.steps_for(grace)?;
+        let end_ns = lp.core.ops.clock.refresh().saturating_add(duration_to_ns(lp.core.drain_timeout));
+        let mut cut = 0;
+        while !lp.is_empty() {
+            cut += lp.cancel_wanted(|_, _| true);
+            if lp.core.ops.clock.refresh() >= end_ns || lp.take_stop() {
+                break;
+            }
+            lp.step(Limit::At(end_ns))?;
+        }
         lp.take_stop();
-        lp.check_is_at_home()
+        lp.check_is_at_home().map(|()| cut)
+    }
+
+    /// In a callback: whether [`Loop::finish`] runs it, so that the program ends and begins nothing new.
+    #[must_use]
+    pub fn is_finishing(&self) -> bool {
+        self.core.finishing
+    }
+
+    /// Nothing is in flight, and no other thread can bring anything.
+    fn is_out_of_reach(&self) -> bool {
+        self.is_empty() && Arc::strong_count(&self.core.ops.remote) == 1 && !self.has_work()
     }
 
     /// Operations that keep it running.
@@ -1221,6 +1302,7 @@ impl DerefMut for Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.lp.core.ops.in_step = false;
+        self.lp.core.finishing = false;
         if self.lp.core.embedded.get() {
             self.lp.show_the_rest();
         }

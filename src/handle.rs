@@ -237,31 +237,29 @@ impl LoopHandle {
     /// running, the next `run` returns at once. See [`Loop::stop`].
     ///
     /// What is in flight stays in flight, and is dropped with the loop. To end a server without cutting its
-    /// connections off, cancel its accept instead; [`RunMode::UntilDone`](crate::RunMode::UntilDone) then
-    /// returns when the last connection has ended:
+    /// connections off, call [`Loop::finish`] when `run` has returned:
     ///
     /// ```
-    /// use oxev::{Action, Completion, Loop, Multi, RunMode, TcpListener};
+    /// use std::time::Duration;
+    /// use oxev::{Action, Loop, Multi, RunMode, TcpListener, own};
     ///
     /// let mut lp = Loop::new()?;
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// let accepting = lp.submit_multi(
-    ///     Box::new(Completion::new(Multi::new(listener, ()))),
+    /// lp.submit_multi(
+    ///     own(Multi::new(TcpListener::bind("127.0.0.1:0")?, ())),
     ///     |listener| listener.accept_multi(),
     ///     |_lp, (), stream| {
     ///         drop(stream); // a server submits a receive on it
     ///         Action::Rearm
     ///     },
-    ///     // Where this accepts again after other errors, the new operation has a new id.
+    ///     // A server accepts again after other errors.
     ///     |_lp, _server, end| assert!(oxev::is_canceled(&end.unwrap_err())),
     /// );
     /// let handle = lp.handle();
-    /// let other = std::thread::spawn(move || {
-    ///     let id = Box::new(Completion::new(accepting));
-    ///     handle.post(id, |lp, id| assert!(lp.cancel(**id))).is_ok()
-    /// });
-    /// lp.run(RunMode::UntilDone)?;
-    /// assert!(other.join().unwrap());
+    /// let other = std::thread::spawn(move || handle.stop()); // as a handler of Ctrl-C does
+    /// lp.run(RunMode::UntilStop)?;
+    /// let cut_off = lp.finish(Duration::from_secs(5))?;
+    /// assert_eq!(cut_off, 0);
+    /// other.join().unwrap();
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn stop(&self) {

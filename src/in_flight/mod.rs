@@ -620,15 +620,18 @@ impl InFlight {
         }
     }
 
-    /// The operations on a descriptor, one by one.
-    pub(crate) fn next_on_fd(&self, fd: RawDescriptor, cursor: &mut usize) -> Option<Token> {
+    /// The operations that can be cancelled and are wanted, one by one.
+    pub(crate) fn next_wanted(
+        &self,
+        wanted: impl Fn(OpKind, RawDescriptor) -> bool,
+        cursor: &mut usize,
+    ) -> Option<Token> {
         while *cursor < self.high_water {
             let index = std::mem::replace(cursor, *cursor + 1);
-            match self.table.get(index) {
-                Some(entry) if entry.op_fd() == fd && entry.op_kind() != OpKind::Close => {
-                    return Some(Token::new(index as u32, entry.sequence));
-                }
-                _ => {}
+            let Some(entry) = self.table.get(index) else { continue };
+            let kind = entry.op_kind();
+            if kind != OpKind::Close && wanted(kind, entry.op_fd()) {
+                return Some(Token::new(index as u32, entry.sequence));
             }
         }
         None

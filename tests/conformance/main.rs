@@ -22,6 +22,7 @@ mod deadline;
 mod disarm;
 mod embedding;
 mod file;
+mod finish;
 mod libxev_families;
 mod loop_control;
 mod owners;
