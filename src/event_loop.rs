@@ -134,6 +134,8 @@ struct Core<NoSize: ?Sized> {
     drain_timeout: Duration,
     /// What the operation moved whose callback runs.
     moved: u64,
+    /// The operation whose item callback runs.
+    of_item: Option<Token>,
     /// [`Loop::finish`] runs.
     finishing: bool,
     /// What the program keeps here for its callbacks.
@@ -202,6 +204,7 @@ impl Loop {
             told_ns: u64::MAX,
             drain_timeout: builder.drain_timeout,
             moved: 0,
+            of_item: None,
             finishing: false,
             data: DataByType::default(),
             thread_bound: PhantomData,
@@ -568,6 +571,40 @@ impl Loop {
     pub fn reset(&mut self, id: OpId, delay: Duration) -> bool {
         let Some(token) = self.core.ops.token(id) else { return false };
         self.core.ops.reset(token, duration_to_ns(delay))
+    }
+
+    /// In an item callback ([`Loop::submit_multi`]): the id of its operation, to [reset](Loop::reset) its deadline or to
+    /// [cancel](Loop::cancel) it from elsewhere. `None` in other callbacks, whose operation is over, and outside of them.
+    ///
+    /// Here a connection ends when nothing has come for a second, whatever came before:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use oxev::{Action, BufPool, Loop, Multi, RunMode, TcpStream, own};
+    ///
+    /// const IDLE: Duration = Duration::from_secs(1);
+    ///
+    /// struct Source { stream: TcpStream, pool: BufPool }
+    ///
+    /// fn serve(lp: &mut Loop, source: Source) {
+    ///     lp.submit_multi(
+    ///         own(Multi::new(source, ())),
+    ///         |s| s.stream.recv_multi(&s.pool).timeout(IDLE),
+    ///         |lp, (), _received| {
+    ///             let id = lp.item_id().unwrap();
+    ///             lp.reset(id, IDLE);
+    ///             Action::Rearm
+    ///         },
+    ///         |_lp, _source, _end| (),
+    ///     );
+    /// }
+    /// # fn main() -> std::io::Result<()> {
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn item_id(&self) -> Option<OpId> {
+        self.core.of_item.map(|token| self.core.ops.op_id(token))
     }
 
     /// In a callback: the bytes that its operation moved before it ended, however it ended. After a deadline,
@@ -1075,6 +1112,7 @@ impl Loop {
                 unsafe { Header::complete(header, None, true) };
             }
             Delivery::Item(header) => {
+                self.core.of_item = Some(item.token);
                 let mut guard = ItemGuard { lp: self, item, rearm: false };
                 // SAFETY: S2: as above.
                 let action = unsafe { Header::complete(header, Some(guard.lp), true) };
@@ -1318,6 +1356,7 @@ struct ItemGuard<'a> {
 
 impl Drop for ItemGuard<'_> {
     fn drop(&mut self) {
+        self.lp.core.of_item = None;
         self.lp.after_item(self.item, self.rearm);
     }
 }

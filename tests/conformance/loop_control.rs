@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oxev::{Completion, Kind, Loop, Notifier, OpKind, RunMode, TcpStream, Timer, nop};
+use oxev::{Action, Completion, Kind, Loop, Notifier, OpKind, RunMode, TcpStream, Timer, nop};
 
 use crate::support::crowds::crowd;
 use crate::support::sockets::{assert_closed, connect, listener, pair};
@@ -57,6 +57,7 @@ conformance! {
     a_capacity_that_the_machine_has_no_memory_for_is_an_error,
     the_loop_tells_its_backend_and_what_it_can_do,
     a_nop_completes_through_every_mode,
+    an_item_callback_knows_the_id_of_its_operation,
 }
 
 fn timer_in(lp: &mut Loop, log: &Log<u32>, name: u32, delay: Duration) -> oxev::OpId {
@@ -612,4 +613,41 @@ fn run_for_goes_on_with_what_the_callback_of_a_background_operation_submits(v: V
         let has_timer = lp.in_flight().any(|op| op.kind == OpKind::Timer);
         assert!(!has_timer, "it ends although a timer is in flight");
     }
+}
+
+fn an_item_callback_knows_the_id_of_its_operation(v: Variant) {
+    let (mut lp, log) = (v.new_loop(), Log::new());
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let (items, ends) = (log.clone(), log.clone());
+        ids.push(lp.submit_multi_with(
+            (),
+            |()| Timer::every(MS),
+            move |lp, _| {
+                let id = lp.item_id().unwrap();
+                assert!(lp.cancel(id));
+                items.push(Some(id));
+                Action::Rearm
+            },
+            move |lp, (), end| {
+                assert!(oxev::is_canceled(&end.unwrap_err()));
+                ends.push(lp.item_id());
+            },
+        ));
+    }
+    assert_eq!(lp.item_id(), None);
+    lp.run(RunMode::UntilDone).unwrap();
+    let seen = log.take();
+    assert!(ids.iter().all(|id| seen.contains(&Some(*id))), "{seen:?}");
+    assert_eq!((seen.len(), seen.iter().filter(|id| id.is_none()).count()), (6, 3));
+
+    lp.submit_multi_with(
+        (),
+        |()| Timer::every(MS),
+        |_, _| std::panic::resume_unwind(Box::new("in an item")),
+        |lp, (), _| assert_eq!(lp.item_id(), None),
+    );
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lp.run(RunMode::UntilDone)));
+    assert!(ran.is_err() && lp.item_id().is_none());
+    lp.run(RunMode::UntilDone).unwrap();
 }
