@@ -315,7 +315,8 @@ mod tests {
         let [a, b, c] = tokens();
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut positions = Positions::new(3).unwrap();
-        let read = RawOp { kind: OpKind::Read, ..write(&one) };
+        let mut read = write(&one);
+        read.kind = OpKind::Read;
         assert_eq!(positions.enter(a, &read), Turn::Now);
         assert_eq!(positions.enter(b, &write(&one)), Turn::Now);
         assert_eq!(positions.enter(c, &read), Turn::Later);

@@ -228,7 +228,7 @@ impl Buffers {
 pub(crate) fn buffers_of(op: &RawOp) -> &Buffers {
     debug_assert_eq!(op.kind, OpKind::RecvPooled);
     // SAFETY: S6: the operation borrows the pool.
-    unsafe { &*op.buf.cast::<Buffers>() }
+    unsafe { &*op.as_pooled().buffers }
 }
 
 /// Whether the pool of a pooled receive has a buffer that is not on lease.
@@ -298,7 +298,7 @@ unsafe impl Output for Lease {
             // Refused before it had a pool.
             return Err(crate::error::from_result(outcome.result.min(-1)));
         }
-        let buffers: *const Buffers = op.buf.cast_const().cast();
+        let buffers = op.as_pooled().buffers;
         // SAFETY: S6: the operation borrows the pool, which is in an `Rc`.
         unsafe { Rc::increment_strong_count(buffers) };
         // SAFETY: S6: the count was made above.

@@ -330,7 +330,7 @@ impl Loop {
         timeout_ns: u64,
         complete: Complete,
     ) -> OpId {
-        let (kind, flags, time_ns) = (op.kind, op.flags, op.offset);
+        let (kind, flags) = (op.kind, op.flags);
         // SAFETY: S2: the header is ours.
         unsafe { (*header.as_ptr()).complete = complete };
         // SAFETY: S2: as above.
@@ -340,7 +340,7 @@ impl Loop {
             matches!(kind, OpKind::Notify | OpKind::RecvPooled) || op.immediate_result().is_some();
         let token = if kind == OpKind::Timer {
             // SAFETY: S2: as above.
-            unsafe { self.launch_timer(header, time_ns, flags, timeout_ns) }
+            unsafe { self.launch_timer(header, op.as_timer().first_ns, flags, timeout_ns) }
         } else if is_special {
             // SAFETY: S2: as above.
             unsafe { self.launch_special(header, op, timeout_ns) }
@@ -438,7 +438,7 @@ impl Loop {
         if flags & RawOp::MULTI != 0 {
             // SAFETY: S2: the caller's promise. A repeating timer keeps the end of its life there.
             let op = unsafe { &mut (*header.as_ptr()).op };
-            op.set_life_end_ns(limit_ns);
+            op.as_timer_mut().end_ns = limit_ns;
             self.core.ops.arm(token, time_ns.min(timeout_ns));
         } else {
             if limit_ns < time_ns {

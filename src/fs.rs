@@ -77,9 +77,8 @@ impl File {
     pub fn open<'a>(path: &'a CStr, options: &OpenOptions) -> Op<'a, File> {
         let Some(flags) = options.flags() else { return Op::failed(errno::EINVAL) };
         let mut raw = RawOp::new(OpKind::Open, -1);
-        raw.buf = path.as_ptr().cast_mut().cast();
-        raw.len = flags as usize;
-        raw.offset = u64::from(options.mode);
+        let words = raw.as_open_mut();
+        (words.path, words.flags, words.mode) = (path.as_ptr(), flags, options.mode);
         // SAFETY: S6: the path is borrowed, and only read.
         unsafe { Op::from_raw(raw) }
     }
@@ -162,9 +161,10 @@ impl File {
 
     /// Fills `metadata` (`fstat(2)`, on Linux `statx(2)`), which is in the owner's state.
     pub fn metadata<'a>(&'a self, metadata: &'a mut Metadata) -> Op<'a, ()> {
-        let place = (&raw mut metadata.record).cast();
+        let mut raw = RawOp::new(OpKind::Metadata, self.descriptor.number());
+        raw.as_metadata_mut().record = (&raw mut metadata.record).cast();
         // SAFETY: S6: file and record are borrowed, the record alone.
-        unsafe { Op::from_raw(RawOp::with_buffer(OpKind::Metadata, self.descriptor.number(), place, 0)) }
+        unsafe { Op::from_raw(raw) }
     }
 
     /// Closes the file as an operation, so that its errors are seen; dropping it closes it, too, at once.
@@ -190,7 +190,7 @@ impl File {
 
     fn vectored<'a>(&'a self, mut raw: RawOp, offset: u64, flags: u8) -> Op<'a, usize> {
         raw.flags |= flags;
-        if raw.immediate_result().is_none() && raw.len == 0 {
+        if raw.immediate_result().is_none() && raw.as_vectored().len == 0 {
             raw = RawOp::immediate(0);
         }
         // SAFETY: S6: file and list are borrowed, and by the list its buffers.
@@ -206,7 +206,7 @@ fn at(mut op: Op<'_, usize>, offset: u64) -> Op<'_, usize> {
     if i64::try_from(offset).is_err() {
         return Op::failed(errno::EINVAL);
     }
-    op.raw.offset = offset;
+    op.raw.as_progress_mut().offset = offset;
     op
 }
 

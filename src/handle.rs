@@ -392,7 +392,7 @@ impl Notifier {
     /// Completes when the notifier is notified, at once if it was before.
     pub fn wait(&self) -> Op<'_, ()> {
         let mut op = RawOp::new(OpKind::Notify, -1);
-        op.buf = Arc::as_ptr(&self.shared).cast_mut().cast();
+        op.as_notifier_mut().shared = Arc::as_ptr(&self.shared).cast();
         // SAFETY: S6: the shared part lives as long as `self` is borrowed.
         unsafe { Op::from_raw(op) }
     }
@@ -442,7 +442,7 @@ unsafe fn send(shared: &Arc<Shared>) {
 fn shared_of(op: &RawOp) -> ManuallyDrop<Arc<Shared>> {
     debug_assert_eq!(op.kind, OpKind::Notify);
     // SAFETY: S6: the wait borrows the notifier, whose count this stands for without giving it back.
-    ManuallyDrop::new(unsafe { Arc::from_raw(op.buf.cast_const().cast::<Shared>()) })
+    ManuallyDrop::new(unsafe { Arc::from_raw(op.as_notifier().shared.cast::<Shared>()) })
 }
 
 /// Registers the wait `op`, which has the name `token` on the loop of `remote`. `false`: another operation

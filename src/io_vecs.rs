@@ -118,12 +118,15 @@ impl<const N: usize> Default for IoVecs<N> {
 }
 
 impl List<'_> {
-    /// The operation over this list. `buf` points to the message header.
+    /// The operation over this list.
     pub(crate) fn into_op(self, kind: OpKind, fd: crate::descriptor::RawDescriptor) -> RawOp {
         if !self.fits {
             return RawOp::immediate(-errno::EMSGSIZE);
         }
-        RawOp::with_buffer(kind, fd, self.message.cast(), self.bytes)
+        let mut op = RawOp::new(kind, fd);
+        let words = op.as_vectored_mut();
+        (words.message, words.len) = (self.message.cast(), self.bytes);
+        op
     }
 }
 
@@ -133,7 +136,7 @@ impl List<'_> {
 /// `op` is a vectored operation in flight.
 pub(crate) unsafe fn vecs(op: &RawOp) -> (*mut IoVec, usize) {
     // SAFETY: S3: the caller's promise.
-    unsafe { Message::vecs(op.buf.cast()) }
+    unsafe { Message::vecs(op.as_vectored().message.cast()) }
 }
 
 /// The most runs that a kernel takes in one call (`UIO_MAXIOV`): longer lists are moved in parts.
@@ -153,8 +156,9 @@ pub(crate) enum Part {
 /// `op` is such an operation in flight.
 pub(crate) unsafe fn part(op: &RawOp, bytes_max: usize) -> (Part, usize) {
     if !op.kind.is_vectored() {
-        let len = op.len.min(bytes_max);
-        return (Part::Run(IoVec::new(op.buf, len)), len);
+        let words = op.as_transfer();
+        let len = words.len.min(bytes_max);
+        return (Part::Run(IoVec::new(words.buf, len)), len);
     }
     // SAFETY: S3: the caller's promise.
     let (list, count) = unsafe { vecs(op) };
@@ -206,15 +210,16 @@ pub(crate) fn advance(op: &mut RawOp, n: usize) {
         vec = vec.wrapping_add(1);
         count -= 1;
     }
-    op.len -= n;
+    let words = op.as_vectored_mut();
+    words.len -= n;
+    words.offset = words.offset.wrapping_add(n as u64);
+    words.done += n as u64;
     if count == 0 {
         // The list was longer than a kernel takes.
-        count = runs_of(vec, op.len);
+        count = runs_of(vec, words.len);
     }
     // SAFETY: S3: as above.
-    unsafe { Message::set_vecs(op.buf.cast(), vec, count) };
-    op.offset = op.offset.wrapping_add(n as u64);
-    op.done += n as u64;
+    unsafe { Message::set_vecs(words.message.cast(), vec, count) };
 }
 
 #[cfg(test)]
@@ -231,7 +236,7 @@ mod tests {
         // SAFETY: there is one.
         let first = unsafe { *first };
         assert_eq!((count, first.len(), first.base().addr()), (1, 4, b.as_ptr().addr() + 2));
-        assert_eq!((op.len, op.done), (4, 6));
+        assert_eq!((op.as_vectored().len, op.done()), (4, 6));
     }
 
     #[test]
@@ -243,7 +248,7 @@ mod tests {
             // SAFETY: the list is borrowed above.
             assert_eq!(unsafe { vecs(&op) }.1, left);
         }
-        assert_eq!((op.len, op.done), (0, 3000));
+        assert_eq!((op.as_vectored().len, op.done()), (0, 3000));
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::completion::Header;
 use crate::handle::Remote;
 use crate::in_flight::Token;
 use crate::memory;
+use crate::op::words::WORDS_BYTES;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sync::{Arc, AtomicU16, Ordering};
 use crate::sys::errno;
@@ -90,13 +91,11 @@ struct Words {
     remote: *const Remote,
 }
 
-const WORDS: usize = offset_of!(RawOp, buf);
-const TASK: usize = offset_of!(Header, op) + WORDS + offset_of!(Words, task);
-const _: () =
-    assert!(size_of::<Words>() <= size_of::<RawOp>() - WORDS && WORDS.is_multiple_of(align_of::<Words>()));
+const TASK: usize = offset_of!(Header, op) + RawOp::WORDS + offset_of!(Words, task);
+const _: () = assert!(size_of::<Words>() <= WORDS_BYTES && RawOp::WORDS.is_multiple_of(align_of::<Words>()));
 
 fn words_of(header: NonNull<Header>) -> *mut Words {
-    header.as_ptr().wrapping_byte_add(offset_of!(Header, op) + WORDS).cast()
+    header.as_ptr().wrapping_byte_add(offset_of!(Header, op) + RawOp::WORDS).cast()
 }
 
 /// # Safety

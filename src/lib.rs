@@ -88,7 +88,7 @@ pub use io_vecs::{Gather, IoVecs, Scatter};
 #[doc(inline)]
 pub use net::{ListenOptions, TcpListener, TcpStream};
 pub use op::{Direction, Facts, Memory, MultiOp, Op, OpKind, Outcome, Output, RawOp, Server, Target};
-pub use op::{TRANSFER_BYTES_MAX, nop};
+pub use op::{TRANSFER_BYTES_MAX, nop, words};
 pub use pool::{Pool, Pooled, Shared};
 pub use stateless::Stateless;
 pub use sys::metadata::RawMetadata;

@@ -94,7 +94,7 @@ impl RawCompletion {
         if !self.header.op.kind.moves_bytes() {
             return 0;
         }
-        self.header.op.done + if result > 0 { result as u64 } else { 0 }
+        self.header.op.done() + if result > 0 { result as u64 } else { 0 }
     }
 
     /// Whether the operation goes on and calls back again.

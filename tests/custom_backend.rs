@@ -75,15 +75,15 @@ impl TryAll {
 
 /// One try: a count, or a negative errno.
 fn attempt(op: &RawOp) -> i32 {
-    let len = op.transfer_len() as usize;
+    let len = || op.transfer_len() as usize;
     let moved = match op.kind {
         OpKind::Nop => 0,
         // SAFETY: the buffer is the operation's.
-        OpKind::Recv => unsafe { libc::recv(op.fd, op.buf.cast(), len, libc::MSG_DONTWAIT) },
+        OpKind::Recv => unsafe { libc::recv(op.fd, op.as_transfer().buf.cast(), len(), libc::MSG_DONTWAIT) },
         OpKind::Send => {
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             // SAFETY: as above.
-            unsafe { libc::send(op.fd, op.buf.cast(), len, flags) }
+            unsafe { libc::send(op.fd, op.as_transfer().buf.cast(), len(), flags) }
         }
         // As a file system that was interrupted: the descriptor is closed, and its number names another file by
         // now.

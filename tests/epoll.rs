@@ -450,7 +450,7 @@ fn foreign_descriptors_are_watched_whatever_their_number_named_before() {
     fn wait_for_data(lp: &mut Loop, stream: StdStream) -> Started<StdStream, usize> {
         start(lp, stream, |stream| {
             let mut op = RawOp::new(OpKind::Poll, stream.as_raw_fd());
-            op.len = libc::POLLIN as usize;
+            op.as_poll_mut().events = libc::POLLIN as u32;
             op.flags = RawOp::UNTRACKED;
             // SAFETY: the descriptor is in the state, and nothing else is pointed to.
             unsafe { Op::from_raw(op) }

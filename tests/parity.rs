@@ -674,7 +674,7 @@ fn events_that_are_waited_for() {
                     make,
                     |s: &mut State<OwnedFd>| {
                         let mut op = RawOp::new(OpKind::Poll, s.descriptor.as_raw_fd());
-                        op.len = *events as usize;
+                        op.as_poll_mut().events = *events as u32;
                         op.flags = RawOp::UNTRACKED;
                         // SAFETY: the descriptor is in the state, and nothing else is pointed to.
                         unsafe { Op::from_raw(op) }

@@ -11,6 +11,7 @@ use super::{WHOLE, fifo, sends};
 use crate::buf_pool;
 use crate::io_vecs::{self, Part};
 use crate::net::socket::address_place;
+use crate::op::words::OpenWords;
 use crate::op::{Direction, OpKind, PART_BYTES_MAX, RawOp, TRANSFER_BYTES_MAX};
 use crate::sys::linux::{metadata, socket};
 
@@ -32,14 +33,24 @@ pub(super) unsafe fn of_common(op: *const RawOp) -> Option<Entry> {
     let raw = unsafe { &*op };
     let fd = types::Fd(raw.fd);
     Some(match raw.kind {
-        OpKind::Recv => opcode::Recv::new(fd, raw.buf, raw.transfer_len()).build(),
-        OpKind::Send => opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(SEND_FLAGS).build(),
+        OpKind::Recv => opcode::Recv::new(fd, raw.as_transfer().buf, raw.transfer_len()).build(),
+        OpKind::Send => {
+            opcode::Send::new(fd, raw.as_transfer().buf, raw.transfer_len()).flags(SEND_FLAGS).build()
+        }
         // At the position of a file there is one at a time: `IoUring::begin_at_position`.
-        OpKind::Read | OpKind::Write if raw.flags & RawOp::CURSOR != 0 || raw.len > PART_BYTES_MAX => {
+        OpKind::Read | OpKind::Write
+            if raw.flags & RawOp::CURSOR != 0 || raw.as_transfer().len > PART_BYTES_MAX =>
+        {
             return None;
         }
-        OpKind::Read => opcode::Read::new(fd, raw.buf, raw.transfer_len()).offset(raw.offset).build(),
-        OpKind::Write => opcode::Write::new(fd, raw.buf, raw.transfer_len()).offset(raw.offset).build(),
+        OpKind::Read => {
+            let words = raw.as_transfer();
+            opcode::Read::new(fd, words.buf, raw.transfer_len()).offset(words.offset).build()
+        }
+        OpKind::Write => {
+            let words = raw.as_transfer();
+            opcode::Write::new(fd, words.buf, raw.transfer_len()).offset(words.offset).build()
+        }
         OpKind::Nop => opcode::Nop::new().build(),
         _ => return None,
     })
@@ -61,12 +72,15 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
     let multi = raw.flags & RawOp::MULTI != 0;
     match raw.kind {
         OpKind::SendZeroCopy if features.zero_copy_send && raw.backend_state & sends::COPIES == 0 => {
-            opcode::SendZc::new(fd, raw.buf, raw.transfer_len()).flags(SEND_FLAGS).build()
+            opcode::SendZc::new(fd, raw.as_transfer().buf, raw.transfer_len()).flags(SEND_FLAGS).build()
         }
-        OpKind::SendZeroCopy => opcode::Send::new(fd, raw.buf, raw.transfer_len()).flags(SEND_FLAGS).build(),
-        OpKind::RecvVectored => opcode::RecvMsg::new(fd, raw.buf.cast()).build(),
+        OpKind::SendZeroCopy => {
+            opcode::Send::new(fd, raw.as_transfer().buf, raw.transfer_len()).flags(SEND_FLAGS).build()
+        }
+        OpKind::RecvVectored => opcode::RecvMsg::new(fd, raw.as_vectored().message.cast()).build(),
         OpKind::SendVectored => {
-            opcode::SendMsg::new(fd, raw.buf.cast_const().cast()).flags(SEND_FLAGS as u32).build()
+            let message = raw.as_vectored().message.cast_const();
+            opcode::SendMsg::new(fd, message.cast()).flags(SEND_FLAGS as u32).build()
         }
         OpKind::RecvPooled => {
             let buffers = buf_pool::buffers_of(raw);
@@ -118,19 +132,17 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
             };
             if whole { entry.flags(Flags::ASYNC) } else { entry }
         }
-        OpKind::Shutdown => opcode::Shutdown::new(fd, raw.len as i32).build(),
-        OpKind::Poll => opcode::PollAdd::new(fd, raw.len as u32).build(),
+        OpKind::Shutdown => opcode::Shutdown::new(fd, raw.as_shutdown().how).build(),
+        OpKind::Poll => opcode::PollAdd::new(fd, raw.as_poll().events).build(),
         OpKind::Open => {
-            let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), raw.buf.cast_const().cast())
-                .flags(raw.len as i32)
-                .mode(raw.offset as u32)
-                .build();
+            let OpenWords { path, flags, mode, .. } = *raw.as_open();
+            let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path).flags(flags).mode(mode).build();
             if raw.backend_state == fifo::IN_WORKER { open.flags(Flags::ASYNC) } else { open }
         }
         OpKind::Close => opcode::Close::new(fd).build(),
         OpKind::SyncAll => opcode::Fsync::new(fd).build(),
         OpKind::SyncData => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
-        OpKind::Metadata => opcode::Statx::new(fd, c"".as_ptr(), raw.buf.cast())
+        OpKind::Metadata => opcode::Statx::new(fd, c"".as_ptr(), raw.as_metadata().record.cast())
             .flags(metadata::FLAGS)
             .mask(metadata::MASK)
             .build(),
@@ -143,5 +155,5 @@ pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
 
 /// The offset of a file operation; all ones is the file's own position.
 fn file_offset(op: &RawOp) -> u64 {
-    if op.flags & RawOp::CURSOR != 0 { u64::MAX } else { op.offset }
+    if op.flags & RawOp::CURSOR != 0 { u64::MAX } else { op.as_progress().offset }
 }

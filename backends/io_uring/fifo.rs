@@ -11,14 +11,14 @@ pub(super) const IN_WORKER: u16 = 1;
 
 /// Whether an open waits for another end if the path is a FIFO.
 pub(super) fn may_wait(op: &RawOp) -> bool {
-    let flags = op.len as i32;
+    let flags = op.as_open().flags;
     flags & libc::O_NONBLOCK == 0 && flags & libc::O_ACCMODE != libc::O_RDWR
 }
 
 /// Whether an open that did not wait should have waited: for a reader that is not there, or for a writer.
 #[cold]
 pub(super) fn should_have_waited(op: &RawOp, result: i32) -> bool {
-    let writes = op.len as i32 & libc::O_ACCMODE == libc::O_WRONLY;
+    let writes = op.as_open().flags & libc::O_ACCMODE == libc::O_WRONLY;
     match result {
         // fifo(7). A device that is not there says the same, and says it again.
         errno if errno == -libc::ENXIO => writes,

@@ -21,15 +21,16 @@ use crate::sys::file::{self, FileType};
 /// and takes what there is in one part. Called before the first part.
 #[cold]
 pub(super) fn choose_parts(token: Token, op: &mut RawOp, ops: &mut Operations) {
-    if op.len <= PART_BYTES_MAX && !op.kind.is_vectored() {
+    let len = op.as_progress().len;
+    if len <= PART_BYTES_MAX && !op.kind.is_vectored() {
         return;
     }
     // SAFETY: S3: a transfer of ours.
     let (_, bytes) = unsafe { io_vecs::part(op, PART_BYTES_MAX) };
-    if bytes >= op.len || !matches!(file::file_type(op.fd), Ok(FileType::OnDisk { .. })) {
+    if bytes >= len || !matches!(file::file_type(op.fd), Ok(FileType::OnDisk { .. })) {
         return;
     }
-    if op.len > PART_BYTES_MAX && op.kind.facts().direction == Direction::Out && file::appends(op.fd) {
+    if len > PART_BYTES_MAX && op.kind.facts().direction == Direction::Out && file::appends(op.fd) {
         op.backend_state = WHOLE;
     } else {
         ops.go_by_parts(token);

@@ -116,12 +116,13 @@ impl IoUring {
             OpKind::Open if fifo::may_wait(raw) => ops.look_first(token),
             // The kernel would take a thread for it, though it never blocks. What was submitted before comes first.
             OpKind::Shutdown if self.ring.submit().is_ok() && self.ring.unsubmitted() == 0 => {
-                let _ = ops.complete(token, Outcome::new(sys::socket::shutdown(raw.fd, raw.len as i32)));
+                let _ =
+                    ops.complete(token, Outcome::new(sys::socket::shutdown(raw.fd, raw.as_shutdown().how)));
                 return;
             }
             _ => {}
         }
-        if raw.kind.is_file_transfer() && raw.done == 0 {
+        if raw.kind.is_file_transfer() && raw.done() == 0 {
             files::choose_parts(token, raw, ops);
         }
         let at_position = raw.kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0;

@@ -44,7 +44,7 @@ pub(super) const WAITS: u16 = WAITS_ONCE | WAITS_FOR_EDGE | STOPS_WAITING;
 /// A zero-copy send that is done as an ordinary one.
 pub(super) const COPIES: u16 = 1 << 3;
 
-/// A zero-copy send whose result is known, and lies in `offset`.
+/// A zero-copy send whose result is known, and lies in its words.
 pub(super) const IS_SENT: u16 = 1 << 4;
 
 /// A zero-copy send: one notification that has to come. The count is what is above.
@@ -123,7 +123,7 @@ fn polled(op: &mut RawOp, result: i32, cqe_flags: u32, is_ending: bool) -> Progr
 pub(super) fn over(op: &mut RawOp, result: i32) -> Progress {
     debug_assert!(op.backend_state & WAITS == 0);
     if op.kind == OpKind::SendZeroCopy && op.backend_state >= NOTIFICATION {
-        op.offset = i64::from(result) as u64;
+        op.as_zero_copy_mut().result = i64::from(result);
         op.backend_state |= IS_SENT;
         return Progress::Wait;
     }
@@ -139,7 +139,7 @@ pub(super) fn completed(op: &mut RawOp, result: i32, cqe_flags: u32, is_ending: 
             return Progress::Wait;
         }
         op.backend_state &= !IS_SENT;
-        return Progress::Over(Outcome::new(op.offset as i64 as i32));
+        return Progress::Over(Outcome::new(op.as_zero_copy().result as i32));
     }
     if is_waiting(op) {
         return polled(op, result, cqe_flags, is_ending);
@@ -168,7 +168,7 @@ pub(super) fn completed(op: &mut RawOp, result: i32, cqe_flags: u32, is_ending: 
 
 /// Whether more is to be sent after this result.
 fn is_part(op: &RawOp, result: i32) -> bool {
-    op.flags & RawOp::EXACT != 0 && result > 0 && (result as usize) < op.len
+    op.flags & RawOp::EXACT != 0 && result > 0 && (result as usize) < op.as_progress().len
 }
 
 /// A send that was to be submitted again shall end.
@@ -234,7 +234,7 @@ mod tests {
     fn a_zero_copy_send_is_over_when_all_is_sent_and_every_part_is_let_go_of() {
         let mut op = send(OpKind::SendZeroCopy, 100);
         assert_eq!(completed(&mut op, 60, CQE_MORE, false), Progress::Again);
-        assert_eq!((op.len, op.done), (40, 60));
+        assert_eq!((op.as_progress().len, op.done()), (40, 60));
         assert_eq!(completed(&mut op, ROOM, 0, false), Progress::Again);
         assert_eq!(completed(&mut op, 40, CQE_MORE, false), Progress::Wait);
         assert!(is_sent(&op));

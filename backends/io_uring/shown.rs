@@ -99,7 +99,7 @@ impl Shown {
         }
         // Once: then it is quiet until the next poll. Who polls the same twice at a time, for this and for
         // that, is told of the first late.
-        let events = EpollFlags::from_bits_truncate(op.len as i32) | EpollFlags::EPOLLONESHOT;
+        let events = EpollFlags::from_bits_truncate(op.as_poll().events as i32) | EpollFlags::EPOLLONESHOT;
         let mut event = EpollEvent::new(events, 1);
         // It may be there from before. Where a selector cannot be in another one (`ELOOP`), it is told late.
         let _ = selector.modify(fd, &mut event).or_else(|_| selector.add(fd, event));

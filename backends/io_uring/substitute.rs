@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use crate::io_vecs;
+use crate::op::words::OpenWords;
 use crate::op::{Direction, OpKind, PART_BYTES_MAX, RawOp};
 use crate::sys::file::FileType;
 use crate::sys::io_vec::IoVec;
@@ -21,11 +22,11 @@ pub(super) fn call(op: &RawOp) -> i32 {
             OpKind::SyncAll => sys::file::sync_all(op.fd),
             OpKind::SyncData => sys::file::sync_data(op.fd),
             // SAFETY: S6: the record is the operation's.
-            OpKind::Metadata => unsafe { Record::fill(op.buf.cast(), op.fd) },
+            OpKind::Metadata => unsafe { Record::fill(op.as_metadata().record.cast(), op.fd) },
             // Not again: a file system may have answered so, and then the descriptor is gone, and its number perhaps
             // another's. If there was no thread for it, it is leaked.
             OpKind::Close => -errno::EIO,
-            OpKind::Shutdown => sys::socket::shutdown(op.fd, op.len as i32),
+            OpKind::Shutdown => sys::socket::shutdown(op.fd, op.as_shutdown().how),
             OpKind::Open => open(op),
             OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => transfer(op),
             _ => -errno::EAGAIN,
@@ -38,7 +39,7 @@ pub(super) fn call(op: &RawOp) -> i32 {
 
 /// Opens a file, but nothing whose opening waits for somebody (a FIFO, a terminal).
 fn open(op: &RawOp) -> i32 {
-    let (path, flags, mode) = (op.buf.cast_const().cast(), op.len as i32, op.offset as u32);
+    let OpenWords { path, flags, mode, .. } = *op.as_open();
     // SAFETY: S6: the path is the operation's.
     let fd = unsafe { sys::file::open(path, flags | libc::O_NONBLOCK, mode) };
     if fd < 0 || flags & libc::O_NONBLOCK != 0 {
@@ -64,16 +65,17 @@ fn transfer(op: &RawOp) -> i32 {
     if !matches!(sys::file::file_type(op.fd), Ok(FileType::OnDisk { .. })) {
         return -errno::EAGAIN;
     }
-    let mut first = IoVec::new(op.buf, op.len);
-    if op.kind.is_vectored() {
+    let first = if op.kind.is_vectored() {
         // SAFETY: S3: a vectored operation of ours.
         let (vecs, count) = unsafe { io_vecs::vecs(op) };
         // SAFETY: S3: each is one of the `count` vectors.
         let mut vecs = (0..count).map(|index| unsafe { vecs.wrapping_add(index).read() });
-        first = vecs.find(|vec| vec.len() > 0).unwrap_or(IoVec::EMPTY);
-    }
+        vecs.find(|vec| vec.len() > 0).unwrap_or(IoVec::EMPTY)
+    } else {
+        IoVec::new(op.as_transfer().buf, op.as_transfer().len)
+    };
     let part = IoVec::new(first.base(), first.len().min(PART_BYTES_MAX));
-    let offset = if op.flags & RawOp::CURSOR != 0 { -1 } else { op.offset as i64 };
+    let offset = if op.flags & RawOp::CURSOR != 0 { -1 } else { op.as_progress().offset as i64 };
     if op.kind.facts().direction == Direction::In {
         // SAFETY: S6: the buffer is the operation's.
         unsafe { sys::file::read(op.fd, &raw const part, 1, offset) }

@@ -27,13 +27,13 @@ pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
     let (result, asked) = match op.kind {
         OpKind::Recv => (calls::recv(op), op.transfer_len() as usize),
         OpKind::Send | OpKind::SendZeroCopy => (calls::send(op), op.transfer_len() as usize),
-        OpKind::RecvVectored => (calls::recv_vectored(op), op.len),
-        OpKind::SendVectored => (calls::send_vectored(op), op.len),
+        OpKind::RecvVectored => (calls::recv_vectored(op), op.as_vectored().len),
+        OpKind::SendVectored => (calls::send_vectored(op), op.as_vectored().len),
         OpKind::RecvPooled => return receive_pooled(op, record),
         OpKind::Accept => (calls::accept(op), 0),
         OpKind::Connect => return connect(op),
         // That the peer has shut its end down is told in any case, as io_uring tells it.
-        OpKind::Poll => match poll(op.fd, op.len as i16 | POLLRDHUP) {
+        OpKind::Poll => match poll(op.fd, op.as_poll().events as i16 | POLLRDHUP) {
             0 => return Attempt::NotReady,
             events => (events, 0),
         },

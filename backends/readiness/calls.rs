@@ -6,6 +6,7 @@
 use crate::descriptor::RawDescriptor;
 use crate::io_vecs::{self, Part};
 use crate::net::socket;
+use crate::op::words::OpenWords;
 use crate::op::{Direction, OpKind, PART_BYTES_MAX, RawOp, TRANSFER_BYTES_MAX};
 use crate::sys::descriptor::{is_blocking, is_terminal};
 use crate::sys::file::FileType;
@@ -31,22 +32,22 @@ pub(super) fn file_kind(fd: RawDescriptor) -> Result<FileKind, i32> {
 
 pub(super) fn recv(op: &RawOp) -> i32 {
     // SAFETY: S6: the buffer is the operation's.
-    unsafe { sys::socket::recv(op.fd, op.buf, op.transfer_len() as usize) }
+    unsafe { sys::socket::recv(op.fd, op.as_transfer().buf, op.transfer_len() as usize) }
 }
 
 pub(super) fn send(op: &RawOp) -> i32 {
     // SAFETY: S6: the buffer is the operation's.
-    unsafe { sys::socket::send(op.fd, op.buf, op.transfer_len() as usize) }
+    unsafe { sys::socket::send(op.fd, op.as_transfer().buf, op.transfer_len() as usize) }
 }
 
 pub(super) fn recv_vectored(op: &RawOp) -> i32 {
     // SAFETY: S6: the message and its buffers are the operation's.
-    unsafe { sys::socket::recv_message(op.fd, op.buf.cast()) }
+    unsafe { sys::socket::recv_message(op.fd, op.as_vectored().message.cast()) }
 }
 
 pub(super) fn send_vectored(op: &RawOp) -> i32 {
     // SAFETY: S6: the message and its buffers are the operation's.
-    unsafe { sys::socket::send_message(op.fd, op.buf.cast()) }
+    unsafe { sys::socket::send_message(op.fd, op.as_vectored().message.cast()) }
 }
 
 pub(super) fn accept(op: &mut RawOp) -> i32 {
@@ -69,7 +70,7 @@ pub(super) fn connect(op: &mut RawOp) -> i32 {
 }
 
 pub(super) fn shutdown(op: &RawOp) -> i32 {
-    sys::socket::shutdown(op.fd, op.len as i32)
+    sys::socket::shutdown(op.fd, op.as_shutdown().how)
 }
 
 // ---- files
@@ -77,7 +78,7 @@ pub(super) fn shutdown(op: &RawOp) -> i32 {
 /// The buffers of the next part of a read or write: those of its list, or the one in `single`, which is set to it. Only
 /// what is appended is done whole: in parts it would mix with what others append.
 fn vecs(op: &RawOp, single: &mut IoVec) -> (*const IoVec, i32) {
-    let whole = op.len > PART_BYTES_MAX && !is_read(op) && sys::file::appends(op.fd);
+    let whole = op.as_progress().len > PART_BYTES_MAX && !is_read(op) && sys::file::appends(op.fd);
     let bytes_max = if whole { TRANSFER_BYTES_MAX } else { PART_BYTES_MAX };
     // SAFETY: S3: a transfer of ours.
     match unsafe { io_vecs::part(op, bytes_max) } {
@@ -95,7 +96,7 @@ fn is_read(op: &RawOp) -> bool {
 
 /// The offset of a file operation; -1 is the file's own position.
 fn offset(op: &RawOp) -> i64 {
-    if op.flags & RawOp::CURSOR != 0 { -1 } else { op.offset as i64 }
+    if op.flags & RawOp::CURSOR != 0 { -1 } else { op.as_progress().offset as i64 }
 }
 
 /// Reads what is in the page cache; `EAGAIN` or `EOPNOTSUPP` if that is nothing.
@@ -201,7 +202,7 @@ pub(super) unsafe fn blocking(op: &RawOp) -> i32 {
 unsafe fn blocking_once(op: &RawOp) -> i32 {
     match op.kind {
         OpKind::Open => {
-            let (path, flags, mode) = (op.buf.cast_const().cast(), op.len as i32, op.offset as u32);
+            let OpenWords { path, flags, mode, .. } = *op.as_open();
             // SAFETY: S6: the path is the operation's.
             unsafe { sys::file::open(path, flags, mode) }
         }
@@ -209,7 +210,7 @@ unsafe fn blocking_once(op: &RawOp) -> i32 {
         OpKind::SyncAll => sys::file::sync_all(op.fd),
         OpKind::SyncData => sys::file::sync_data(op.fd),
         // SAFETY: S6: the record is the operation's.
-        OpKind::Metadata => unsafe { Record::fill(op.buf.cast(), op.fd) },
+        OpKind::Metadata => unsafe { Record::fill(op.as_metadata().record.cast(), op.fd) },
         OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => transfer(op),
         _ => -errno::EOPNOTSUPP,
     }

@@ -45,7 +45,7 @@ impl Interest {
             Direction::Out => Interest { read: false, write: true },
             Direction::Neither => {
                 const WRITABLE: i16 = POLLOUT | POLLWRNORM | POLLWRBAND;
-                Interest { read: true, write: op.len & WRITABLE as usize != 0 }
+                Interest { read: true, write: op.as_poll().events & WRITABLE as u32 != 0 }
             }
         }
     }

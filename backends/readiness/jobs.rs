@@ -68,7 +68,8 @@ unsafe fn write_call(call: *mut Call, op: &RawOp) {
         // SAFETY: S14: as above.
         unsafe { path.cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         // SAFETY: S14: as above.
-        unsafe { (*op_place).buf = path.cast() };
+        let op = unsafe { &mut *op_place };
+        op.as_open_mut().path = path.cast();
     }
 }
 
@@ -76,7 +77,7 @@ unsafe fn write_call(call: *mut Call, op: &RawOp) {
 fn path_of(op: &RawOp) -> &[u8] {
     debug_assert_eq!(op.kind, OpKind::Open);
     // SAFETY: S6: the path is the operation's.
-    unsafe { CStr::from_ptr(op.buf.cast_const().cast()) }.to_bytes_with_nul()
+    unsafe { CStr::from_ptr(op.as_open().path) }.to_bytes_with_nul()
 }
 
 pub(super) struct Jobs {

@@ -321,7 +321,7 @@ impl<S: Selector> Readiness<S> {
             moved += result.max(0) as usize;
             match result {
                 _ if NOT_FROM_CACHE.contains(&-result) => break,
-                1.. if (result as usize) < raw.len && raw.flags & RawOp::EXACT == 0 => {
+                1.. if (result as usize) < raw.as_progress().len && raw.flags & RawOp::EXACT == 0 => {
                     io_vecs::advance(raw, result as usize);
                 }
                 _ => {
@@ -739,7 +739,7 @@ fn is_multi_accept(op: &RawOp) -> bool {
 
 /// Whether a transfer may be more than one part.
 fn may_be_long(op: &RawOp) -> bool {
-    op.len > PART_BYTES_MAX || op.kind.is_vectored()
+    op.as_progress().len > PART_BYTES_MAX || op.kind.is_vectored()
 }
 
 /// Reports a result that cannot be a part.
@@ -751,5 +751,5 @@ fn report(token: Token, result: i32, ops: &mut Operations) {
 /// The result of a file operation of which the backend has done a part already: that part stands, whatever
 /// came after it.
 fn after_part(op: &RawOp, result: i32) -> i32 {
-    if op.done > 0 && op.flags & RawOp::EXACT == 0 { result.max(0) } else { result }
+    if op.done() > 0 && op.flags & RawOp::EXACT == 0 { result.max(0) } else { result }
 }

@@ -24,8 +24,8 @@ enum Access {
 impl Kernel {
     pub(super) fn perform_open(&mut self, raw: &RawOp) -> Ending {
         // SAFETY: S6: the operation borrows the path, a C string.
-        let path = unsafe { CStr::from_ptr(raw.buf.cast_const().cast()) };
-        match self.open(path, raw.len as i32, raw.offset as u32) {
+        let path = unsafe { CStr::from_ptr(raw.as_open().path) };
+        match self.open(path, raw.as_open().flags, raw.as_open().mode) {
             Ok((fd, id)) => Ending::descriptor(fd, id),
             Err(errno) => Ending::failed(errno),
         }

@@ -135,7 +135,7 @@ impl Kernel {
             operation.phase = Phase::Begun;
         }
         match request {
-            Request::Poll => self.begin_poll(seq, object, raw.len as i32),
+            Request::Poll => self.begin_poll(seq, object, raw.as_poll().events as i32),
             Request::Nop | Request::Close | Request::Shutdown => {
                 self.schedule(self.now(), SimEvent::Perform(seq));
             }
@@ -322,7 +322,7 @@ impl Kernel {
                 0
             })),
             Request::Shutdown => {
-                Ending::of(object.and_then(|id| self.shutdown(id, raw.len as i32)).map(|()| 0))
+                Ending::of(object.and_then(|id| self.shutdown(id, raw.as_shutdown().how)).map(|()| 0))
             }
             Request::Sync => Ending::of(object.and_then(|id| self.perform_sync(id))),
             Request::Metadata => Ending::of(object.and_then(|id| self.perform_metadata(id, &raw))),

@@ -41,7 +41,7 @@ pub(super) enum Position {
 
 impl Position {
     fn of(raw: &RawOp) -> Position {
-        if raw.flags & RawOp::CURSOR != 0 { Position::Cursor } else { Position::At(raw.offset) }
+        if raw.flags & RawOp::CURSOR != 0 { Position::Cursor } else { Position::At(raw.as_progress().offset) }
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) unsafe fn copy_to(place: *mut u8, bytes: &[u8]) {
 /// `op` is an operation in flight, over a buffer or a list of them.
 unsafe fn buffers(op: &RawOp) -> Vec<(*mut u8, usize)> {
     if !op.kind.is_vectored() {
-        return vec![(op.buf, op.len)];
+        return vec![(op.as_transfer().buf, op.as_transfer().len)];
     }
     // SAFETY: S3: the caller's promise.
     let (first, count) = unsafe { io_vecs::vecs(op) };
@@ -84,7 +84,7 @@ pub(super) unsafe fn gather(op: &RawOp, count: usize) -> Vec<u8> {
 /// `op` is a metadata operation in flight.
 pub(super) unsafe fn put_metadata(op: &RawOp, stat: Stat) {
     // SAFETY: S6: the caller's promise.
-    unsafe { op.buf.cast::<Record>().write(Record::of(&stat)) };
+    unsafe { op.as_metadata().record.cast::<Record>().write(Record::of(&stat)) };
 }
 
 /// How a virtual socket is closed when the descriptor that stands for it is: with a reset if it has `SO_LINGER`

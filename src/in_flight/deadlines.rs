@@ -6,6 +6,7 @@ use super::entry::{State, flag};
 use super::{InFlight, Item, Token};
 use crate::error::code;
 use crate::handle;
+use crate::op::words::TimerWords;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::timer::wheel::{Expiry, Place};
 
@@ -127,7 +128,7 @@ impl InFlight {
                         if items.len() >= *items_max {
                             return Expiry::Full;
                         }
-                        let (period, lifetime) = (op.done, op.life_end_ns());
+                        let TimerWords { period_ns: period, end_ns: lifetime, .. } = *op.as_timer();
                         if now_ns >= lifetime {
                             -code::DEADLINE
                         } else {

@@ -136,7 +136,7 @@ impl Entry {
     #[inline(always)]
     pub(super) fn is_whole(&self, outcome: Outcome) -> bool {
         // SAFETY: S3: a field that the backend, which gave this outcome, does not write to.
-        let len = || unsafe { (*self.op()).len };
+        let len = || unsafe { RawOp::len_left(self.op()) };
         self.flags & flag::ANY_RESULT == flag::EXACT && outcome.result > 0 && len() == outcome.result as usize
     }
 
@@ -154,7 +154,7 @@ impl Entry {
     pub(super) fn life_end_ns(&self) -> u64 {
         // The flag is in the table; the rest may not be in the cache.
         let repeating = self.flags & flag::COMPOUND != 0 && self.op_kind() == OpKind::Timer;
-        if repeating { self.op_copy().life_end_ns() } else { NO_DEADLINE }
+        if repeating { self.op_copy().as_timer().end_ns } else { NO_DEADLINE }
     }
 
     pub(super) fn op_kind(&self) -> OpKind {

@@ -104,10 +104,10 @@ impl InFlight {
                 if entry.place != Place::NONE {
                     // The callback has reset it.
                 } else if op.flags & RawOp::FIXED_DELAY != 0 {
-                    let life_left_ns = self.life_left_ns(op.life_end_ns());
-                    self.arm(token, op.done.min(life_left_ns));
+                    let life_left_ns = self.life_left_ns(op.as_timer().end_ns);
+                    self.arm(token, op.as_timer().period_ns.min(life_left_ns));
                 } else {
-                    let deadline_ns = entry.deadline_ns.min(op.life_end_ns());
+                    let deadline_ns = entry.deadline_ns.min(op.as_timer().end_ns);
                     self.arm_at(token, deadline_ns);
                 }
             }

@@ -381,7 +381,7 @@ impl InFlight {
         // SAFETY: S14: the caller's promise. The owner is given back when the job is back or withdrawn.
         let refusal = match unsafe { self.offloads.send(token, write, &self.remote, pool) } {
             // SAFETY: S2: the header is the loop's; the worker has the state alone.
-            Ok(job) => return unsafe { (*header.as_ptr()).op.len = job as usize },
+            Ok(job) => return unsafe { (*header.as_ptr()).op.as_work_mut().job = job },
             Err(NotSent::NoneFree) => code::TABLE_FULL,
             Err(NotSent::Refused(error)) => jobs::refusal(&error),
         };
@@ -395,7 +395,7 @@ impl InFlight {
         let op = unsafe { &*op };
         debug_assert_eq!(op.kind, OpKind::Offload);
         // SAFETY: S14: it was sent when the operation entered the table, and is not back.
-        let withdrawn = unsafe { self.offloads.withdraw(op.len as u32) };
+        let withdrawn = unsafe { self.offloads.withdraw(op.as_work().job) };
         if withdrawn {
             let _ = self.complete(token, Outcome::untried(-errno::ECANCELED));
         }
@@ -557,7 +557,7 @@ impl InFlight {
         }
         // SAFETY: S3: the operation is off the kernel, so its description is ours alone.
         let op = unsafe { &mut *op };
-        if outcome.result == 0 && op.len > 0 {
+        if outcome.result == 0 && op.as_progress().len > 0 {
             let reads = op.kind.facts().direction == Direction::In;
             outcome.result = if reads { -code::UNEXPECTED_EOF } else { -code::WRITE_ZERO };
             return Ok(outcome);
@@ -565,7 +565,7 @@ impl InFlight {
         io_vecs::advance(op, outcome.result as usize);
         outcome.result = 0;
         match ending {
-            _ if op.len == 0 => Ok(outcome),
+            _ if op.as_progress().len == 0 => Ok(outcome),
             0 => Err(Next::Continue),
             flag::TIMED_OUT => Ok(outcome.with_result(-code::DEADLINE)),
             _ => Ok(outcome.with_result(-errno::ECANCELED)),
@@ -755,13 +755,13 @@ impl InFlight {
 /// moved before an error stands, as read(2) and write(2) have it.
 fn examine_part(op: &mut RawOp, mut outcome: Outcome, is_ending: bool) -> Result<Outcome, Next> {
     if outcome.result <= 0 {
-        outcome.result = if op.done > 0 { 0 } else { outcome.result };
+        outcome.result = if op.done() > 0 { 0 } else { outcome.result };
         return Ok(outcome);
     }
     let moved = outcome.result as usize;
     // SAFETY: S3: the operation is the loop's now.
     let (_, asked) = unsafe { io_vecs::part(op, PART_BYTES_MAX) };
-    if is_ending || moved < asked || moved >= op.len {
+    if is_ending || moved < asked || moved >= op.as_progress().len {
         return Ok(outcome);
     }
     io_vecs::advance(op, moved);

@@ -26,7 +26,7 @@ pub(crate) fn put_address(op: &mut RawOp, address: SocketAddr) {
     unsafe { len_place.write(len) };
 }
 
-/// Addresses to connect to, in order: what an operation with [`RawOp::LIST`] owns at `buf`.
+/// Addresses to connect to, in order: what an operation with [`RawOp::LIST`] owns.
 struct ConnectList {
     /// The address that is being tried, as the kernel sees it.
     current: [u8; address::IP_BYTES_MAX],
@@ -60,12 +60,12 @@ pub(crate) fn connect_to_any(addresses: Vec<SocketAddr>) -> RawOp {
     let mut list = ConnectList { current: [0; address::IP_BYTES_MAX], current_len: 0, failed: false, rest };
     list.advance();
     op.flags |= RawOp::LIST;
-    op.buf = Box::into_raw(Box::new(list)).cast();
+    op.as_address_list_mut().list = Box::into_raw(Box::new(list)).cast();
     op
 }
 
 fn list_of(op: &RawOp) -> Option<*mut ConnectList> {
-    (op.kind == OpKind::Connect && op.flags & RawOp::LIST != 0).then_some(op.buf.cast())
+    (op.kind == OpKind::Connect && op.flags & RawOp::LIST != 0).then(|| op.as_address_list().list.cast())
 }
 
 /// An attempt has failed: sets the operation to the next address, if there is one.

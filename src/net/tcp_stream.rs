@@ -122,9 +122,10 @@ impl TcpStream {
     /// An empty lease is the end of the stream. If all buffers are on lease, this waits. A pool of another
     /// loop is `EINVAL`.
     pub fn recv_pooled<'a>(&'a self, pool: &'a BufPool) -> Op<'a, Lease> {
-        let buffers = std::rc::Rc::as_ptr(&pool.0).cast_mut().cast();
+        let mut raw = RawOp::new(OpKind::RecvPooled, self.descriptor.number());
+        raw.as_pooled_mut().buffers = std::rc::Rc::as_ptr(&pool.0);
         // SAFETY: S6: socket and pool are borrowed.
-        unsafe { Op::from_raw(RawOp::with_buffer(OpKind::RecvPooled, self.descriptor.number(), buffers, 0)) }
+        unsafe { Op::from_raw(raw) }
     }
 
     /// Receives buffer after buffer, for [`Loop::submit_multi`](crate::Loop::submit_multi). The end of the
@@ -170,7 +171,7 @@ impl TcpStream {
     /// Shuts one direction down, or both (`shutdown(2)`): `Write` sends the end of the stream.
     pub fn shutdown(&self, how: Shutdown) -> Op<'_, ()> {
         let mut raw = RawOp::new(OpKind::Shutdown, self.descriptor.number());
-        raw.len = sys::socket::direction(how) as usize;
+        raw.as_shutdown_mut().how = sys::socket::direction(how);
         // SAFETY: S6: the operation points to nothing, and the socket is borrowed.
         unsafe { Op::from_raw(raw) }
     }
@@ -194,7 +195,7 @@ impl TcpStream {
 
     fn vectored<'a>(&'a self, mut raw: RawOp, flags: u8) -> Op<'a, usize> {
         raw.flags |= flags;
-        if raw.immediate_result().is_none() && raw.len == 0 {
+        if raw.immediate_result().is_none() && raw.as_vectored().len == 0 {
             raw = RawOp::immediate(0);
         }
         // SAFETY: S6: socket and list are borrowed, and by the list its buffers.

@@ -1,7 +1,7 @@
 //! What an operation is: [`Op`], which user code makes.
 //!
 //! * [`table`]: what there is to be done; each operation is described there, once.
-//! * [`raw_op`]: what a backend reads.
+//! * [`raw_op`]: what a backend reads, and [`words`], the part of it that differs by kind.
 //! * [`outcome`]: how it went, and how that becomes a Rust value.
 
 #![allow(unsafe_code)]
@@ -13,6 +13,7 @@ use std::time::Duration;
 mod outcome;
 mod raw_op;
 mod table;
+pub mod words;
 
 pub use outcome::{Outcome, Output};
 pub(crate) use raw_op::PART_BYTES_MAX;

@@ -122,12 +122,12 @@ pub unsafe trait Output: Sized + 'static {
 // SAFETY: S7: a count is no resource.
 unsafe impl Output for usize {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<usize> {
-        outcome.count().map(|n| n + op.done as usize)
+        outcome.count().map(|n| n + op.done() as usize)
     }
 
     #[inline(always)]
     fn moved(op: &RawOp, outcome: Outcome) -> u64 {
-        op.done + outcome.result.max(0) as u64
+        op.done() + outcome.result.max(0) as u64
     }
 }
 

@@ -2,7 +2,10 @@
 
 #![allow(unsafe_code)]
 
+use std::mem::offset_of;
+
 use super::OpKind;
+use super::words::{AddressWords, ProgressWords, View, Words};
 use crate::descriptor::RawDescriptor;
 
 /// The most bytes that one kernel read or write moves (`MAX_RW_COUNT` on Linux); longer buffers are moved in
@@ -13,17 +16,12 @@ pub const TRANSFER_BYTES_MAX: usize = 0x7fff_f000;
 /// hold the loop: longer ones are moved in parts.
 pub(crate) const PART_BYTES_MAX: usize = 1 << 20;
 
-/// What a pointer leaves of a word of 64 bits.
-type Rest = [u32; size_of::<u64>() / size_of::<usize>() - 1];
-const NO_REST: Rest = [0; size_of::<Rest>() / size_of::<u32>()];
-
 /// A plain-data description of one operation, as a backend sees it: 40 bytes that live in the caller's
 /// [`Completion`](crate::Completion) while the operation is in flight.
 ///
-/// The four words `buf`, `len`, `offset` and `done` mean what [`OpKind`] says. For [`OpKind::Accept`] and
-/// [`OpKind::Connect`] they are the *address overlay*: 28 bytes of `sockaddr` (`sockaddr_in6` is the largest)
-/// and four of its length, which the kernel reads or writes in place.
-#[derive(Clone, Copy, Debug)]
+/// What is told beside the kind and the descriptor is in its [words](crate::words), of which each kind has a view of its
+/// own: [`as_transfer`](RawOp::as_transfer) and its like.
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct RawOp {
     /// What to do.
@@ -34,18 +32,7 @@ pub struct RawOp {
     pub backend_state: u16,
     /// The descriptor it is done on, or -1.
     pub fd: RawDescriptor,
-    /// First word: mostly the buffer.
-    pub buf: *mut u8,
-    #[doc(hidden)]
-    pub buf_rest: Rest,
-    /// Second word: mostly the buffer's length in bytes.
-    pub len: usize,
-    #[doc(hidden)]
-    pub len_rest: Rest,
-    /// Third word: mostly the file offset in bytes.
-    pub offset: u64,
-    /// Fourth word: bytes already moved by earlier parts of the same operation.
-    pub done: u64,
+    pub(super) words: Words,
 }
 
 const _: () = assert!(size_of::<RawOp>() == 40);
@@ -53,7 +40,7 @@ const _: () = assert!(size_of::<RawOp>() == 40);
 impl RawOp {
     // ---- flags that every kind may have
 
-    /// The operation is only done when all of `len` has been moved; the loop continues it.
+    /// The transfer is only done when all has been moved; the loop continues it.
     pub const EXACT: u8 = 1 << 0;
     /// The operation does not keep [`RunMode::UntilDone`](crate::RunMode::UntilDone) running.
     pub const BACKGROUND: u8 = 1 << 1;
@@ -65,46 +52,34 @@ impl RawOp {
 
     // ---- flags of one kind, which share their bits
 
-    /// Reads and writes: at the file's own position rather than at `offset`.
+    /// Reads and writes: at the file's own position rather than at [`offset`](super::words::TransferWords::offset).
     pub const CURSOR: u8 = 1 << 4;
     /// [`OpKind::Accept`]: the peer's address is asked for.
     pub const ADDRESS: u8 = 1 << 4;
-    /// [`OpKind::Connect`]: `buf` is a list of addresses that the operation owns, to be tried in order.
+    /// [`OpKind::Connect`]: to [addresses](super::words::AddressListWords) that the operation owns, in order.
     pub(crate) const LIST: u8 = 1 << 4;
-    /// [`OpKind::Timer`]: `offset` is a time on the loop's clock, not a delay.
+    /// [`OpKind::Timer`]: it is set to a time on the loop's clock, not by a delay.
     pub const ABSOLUTE: u8 = 1 << 4;
     /// [`OpKind::Timer`]: the period counts from the end of the callback (fixed delay), not from the last deadline.
     pub const FIXED_DELAY: u8 = 1 << 5;
-    /// [`OpKind::Nop`]: its result, a count or a negative error code, is known before it begins, and lies in
-    /// `offset`.
+    /// [`OpKind::Nop`]: its result is known before it begins.
     const IMMEDIATE: u8 = 1 << 4;
     /// [`OpKind::Offload`]: the header is a backend's own, on its way to a thread pool and back.
     const JOB: u8 = 1 << 4;
 
     /// An operation of this kind on this descriptor, with every word zero.
     #[must_use]
+    #[inline(always)]
     pub const fn new(kind: OpKind, fd: RawDescriptor) -> RawOp {
-        let buf = std::ptr::null_mut();
-        RawOp {
-            kind,
-            flags: 0,
-            backend_state: 0,
-            fd,
-            buf,
-            buf_rest: NO_REST,
-            len: 0,
-            len_rest: NO_REST,
-            offset: 0,
-            done: 0,
-        }
+        RawOp { kind, flags: 0, backend_state: 0, fd, words: Words { zero: [0; 4] } }
     }
 
-    /// An operation of this kind over a buffer.
+    /// A transfer of this kind over a buffer.
     #[must_use]
     pub const fn with_buffer(kind: OpKind, fd: RawDescriptor, buf: *mut u8, len: usize) -> RawOp {
         let mut op = RawOp::new(kind, fd);
-        op.buf = buf;
-        op.len = len;
+        op.as_transfer_mut().buf = buf;
+        op.as_transfer_mut().len = len;
         op
     }
 
@@ -113,7 +88,7 @@ impl RawOp {
     pub const fn immediate(result: i32) -> RawOp {
         let mut op = RawOp::new(OpKind::Nop, -1);
         op.flags = RawOp::IMMEDIATE;
-        op.offset = result as i64 as u64;
+        op.as_immediate_mut().result = result;
         op
     }
 
@@ -121,7 +96,7 @@ impl RawOp {
     #[must_use]
     pub const fn immediate_result(&self) -> Option<i32> {
         let is_immediate = matches!(self.kind, OpKind::Nop) && self.flags & RawOp::IMMEDIATE != 0;
-        if is_immediate { Some(self.offset as i64 as i32) } else { None }
+        if is_immediate { Some(self.as_immediate().result) } else { None }
     }
 
     /// A header's content on a backend's own way to a thread pool and back.
@@ -139,40 +114,61 @@ impl RawOp {
     /// The bytes to move next: the rest of the buffer, but no more than the kernel takes at once.
     #[must_use]
     pub fn transfer_len(&self) -> u32 {
-        self.len.min(TRANSFER_BYTES_MAX) as u32
+        self.as_transfer().len.min(TRANSFER_BYTES_MAX) as u32
     }
 
-    /// Records that `n` bytes have been moved: the rest begins behind them.
+    /// The bytes that earlier parts of the operation have moved: none if it is no transfer.
+    #[must_use]
+    #[inline(always)]
+    pub const fn done(&self) -> u64 {
+        // It is asked of every operation that ends in a count, so it costs no look at the kind: what is no transfer and
+        // ends so has a zero there.
+        debug_assert!(!matches!(self.kind.facts().words, View::Address | View::Timer), "it ends in no count");
+        // SAFETY: S17: every view is plain data, and all of the words are initialised.
+        unsafe { self.words.progress.done }
+    }
+
+    /// Records that `n` bytes of a transfer between a buffer and a descriptor have been moved: the rest begins behind
+    /// them.
     pub fn advance(&mut self, n: usize) {
-        debug_assert!(n <= self.len);
-        self.buf = self.buf.wrapping_add(n);
-        self.len -= n;
-        self.offset = self.offset.wrapping_add(n as u64);
-        self.done += n as u64;
+        let words = self.as_transfer_mut();
+        debug_assert!(n <= words.len);
+        words.buf = words.buf.wrapping_add(n);
+        words.len -= n;
+        words.offset = words.offset.wrapping_add(n as u64);
+        words.done += n as u64;
     }
 
-    /// When a repeating timer ends, whatever its next tick.
-    pub(crate) fn life_end_ns(&self) -> u64 {
-        let upper = self.len_rest.iter().fold(0, |_, &rest| u64::from(rest) << 32);
-        upper | self.len as u64
+    /// The bytes that are left to move of the transfer at `op`.
+    ///
+    /// # Safety
+    /// `op` is valid, and its words are not written to now.
+    #[inline(always)]
+    pub(crate) unsafe fn len_left(op: *const RawOp) -> usize {
+        // SAFETY: S3: the caller's promise.
+        let words: *const ProgressWords = unsafe { &raw const (*op).words }.cast();
+        // SAFETY: S3: as above; S17.
+        unsafe { (*words).len }
     }
 
-    pub(crate) fn set_life_end_ns(&mut self, life_end_ns: u64) {
-        self.len = life_end_ns as usize;
-        self.len_rest.fill((life_end_ns >> 32) as u32);
+    /// Where the words are in an operation.
+    pub(crate) const WORDS: usize = offset_of!(RawOp, words);
+
+    fn words_place(op: *mut RawOp) -> *mut u8 {
+        op.wrapping_byte_add(RawOp::WORDS).cast()
     }
 
-    /// The place of the `sockaddr` in the address overlay of the operation at `op`.
+    /// The place of the `sockaddr` in the [words](AddressWords) of the operation at `op`.
     pub fn address_place(op: *mut RawOp) -> *mut u8 {
-        op.wrapping_byte_add(std::mem::offset_of!(RawOp, buf)).cast()
+        RawOp::words_place(op).wrapping_add(offset_of!(AddressWords, sockaddr))
     }
 
-    /// The place of the address length (`socklen_t`) in the address overlay of the operation at `op`.
+    /// The place of the address length (`socklen_t`) in the [words](AddressWords) of the operation at `op`.
     pub fn address_len_place(op: *mut RawOp) -> *mut u32 {
-        RawOp::address_place(op).wrapping_add(RawOp::ADDRESS_BYTES).cast()
+        RawOp::words_place(op).wrapping_add(offset_of!(AddressWords, len)).cast()
     }
 
-    /// The bytes of the address overlay: `sockaddr_in6`.
+    /// The bytes of an address in the words: `sockaddr_in6`.
     pub const ADDRESS_BYTES: usize = 28;
 }
 
@@ -181,10 +177,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_overlay_is_the_four_words() {
+    fn an_address_and_its_length_are_all_of_the_words() {
         let mut op = RawOp::new(OpKind::Connect, -1);
         let base = &raw mut op;
-        assert_eq!(RawOp::address_place(base).addr(), (&raw const op.buf).addr());
+        assert_eq!(RawOp::address_place(base).addr(), RawOp::words_place(base).addr());
         assert_eq!(RawOp::address_len_place(base).addr() + 4, base.addr() + size_of::<RawOp>());
     }
 

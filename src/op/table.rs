@@ -1,10 +1,12 @@
 //! The table of operations: each is described once, in a row here. From the rows come [`OpKind`], its names,
 //! what the loop and the backends ask of a kind ([`Facts`]), and the tables in the documents.
 //!
-//! A row is *name { who serves it, what it works on, which way bytes move, the shape of its memory }*, then the
-//! calls of the safe interface that make it, then what each backend makes of it.
+//! A row is *name { who serves it, what it works on, which way bytes move, the shape of its memory, its view of the
+//! words }*, then the calls of the safe interface that make it, then what each backend makes of it.
 
 use std::fmt;
+
+use super::words::View;
 
 /// Who brings an operation to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,6 +83,8 @@ pub struct Facts {
     pub direction: Direction,
     /// What it needs of the caller's memory.
     pub memory: Memory,
+    /// What its [words](crate::words) are.
+    pub words: View,
     /// The calls of the safe interface that make it, in Markdown. So are the next three.
     pub made_by: &'static str,
     /// What the io_uring backend makes of it.
@@ -95,7 +99,7 @@ pub struct Facts {
 macro_rules! operations {
     ($(
         $(#[doc = $doc:literal])+
-        $kind:ident { $server:ident, $target:ident, $direction:ident, $memory:ident }
+        $kind:ident { $server:ident, $target:ident, $direction:ident, $memory:ident, $words:ident }
         $made_by:literal
         io_uring: $io_uring:literal,
         readiness: $readiness:literal,
@@ -123,6 +127,7 @@ macro_rules! operations {
                         target: Target::$target,
                         direction: Direction::$direction,
                         memory: Memory::$memory,
+                        words: View::$words,
                         made_by: $made_by,
                         io_uring: $io_uring,
                         readiness: $readiness,
@@ -144,42 +149,42 @@ macro_rules! operations {
 
 operations! {
     /// Completes at once, through the kernel where there is one to ask.
-    Nop { Backend, Nothing, Neither, Nothing }
+    Nop { Backend, Nothing, Neither, Nothing, Immediate }
         "`nop`"
         io_uring: "`NOP`",
         readiness: "done at once",
         sim: "done in the next poll";
 
     /// Completes when its time has come, once or again and again.
-    Timer { EventLoop, Nothing, Neither, Nothing }
+    Timer { EventLoop, Nothing, Neither, Nothing, Timer }
         "`Timer::after`, `at`, `every`, `every_after`"
         io_uring: "the loop's own wheel",
         readiness: "the loop's own wheel",
         sim: "the loop's own wheel, on virtual time";
 
     /// Completes when its notifier is notified.
-    Notify { EventLoop, Nothing, Neither, NotifierState }
+    Notify { EventLoop, Nothing, Neither, NotifierState, Notifier }
         "`Notifier::wait`, `wait_multi`"
         io_uring: "the loop's own queue",
         readiness: "the loop's own queue",
         sim: "the loop's own queue";
 
     /// Works on a thread pool. A backend never sees it.
-    Offload { Workers, Nothing, Neither, Nothing }
+    Offload { Workers, Nothing, Neither, Nothing, Work }
         "`Loop::offload`"
         io_uring: "the loop's own way to the pool",
         readiness: "the loop's own way to the pool",
         sim: "done at once, on the loop's thread";
 
     /// Waits for poll events on a descriptor.
-    Poll { Backend, Descriptor, Neither, Nothing }
+    Poll { Backend, Descriptor, Neither, Nothing, Poll }
         "`raw::submit`"
         io_uring: "`POLL_ADD`",
         readiness: "`poll(2)`, again at each edge",
         sim: "`poll(2)` of the virtual object";
 
     /// Takes a connection from a listening socket; it may fill the address words.
-    Accept { Backend, ListeningSocket, In, Nothing }
+    Accept { Backend, ListeningSocket, In, Nothing, Address }
         "`TcpListener::accept`, `accept_with_addr`, `accept_multi`"
         io_uring: "`ACCEPT`; repeated: multishot (5.19), else again by the loop",
         readiness: "`accept4`; repeated: stays in its queue, up to 16 at each edge or poll",
@@ -187,119 +192,119 @@ operations! {
 
     /// Makes a socket and connects it to the address in its words. `fd` is the new socket once the backend
     /// has made it.
-    Connect { Backend, Socket, Out, Nothing }
+    Connect { Backend, Socket, Out, Nothing, Address }
         "`TcpStream::connect`"
         io_uring: "`CONNECT`",
         readiness: "`connect`; when writable `SO_ERROR` and `getpeername`",
         sim: "a request that takes its time, and an answer that does; again and again for two minutes if the backlog is full";
 
     /// Receives into a buffer.
-    Recv { Backend, Socket, In, Buffer }
+    Recv { Backend, Socket, In, Buffer, Transfer }
         "`TcpStream::recv`, `recv_exact`"
         io_uring: "`RECV`",
         readiness: "`recv`",
         sim: "what has arrived";
 
     /// Receives into a buffer of a pool.
-    RecvPooled { Backend, Socket, In, BufferPool }
+    RecvPooled { Backend, Socket, In, BufferPool, Pooled }
         "`TcpStream::recv_pooled`, `recv_multi`"
         io_uring: "`RECV` with a buffer ring (5.19), repeated: multishot (6.0); else `POLL_ADD` and `recv`",
         readiness: "`recv`, into a free buffer that is taken for the call",
         sim: "what has arrived, into a free buffer; repeated: as `Accept`";
 
     /// Receives into a list of buffers.
-    RecvVectored { Backend, Socket, In, BufferList }
+    RecvVectored { Backend, Socket, In, BufferList, Vectored }
         "`TcpStream::recv_vectored`, `recv_exact_vectored`"
         io_uring: "`RECVMSG`",
         readiness: "`recvmsg`",
         sim: "as `Recv`";
 
     /// Sends a buffer.
-    Send { Backend, Socket, Out, Buffer }
+    Send { Backend, Socket, Out, Buffer, Transfer }
         "`TcpStream::send`, `send_all`"
         io_uring: "`SEND`; without room `POLL_ADD`, then again",
         readiness: "`send`",
         sim: "as much as the peer has room for";
 
     /// Sends a buffer, without copying it where the backend can.
-    SendZeroCopy { Backend, Socket, Out, Buffer }
+    SendZeroCopy { Backend, Socket, Out, Buffer, ZeroCopy }
         "`TcpStream::send_all_zero_copy`"
         io_uring: "`SEND_ZC` (6.0), else as `Send`",
         readiness: "`send`",
         sim: "as `Send`";
 
     /// Sends a list of buffers.
-    SendVectored { Backend, Socket, Out, BufferList }
+    SendVectored { Backend, Socket, Out, BufferList, Vectored }
         "`TcpStream::send_vectored`, `send_all_vectored`"
         io_uring: "`SENDMSG`",
         readiness: "`sendmsg`",
         sim: "as `Send`";
 
     /// Shuts one direction of a socket down, or both.
-    Shutdown { Backend, Socket, Neither, Nothing }
+    Shutdown { Backend, Socket, Neither, Nothing, Shutdown }
         "`TcpStream::shutdown`"
         io_uring: "`shutdown` at once",
         readiness: "`shutdown` at once",
         sim: "in the next poll";
 
     /// Reads from a file into a buffer.
-    Read { Backend, OpenFile, In, Buffer }
+    Read { Backend, OpenFile, In, Buffer, Transfer }
         "`File::read`, `read_at`, `read_exact_at`"
         io_uring: "`READ`; at the file's position one after another",
         readiness: "file: `preadv2(RWF_NOWAIT)`, what is not cached by the pool, at its position one after another; else `readv` when ready",
         sim: "virtual file, after its latency; pipe or socket: as `Recv`";
 
     /// Reads from a file into a list of buffers.
-    ReadVectored { Backend, OpenFile, In, BufferList }
+    ReadVectored { Backend, OpenFile, In, BufferList, Vectored }
         "`File::read_vectored_at`"
         io_uring: "`READV`",
         readiness: "as `Read`",
         sim: "as `Read`";
 
     /// Writes a buffer to a file.
-    Write { Backend, OpenFile, Out, Buffer }
+    Write { Backend, OpenFile, Out, Buffer, Transfer }
         "`File::write`, `write_all`, `write_at`, `write_all_at`"
         io_uring: "`WRITE`; at the file's position one after another",
         readiness: "file: the pool, at its position one after another; else `writev` when ready, no more than `PIPE_BUF` if it might block",
         sim: "virtual file, after its latency; pipe or socket: as `Send`";
 
     /// Writes a list of buffers to a file.
-    WriteVectored { Backend, OpenFile, Out, BufferList }
+    WriteVectored { Backend, OpenFile, Out, BufferList, Vectored }
         "`File::write_vectored_at`, `write_all_vectored_at`"
         io_uring: "`WRITEV`",
         readiness: "as `Write`",
         sim: "as `Write`";
 
     /// Opens a file.
-    Open { Backend, Name, Neither, Name }
+    Open { Backend, Name, Neither, Name, Open }
         "`File::open`"
         io_uring: "`OPENAT`",
         readiness: "the pool",
         sim: "virtual file system";
 
     /// Closes a descriptor, which the operation owns.
-    Close { Backend, Descriptor, Neither, Nothing }
+    Close { Backend, Descriptor, Neither, Nothing, Nothing }
         "`close` of everything"
         io_uring: "`CLOSE`",
         readiness: "file: the pool; else `close` at once",
         sim: "in the next poll";
 
     /// Makes data and metadata of a file durable.
-    SyncAll { Backend, OpenFile, Neither, Nothing }
+    SyncAll { Backend, OpenFile, Neither, Nothing, Nothing }
         "`File::sync_all`"
         io_uring: "`FSYNC`",
         readiness: "the pool",
         sim: "makes the file durable";
 
     /// Makes the data of a file durable.
-    SyncData { Backend, OpenFile, Neither, Nothing }
+    SyncData { Backend, OpenFile, Neither, Nothing, Nothing }
         "`File::sync_data`"
         io_uring: "`FSYNC` with `DATASYNC`",
         readiness: "the pool",
         sim: "makes the data durable";
 
     /// Fills a record with a file's kind, size, times, ….
-    Metadata { Backend, OpenFile, Neither, Record }
+    Metadata { Backend, OpenFile, Neither, Record, Metadata }
         "`File::metadata`"
         io_uring: "`STATX`",
         readiness: "the pool",

@@ -85,9 +85,9 @@ impl Timer {
         Timer::repeating(delay, RawOp::FIXED_DELAY)
     }
 
-    fn op(offset: u64, flags: u8) -> Op<'static, ()> {
+    fn op(first_ns: u64, flags: u8) -> Op<'static, ()> {
         let mut raw = RawOp::new(OpKind::Timer, -1);
-        raw.offset = offset;
+        raw.as_timer_mut().first_ns = first_ns;
         raw.flags = flags;
         // SAFETY: S6: a timer points to nothing and gives `()`.
         unsafe { Op::from_raw(raw) }
@@ -98,8 +98,8 @@ impl Timer {
             return MultiOp::repeat(Op::failed(errno::EINVAL));
         }
         let mut raw = RawOp::new(OpKind::Timer, -1);
-        raw.offset = duration_to_ns(period);
-        raw.done = raw.offset;
+        let period_ns = duration_to_ns(period);
+        (raw.as_timer_mut().first_ns, raw.as_timer_mut().period_ns) = (period_ns, period_ns);
         raw.flags = flags;
         // SAFETY: S6: a timer points to nothing and gives a count of periods.
         MultiOp::repeat(unsafe { Op::from_raw(raw) })

@@ -244,7 +244,7 @@ fn start_poll(lp: &mut Loop, fd: RawFd) -> Started<(), usize> {
 
 fn poll_op<'a>(fd: RawFd) -> Op<'a, usize> {
     let mut op = RawOp::new(OpKind::Poll, fd);
-    op.len = libc::POLLIN as usize;
+    op.as_poll_mut().events = libc::POLLIN as u32;
     op.flags = RawOp::UNTRACKED;
     // SAFETY: the descriptor stays open, and nothing else is pointed to.
     unsafe { Op::from_raw(op) }
