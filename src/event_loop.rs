@@ -96,6 +96,9 @@ pub enum RunMode {
 /// readable for nothing. Other ways to run the loop ([`RunMode::Once`], [`Loop::run_for`]) leave it as it
 /// should be.
 ///
+/// **Late descriptors.** Some kernels (seen on Linux 6.12.117) make the descriptor of a loop on io_uring readable up to
+/// 16 ms after the event, if the ring defers its work. [`Builder::baseline`] avoids that, and so does epoll.
+///
 /// **`EINTR` without a signal.** On io_uring the kernel may have to do something in the name of the loop's
 /// thread and interrupts a system call in which the thread waits. Most calls go on by themselves afterwards;
 /// `epoll_wait(2)`, and calls on a socket with `SO_RCVTIMEO` or `SO_SNDTIMEO`, end with `EINTR`, as if there

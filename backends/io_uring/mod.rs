@@ -127,7 +127,6 @@ impl IoUring {
         }
         let at_position = raw.kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0;
         if at_position {
-            self.shown.note_stream();
             if !self.begin_at_position(token, raw, ops) {
                 return;
             }

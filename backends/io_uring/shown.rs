@@ -5,17 +5,16 @@
 //! does not wake those who wait (seen on Linux 6.18); and who is told of edges would not be told of what one
 //! step has left in it.
 //!
-//! **An event inside an event.** The kernel signals no eventfd while the same thread signals another one. What
-//! completes because of that is told later, after an RCU grace period (16 ms, seen on Linux 6.18), and told
-//! once for each time that the eventfd is registered (since Linux 6.11, `io_uring/eventfd.c`:
-//! `IO_EVENTFD_OP_SIGNAL_BIT` is set and never cleared). So
+//! **What is told late, and once.** The kernel does not signal an eventfd while the same thread signals another one,
+//! and some kernels do not for any work that a deferring ring puts off (seen on Linux 6.12.117, and not on 6.1 and
+//! 6.18). Then it signals after an RCU grace period (up to 16 ms), and once for each time that the eventfd
+//! is registered (since Linux 6.11, `io_uring/eventfd.c`: `IO_EVENTFD_OP_SIGNAL_BIT` is set and never cleared). So
 //!
 //! * other threads do not write to an eventfd that the ring watches, while nobody waits in the ring;
 //! * a poll of what may be an eventfd, or hide one, is also given to a selector, which is what the program
-//!   polls in place of the eventfd: it is told at once;
-//! * once there has been such a poll, or a read of what may be an eventfd, the ring's eventfd is registered
-//!   anew whenever it has been looked at (which costs 2 µs), so that nothing is told never. A read of an
-//!   eventfd may be told late.
+//!   polls in place of the eventfd: it is told at once. A read of an eventfd may be told late;
+//! * the ring's eventfd is registered anew whenever it has been looked at (which costs 2 µs), so that nothing is
+//!   told never.
 //!
 //! A ring that does not defer its work completes nothing inside of an event.
 
@@ -40,8 +39,6 @@ pub(super) struct Shown {
     is_polled: Cell<bool>,
     /// The selector may hold descriptors of polls.
     holds_polls: Cell<bool>,
-    /// Something was read or written without an offset: it may be an eventfd.
-    has_streams: Cell<bool>,
     /// The ring knows the eventfd.
     is_registered: Cell<bool>,
 }
@@ -55,8 +52,8 @@ impl Shown {
         } else {
             None
         };
-        let [is_polled, holds_polls, has_streams, is_registered] = [const { Cell::new(false) }; 4];
-        Ok(Shown { selector, is_polled, holds_polls, has_streams, is_registered })
+        let [is_polled, holds_polls, is_registered] = [const { Cell::new(false) }; 3];
+        Ok(Shown { selector, is_polled, holds_polls, is_registered })
     }
 
     pub(super) fn descriptor<'a>(&'a self, waker: &'a Waker) -> BorrowedFd<'a> {
@@ -82,12 +79,6 @@ impl Shown {
         }
     }
 
-    /// The ring is about to read from what may be an eventfd.
-    #[inline]
-    pub(super) fn note_stream(&self) {
-        self.has_streams.set(true);
-    }
-
     #[cold]
     fn watch_polled(&self, op: &RawOp) {
         let Some(selector) = &self.selector else { return };
@@ -109,9 +100,7 @@ impl Shown {
     /// Makes the descriptor unreadable, and says whether there is something to collect. What comes later makes
     /// it readable by itself.
     pub(super) fn clear(&self, ring: &Ring, waker: &Waker) -> bool {
-        let may_be_inside = self.has_streams.get() || self.holds_polls.get();
-        let events_inside = self.selector.is_some() && may_be_inside;
-        if events_inside && self.is_registered.replace(false) {
+        if self.selector.is_some() && self.is_registered.replace(false) {
             let _ = ring.unregister_eventfd();
         }
         if !self.is_registered.get() {
