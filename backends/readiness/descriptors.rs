@@ -10,7 +10,7 @@
 
 use std::io;
 
-use super::calls;
+use super::file;
 use super::queue::Queue;
 use crate::descriptor::RawDescriptor;
 use crate::generations::{DESCRIPTORS_MAX, Generations};
@@ -205,7 +205,7 @@ impl Record {
     /// What the descriptor is, for operations on files.
     pub(super) fn file_kind(&mut self, fd: RawDescriptor) -> Result<FileKind, i32> {
         if matches!(self.kind, FileKind::Unknown | FileKind::Tcp) {
-            self.kind = calls::file_kind(fd)?;
+            self.kind = file::file_kind(fd)?;
         }
         Ok(self.kind)
     }

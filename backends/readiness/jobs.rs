@@ -11,15 +11,16 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
 use super::super::Operations;
-use super::calls;
+use super::file;
 use super::queue::{Nodes, Place, Queue};
 use crate::completion::Header;
 use crate::descriptor;
 use crate::in_flight::Token;
 use crate::jobs::{self, NotSent, Work};
 use crate::op::{OpKind, Outcome, RawOp};
-use crate::sys::errno;
 use crate::sys::file::PATH_BYTES_MAX;
+use crate::sys::metadata::Record;
+use crate::sys::{self, errno};
 use crate::thread_pool::ThreadPool;
 
 /// Operations of one loop that are with the pool at once. More would only wait there.
@@ -41,7 +42,7 @@ unsafe impl Work for Call {
         // SAFETY: S14: the caller's promise.
         let op = unsafe { &(*this).op };
         // SAFETY: S6: the operation is in flight, for it was not withdrawn; an open has its own path.
-        unsafe { calls::blocking(op) }
+        unsafe { blocking(op) }
     }
 
     unsafe fn discard(this: *mut Call, result: i32) {
@@ -102,7 +103,7 @@ impl Jobs {
     /// Has an operation done, now or when its turn comes.
     ///
     /// # Safety
-    /// As [`calls::blocking`], until it is reported or withdrawn.
+    /// As [`blocking`], until it is reported or withdrawn.
     pub(super) unsafe fn start(
         &mut self,
         token: Token,
@@ -127,7 +128,7 @@ impl Jobs {
                 Started::Later
             }
             // SAFETY: S6: the caller's promise.
-            Err(NotSent::Refused(_)) => Started::Done(unsafe { calls::blocking(op) }),
+            Err(NotSent::Refused(_)) => Started::Done(unsafe { blocking(op) }),
         }
     }
 
@@ -190,6 +191,50 @@ impl Jobs {
         };
         nodes.leave_job(token);
         Some(outcome)
+    }
+}
+
+/// Makes the call of an operation, however long that takes.
+///
+/// # Safety
+/// What `op` points to is valid and the operation's, and its descriptor is open.
+unsafe fn blocking(op: &RawOp) -> i32 {
+    loop {
+        // SAFETY: S6: the caller's promise.
+        let result = unsafe { blocking_once(op) };
+        if result != -errno::EINTR {
+            return result;
+        }
+    }
+}
+
+/// # Safety
+/// As [`blocking`].
+unsafe fn blocking_once(op: &RawOp) -> i32 {
+    match op.kind {
+        // SAFETY: S6: the path is the operation's.
+        OpKind::Open => unsafe { file::open(op) },
+        OpKind::Close => sys::file::close(op.fd),
+        OpKind::SyncAll => sys::file::sync_all(op.fd),
+        OpKind::SyncData => sys::file::sync_data(op.fd),
+        // SAFETY: S6: the record is the operation's.
+        OpKind::Metadata => unsafe { Record::fill(op.as_metadata().record.cast(), op.fd) },
+        OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => file::transfer(op),
+        // These are never sent to a pool.
+        OpKind::Nop
+        | OpKind::Timer
+        | OpKind::Notify
+        | OpKind::Offload
+        | OpKind::Poll
+        | OpKind::Accept
+        | OpKind::Connect
+        | OpKind::Recv
+        | OpKind::RecvPooled
+        | OpKind::RecvVectored
+        | OpKind::Send
+        | OpKind::SendZeroCopy
+        | OpKind::SendVectored
+        | OpKind::Shutdown => -errno::EOPNOTSUPP,
     }
 }
 

@@ -3,8 +3,8 @@
 //!
 //! * [`descriptors`]: what is known of each descriptor, and who waits for it.
 //! * [`queue`]: the lists of waiting operations.
-//! * [`attempt`]: one try at an operation, by the system calls in [`calls`].
-//! * [`jobs`]: what no selector can wait for: files on disks.
+//! * [`attempt`]: one try at an operation; [`jobs`]: what no selector can wait for, on a thread pool.
+//! * [`socket`], [`connect`], [`file`], [`poll`]: operations and their system calls, family by family.
 //!
 //! An operation is tried when it is submitted, and when it would block it waits, in order, in a queue of its
 //! descriptor. A descriptor is registered once, for the edges of both directions, and stays so for its life;
@@ -19,27 +19,29 @@
 #![allow(unsafe_code)]
 
 mod attempt;
-mod calls;
+mod connect;
 mod descriptors;
+mod file;
 mod jobs;
+mod poll;
 mod queue;
+mod socket;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::list::Listed;
-use super::positions::{Positions, Turn};
+use super::positions::Positions;
 use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
 use crate::descriptor::RawDescriptor;
 use crate::in_flight::{Next, Token};
-use crate::io_vecs;
 use crate::leak::Holder;
-use crate::net::socket;
-use crate::op::{Direction, OpKind, Outcome, PART_BYTES_MAX, RawOp};
-use crate::sys::{self, errno};
+use crate::net::socket::forget_addresses;
+use crate::op::{Direction, OpKind, Outcome, RawOp};
+use crate::sys::errno;
 use attempt::{Attempt, attempt};
-use descriptors::{Descriptors, FileKind};
+use descriptors::Descriptors;
 pub(crate) use descriptors::{Edge, Interest};
 use jobs::{Jobs, Started};
 use queue::{Nodes, Place};
@@ -93,10 +95,6 @@ const ACCEPT_BURST_MAX: usize = 256;
 /// calls, and what is new on other descriptors still comes in.
 const SKIPS_MAX: u32 = 4;
 
-/// Errors that say no more than that a read is for a thread: what there is has to be fetched, or cannot be
-/// read so.
-const NOT_FROM_CACHE: [i32; 3] = [errno::EAGAIN, errno::EOPNOTSUPP, errno::ESPIPE];
-
 pub(crate) struct Readiness<S> {
     selector: S,
     descriptors: Descriptors,
@@ -112,50 +110,13 @@ pub(crate) struct Readiness<S> {
 }
 
 impl<S: Selector> Readiness<S> {
+    /// There is nothing to be done.
+    ///
     /// # Safety
     /// As [`Readiness::submit`].
     #[inline(never)]
-    unsafe fn start_by_kind(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: the caller's promise; here and below.
-        let kind = unsafe { (*op).kind };
-        match kind {
-            OpKind::Connect => {
-                // SAFETY: S3: as above.
-                unsafe { self.start_connect(token, op, ops) };
-            }
-            OpKind::Poll => {
-                // SAFETY: S3: as above.
-                unsafe { self.start_poll(token, op, ops) };
-            }
-            OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => {
-                // SAFETY: S3: as above.
-                unsafe { self.start_file(token, op, ops) };
-            }
-            OpKind::Close => {
-                // SAFETY: S3: as above.
-                unsafe { self.start_close(token, op, ops) };
-            }
-            OpKind::Open | OpKind::SyncAll | OpKind::SyncData | OpKind::Metadata => {
-                // SAFETY: S3: as above.
-                unsafe { self.start_job(token, op, ops) };
-            }
-            OpKind::Shutdown => {
-                // SAFETY: S3: as above.
-                let result = calls::shutdown(unsafe { &*op });
-                report(token, result, ops);
-            }
-            OpKind::Nop | OpKind::Timer | OpKind::Notify | OpKind::Offload => report(token, 0, ops),
-            OpKind::Recv
-            | OpKind::RecvPooled
-            | OpKind::RecvVectored
-            | OpKind::Send
-            | OpKind::SendZeroCopy
-            | OpKind::SendVectored
-            | OpKind::Accept => {
-                // SAFETY: S3: as above.
-                unsafe { self.start(token, op, ops) };
-            }
-        }
+    unsafe fn start_nothing(&mut self, token: Token, _op: *mut RawOp, ops: &mut Operations) {
+        report(token, 0, ops);
     }
 
     /// Makes sure that the record of the operation's descriptor is of the file that it names now. `false`:
@@ -237,27 +198,11 @@ impl<S: Selector> Readiness<S> {
         Next::Done
     }
 
-    /// # Safety
-    /// As [`Readiness::submit`].
-    unsafe fn start_connect(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        loop {
-            // SAFETY: S3: nobody else has it now.
-            let raw = unsafe { &mut *op };
-            raw.backend_state = 0;
-            if let Err(errno) = socket::open_for_connect(raw) {
-                return report(token, -errno, ops);
-            }
-            // SAFETY: S3: the caller's promise.
-            if unsafe { self.try_or_queue(token, op, ops) } == Next::Done {
-                return;
-            }
-        }
-    }
-
     /// Waits for events, beside whoever else does.
     ///
     /// # Safety
     /// As [`Readiness::submit`].
+    #[inline(never)]
     unsafe fn start_poll(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
@@ -272,90 +217,6 @@ impl<S: Selector> Readiness<S> {
         self.nodes.push(record.queue(Direction::Neither), token, Place::Waiting);
         let interest = Interest::of(raw);
         self.block(fd, Direction::Neither, interest, ops);
-    }
-
-    /// # Safety
-    /// As [`Readiness::submit`].
-    unsafe fn start_file(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
-        let raw = unsafe { &*op };
-        if !self.enter(token, raw, ops) {
-            return;
-        }
-        let reads = raw.kind.facts().direction == Direction::In;
-        let kind = self.descriptors.record(raw.fd).file_kind(raw.fd);
-        if matches!(kind, Ok(FileKind::Regular | FileKind::Direct))
-            && raw.flags & RawOp::CURSOR != 0
-            && self.positions.enter(token, raw) == Turn::Later
-        {
-            return self.nodes.wait_for_turn(token);
-        }
-        if matches!(kind, Ok(FileKind::Regular | FileKind::Direct)) && may_be_long(raw) {
-            ops.go_by_parts(token);
-        }
-        match kind {
-            // SAFETY: S3: the caller's promise.
-            Ok(FileKind::Regular) if reads => unsafe { self.start_cached_read(token, op, ops) },
-            // SAFETY: S3: as above.
-            Ok(FileKind::Regular | FileKind::Direct) => unsafe { self.start_job(token, op, ops) },
-            // SAFETY: S3: as above.
-            Ok(_) => unsafe { self.start(token, op, ops) },
-            Err(errno) => report(token, -errno, ops),
-        }
-    }
-
-    /// Reads what is in the page cache at once; a thread is only for what has to come from the disk. A read
-    /// is short at the end of the file alone, as one that blocks is.
-    ///
-    /// # Safety
-    /// As [`Readiness::submit`].
-    unsafe fn start_cached_read(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        let mut moved = 0;
-        for _ in 0..ATTEMPTS_MAX {
-            // SAFETY: S3: nobody else has it now.
-            let raw = unsafe { &mut *op };
-            if moved >= ATTEMPT_BYTES_MAX {
-                break;
-            }
-            let result = calls::read_cached(raw);
-            moved += result.max(0) as usize;
-            match result {
-                _ if NOT_FROM_CACHE.contains(&-result) => break,
-                1.. if (result as usize) < raw.as_progress().len && raw.flags & RawOp::EXACT == 0 => {
-                    io_vecs::advance(raw, result as usize);
-                }
-                _ => {
-                    let outcome = Outcome::new(after_part(raw, result));
-                    if ops.complete(token, outcome) == Next::Done {
-                        return self.leave_position(token, ops);
-                    }
-                }
-            }
-        }
-        // SAFETY: S3: the caller's promise.
-        unsafe { self.start_job(token, op, ops) };
-    }
-
-    /// Closing a file on a disk may write, which takes its time.
-    ///
-    /// # Safety
-    /// As [`Readiness::submit`].
-    unsafe fn start_close(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
-        let raw = unsafe { &*op };
-        let is_regular = match self.descriptors.is_stale(raw) {
-            Ok(true) => calls::file_kind(raw.fd).is_ok_and(|kind| kind == FileKind::Regular),
-            Ok(false) => self.descriptors.record(raw.fd).is_regular(raw.fd),
-            Err(_) => false,
-        };
-        if is_regular {
-            // SAFETY: S3: the caller's promise.
-            return unsafe { self.start_job(token, op, ops) };
-        }
-        sys::socket::linger_in_background(raw.fd);
-        // SAFETY: S7: the operation owns the descriptor.
-        let result = unsafe { calls::blocking(raw) };
-        report(token, result, ops);
     }
 
     // ---- trying
@@ -473,7 +334,7 @@ impl<S: Selector> Readiness<S> {
                 unsafe { self.start_file(token, op, ops) };
             } else {
                 // SAFETY: S3: as above. What no selector has room for, it has none for on another socket.
-                socket::forget_addresses(unsafe { &mut *op });
+                forget_addresses(unsafe { &mut *op });
                 // io_uring's word for a file that has no events.
                 let refusal = if errno == errno::EPERM { errno::EINVAL } else { errno };
                 report(token, -refusal, ops);
@@ -496,6 +357,7 @@ impl<S: Selector> Readiness<S> {
 
     /// # Safety
     /// As [`Readiness::submit`].
+    #[inline(never)]
     unsafe fn start_job(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         loop {
             // SAFETY: S3: nobody else has it now.
@@ -505,7 +367,7 @@ impl<S: Selector> Readiness<S> {
                 return;
             };
             // Without a pool all its parts are done here.
-            if ops.complete(token, Outcome::new(after_part(raw, result))) == Next::Done {
+            if ops.complete(token, Outcome::new(file::after_part(raw, result))) == Next::Done {
                 return self.leave_position(token, ops);
             }
         }
@@ -538,7 +400,7 @@ impl<S: Selector> Readiness<S> {
     fn conclude_job(&mut self, token: Token, mut outcome: Outcome, ops: &mut Operations) {
         let Some(op) = ops.op(token) else { return };
         // SAFETY: S3: nobody else looks at it now.
-        outcome.result = after_part(unsafe { &*op }, outcome.result);
+        outcome.result = file::after_part(unsafe { &*op }, outcome.result);
         if ops.complete(token, outcome) == Next::Done {
             return self.leave_position(token, ops);
         }
@@ -632,9 +494,33 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
                 // SAFETY: S3: as above.
                 unsafe { self.start(token, op, ops) };
             }
-            _ => {
+            OpKind::Connect => {
                 // SAFETY: S3: as above.
-                unsafe { self.start_by_kind(token, op, ops) };
+                unsafe { self.start_connect(token, op, ops) };
+            }
+            OpKind::Poll => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_poll(token, op, ops) };
+            }
+            OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_file(token, op, ops) };
+            }
+            OpKind::Close => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_close(token, op, ops) };
+            }
+            OpKind::Open | OpKind::SyncAll | OpKind::SyncData | OpKind::Metadata => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_job(token, op, ops) };
+            }
+            OpKind::Shutdown => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_shutdown(token, op, ops) };
+            }
+            OpKind::Nop | OpKind::Timer | OpKind::Notify | OpKind::Offload => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_nothing(token, op, ops) };
             }
         }
     }
@@ -737,19 +623,8 @@ fn is_multi_accept(op: &RawOp) -> bool {
     op.flags & RawOp::MULTI != 0 && op.kind == OpKind::Accept
 }
 
-/// Whether a transfer may be more than one part.
-fn may_be_long(op: &RawOp) -> bool {
-    op.as_progress().len > PART_BYTES_MAX || op.kind.is_vectored()
-}
-
 /// Reports a result that cannot be a part.
 fn report(token: Token, result: i32, ops: &mut Operations) {
     let next = ops.complete(token, Outcome::new(result));
     debug_assert_eq!(next, Next::Done);
-}
-
-/// The result of a file operation of which the backend has done a part already: that part stands, whatever
-/// came after it.
-fn after_part(op: &RawOp, result: i32) -> i32 {
-    if op.done() > 0 && op.flags & RawOp::EXACT == 0 { result.max(0) } else { result }
 }

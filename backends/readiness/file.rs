@@ -1,21 +1,126 @@
-//! The system calls: each is done once, never blocks unless it says so, and gives a count or a negative
-//! errno.
+//! Files: what is in the cache is read at once, what is not is for the thread pool, and what is a stream waits until it is
+//! ready. Each call is made once and gives a count, a descriptor or a negative errno.
 
 #![allow(unsafe_code)]
 
+use super::descriptors::FileKind;
+use super::{ATTEMPT_BYTES_MAX, ATTEMPTS_MAX, Readiness, Selector, report};
+use crate::backends::Operations;
+use crate::backends::positions::Turn;
 use crate::descriptor::RawDescriptor;
+use crate::in_flight::{Next, Token};
 use crate::io_vecs::{self, Part};
-use crate::net::socket;
 use crate::op::words::OpenWords;
-use crate::op::{Direction, OpKind, PART_BYTES_MAX, RawOp, TRANSFER_BYTES_MAX};
+use crate::op::{Direction, Outcome, PART_BYTES_MAX, RawOp, TRANSFER_BYTES_MAX};
 use crate::sys::descriptor::{is_blocking, is_terminal};
 use crate::sys::file::FileType;
 use crate::sys::io_vec::IoVec;
-use crate::sys::metadata::Record;
 use crate::sys::poll::{POLLIN, POLLOUT, poll};
 use crate::sys::{self, errno};
 
-use super::descriptors::FileKind;
+/// Errors that say no more than that a read is for a thread: what there is has to be fetched, or cannot be
+/// read so.
+const NOT_FROM_CACHE: [i32; 3] = [errno::EAGAIN, errno::EOPNOTSUPP, errno::ESPIPE];
+
+impl<S: Selector> Readiness<S> {
+    /// # Safety
+    /// As [`Readiness::submit`].
+    #[inline(never)]
+    pub(super) unsafe fn start_file(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+        // SAFETY: S3: nobody else has it now.
+        let raw = unsafe { &*op };
+        if !self.enter(token, raw, ops) {
+            return;
+        }
+        let reads = raw.kind.facts().direction == Direction::In;
+        let kind = self.descriptors.record(raw.fd).file_kind(raw.fd);
+        if matches!(kind, Ok(FileKind::Regular | FileKind::Direct))
+            && raw.flags & RawOp::CURSOR != 0
+            && self.positions.enter(token, raw) == Turn::Later
+        {
+            return self.nodes.wait_for_turn(token);
+        }
+        if matches!(kind, Ok(FileKind::Regular | FileKind::Direct)) && may_be_long(raw) {
+            ops.go_by_parts(token);
+        }
+        match kind {
+            // SAFETY: S3: the caller's promise.
+            Ok(FileKind::Regular) if reads => unsafe { self.start_cached_read(token, op, ops) },
+            // SAFETY: S3: as above.
+            Ok(FileKind::Regular | FileKind::Direct) => unsafe { self.start_job(token, op, ops) },
+            // SAFETY: S3: as above.
+            Ok(_) => unsafe { self.start(token, op, ops) },
+            Err(errno) => report(token, -errno, ops),
+        }
+    }
+
+    /// Reads what is in the page cache at once; a thread is only for what has to come from the disk. A read
+    /// is short at the end of the file alone, as one that blocks is.
+    ///
+    /// # Safety
+    /// As [`Readiness::submit`].
+    unsafe fn start_cached_read(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+        let mut moved = 0;
+        for _ in 0..ATTEMPTS_MAX {
+            // SAFETY: S3: nobody else has it now.
+            let raw = unsafe { &mut *op };
+            if moved >= ATTEMPT_BYTES_MAX {
+                break;
+            }
+            let result = read_cached(raw);
+            moved += result.max(0) as usize;
+            match result {
+                _ if NOT_FROM_CACHE.contains(&-result) => break,
+                1.. if (result as usize) < raw.as_progress().len && raw.flags & RawOp::EXACT == 0 => {
+                    io_vecs::advance(raw, result as usize);
+                }
+                _ => {
+                    let outcome = Outcome::new(after_part(raw, result));
+                    if ops.complete(token, outcome) == Next::Done {
+                        return self.leave_position(token, ops);
+                    }
+                }
+            }
+        }
+        // SAFETY: S3: the caller's promise.
+        unsafe { self.start_job(token, op, ops) };
+    }
+
+    /// Closing a file on a disk may write, which takes its time.
+    ///
+    /// # Safety
+    /// As [`Readiness::submit`].
+    #[inline(never)]
+    pub(super) unsafe fn start_close(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+        // SAFETY: S3: nobody else has it now.
+        let raw = unsafe { &*op };
+        let is_regular = match self.descriptors.is_stale(raw) {
+            Ok(true) => file_kind(raw.fd).is_ok_and(|kind| kind == FileKind::Regular),
+            Ok(false) => self.descriptors.record(raw.fd).is_regular(raw.fd),
+            Err(_) => false,
+        };
+        if is_regular {
+            // SAFETY: S3: the caller's promise.
+            return unsafe { self.start_job(token, op, ops) };
+        }
+        sys::socket::linger_in_background(raw.fd);
+        let result = sys::file::close(raw.fd);
+        report(token, result, ops);
+    }
+}
+
+/// Whether a transfer may be more than one part.
+fn may_be_long(op: &RawOp) -> bool {
+    op.as_progress().len > PART_BYTES_MAX || op.kind.is_vectored()
+}
+
+/// The result of a file operation of which the backend has done a part already: that part stands, whatever
+/// came after it.
+pub(super) fn after_part(op: &RawOp, result: i32) -> i32 {
+    if op.done() > 0 && op.flags & RawOp::EXACT == 0 { result.max(0) } else { result }
+}
+
+// ---- calls
 
 /// What a descriptor is. The error is an errno.
 pub(super) fn file_kind(fd: RawDescriptor) -> Result<FileKind, i32> {
@@ -28,52 +133,20 @@ pub(super) fn file_kind(fd: RawDescriptor) -> Result<FileKind, i32> {
     })
 }
 
-// ---- sockets
-
-pub(super) fn recv(op: &RawOp) -> i32 {
-    // SAFETY: S6: the buffer is the operation's.
-    unsafe { sys::socket::recv(op.fd, op.as_transfer().buf, op.transfer_len() as usize) }
+/// # Safety
+/// The path is the operation's.
+pub(super) unsafe fn open(op: &RawOp) -> i32 {
+    let OpenWords { path, flags, mode, .. } = *op.as_open();
+    // SAFETY: S6: the caller's promise.
+    unsafe { sys::file::open(path, flags, mode) }
 }
 
-pub(super) fn send(op: &RawOp) -> i32 {
-    // SAFETY: S6: the buffer is the operation's.
-    unsafe { sys::socket::send(op.fd, op.as_transfer().buf, op.transfer_len() as usize) }
+/// Reads or writes, however long that takes.
+pub(super) fn transfer(op: &RawOp) -> i32 {
+    let mut single = IoVec::EMPTY;
+    let (vecs, count) = vecs(op, &mut single);
+    at_offset(op, |offset| call_at(op, vecs, count, offset))
 }
-
-pub(super) fn recv_vectored(op: &RawOp) -> i32 {
-    // SAFETY: S6: the message and its buffers are the operation's.
-    unsafe { sys::socket::recv_message(op.fd, op.as_vectored().message.cast()) }
-}
-
-pub(super) fn send_vectored(op: &RawOp) -> i32 {
-    // SAFETY: S6: the message and its buffers are the operation's.
-    unsafe { sys::socket::send_message(op.fd, op.as_vectored().message.cast()) }
-}
-
-pub(super) fn accept(op: &mut RawOp) -> i32 {
-    if op.flags & RawOp::UNTRACKED != 0 && is_blocking(op.fd) {
-        // Our own listeners do not block; of a foreign one we have to know that there is somebody.
-        match poll(op.fd, POLLIN) {
-            0 => return -errno::EAGAIN,
-            ..0 => return -errno::EBADF,
-            _ => {}
-        }
-    }
-    socket::accept_now(op)
-}
-
-/// Begins to connect: `EINPROGRESS` if that takes its time.
-pub(super) fn connect(op: &mut RawOp) -> i32 {
-    let (address, len) = socket::address_place(op);
-    // SAFETY: S3: the address is the operation's own.
-    unsafe { sys::socket::connect(op.fd, address, len) }
-}
-
-pub(super) fn shutdown(op: &RawOp) -> i32 {
-    sys::socket::shutdown(op.fd, op.as_shutdown().how)
-}
-
-// ---- files
 
 /// The buffers of the next part of a read or write: those of its list, or the one in `single`, which is set to it. Only
 /// what is appended is done whole: in parts it would mix with what others append.
@@ -181,43 +254,4 @@ fn call_at(op: &RawOp, vecs: *const IoVec, count: i32, offset: i64) -> i32 {
         // SAFETY: S6: as above.
         unsafe { sys::file::write(op.fd, vecs, count, offset) }
     }
-}
-
-/// Does a file operation, however long that takes: for the thread pool.
-///
-/// # Safety
-/// What `op` points to is valid and the operation's, and its descriptor is open.
-pub(super) unsafe fn blocking(op: &RawOp) -> i32 {
-    loop {
-        // SAFETY: S6: the caller's promise.
-        let result = unsafe { blocking_once(op) };
-        if result != -errno::EINTR {
-            return result;
-        }
-    }
-}
-
-/// # Safety
-/// As [`blocking`].
-unsafe fn blocking_once(op: &RawOp) -> i32 {
-    match op.kind {
-        OpKind::Open => {
-            let OpenWords { path, flags, mode, .. } = *op.as_open();
-            // SAFETY: S6: the path is the operation's.
-            unsafe { sys::file::open(path, flags, mode) }
-        }
-        OpKind::Close => sys::file::close(op.fd),
-        OpKind::SyncAll => sys::file::sync_all(op.fd),
-        OpKind::SyncData => sys::file::sync_data(op.fd),
-        // SAFETY: S6: the record is the operation's.
-        OpKind::Metadata => unsafe { Record::fill(op.as_metadata().record.cast(), op.fd) },
-        OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => transfer(op),
-        _ => -errno::EOPNOTSUPP,
-    }
-}
-
-fn transfer(op: &RawOp) -> i32 {
-    let mut single = IoVec::EMPTY;
-    let (vecs, count) = vecs(op, &mut single);
-    at_offset(op, |offset| call_at(op, vecs, count, offset))
 }
