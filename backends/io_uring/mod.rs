@@ -126,10 +126,8 @@ impl IoUring {
             files::choose_parts(token, raw, ops);
         }
         let at_position = raw.kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0;
-        if at_position {
-            if !self.begin_at_position(token, raw, ops) {
-                return;
-            }
+        if at_position && !self.begin_at_position(token, raw, ops) {
+            return;
         }
         let user_data = user_data_of(token, raw);
         // SAFETY: S3: as above.
