@@ -3,11 +3,13 @@
 //!
 //! * [`features`]: what this kernel can do.
 //! * [`ring`]: the rings and the system call.
-//! * [`entry`]: an operation as a submission queue entry.
+//! * [`entry`]: an operation as a submission queue entry. [`socket`], [`connect`], [`file`], [`poll`]: the entries, and
+//!   what else there is to operations, family by family.
 //! * [`sends`]: sends, and the room that they wait for.
 //! * [`buf_ring`]: the buffers that the kernel hands out.
 //! * [`substitute`]: calls for what the kernel does not do through the ring.
-//! * [`files`]: transfers at the position of a file, which the kernel does not order.
+//! * [`file_position`]: transfers at the position of a file, which the kernel does not order.
+//! * [`fifo`]: opens that wait for another end.
 //! * [`shown`]: what a program polls that has the loop inside another one.
 //!
 //! What does not fit into the submission queue even after it was flushed waits in a backlog, in order, with
@@ -17,13 +19,17 @@
 #![allow(unsafe_code)]
 
 mod buf_ring;
+mod connect;
 mod entry;
 mod features;
 mod fifo;
-mod files;
+mod file;
+mod file_position;
+mod poll;
 mod ring;
 mod sends;
 mod shown;
+mod socket;
 mod substitute;
 
 use std::collections::VecDeque;
@@ -38,14 +44,15 @@ use super::{Capabilities, Driver, ENTRIES_MAX, IoWorkers, Operations, Options, W
 use crate::buf_pool::{self, Buffers};
 use crate::in_flight::{Next, Token};
 use crate::memory;
-use crate::net::socket;
+use crate::net::socket::open_for_connect;
 use crate::op::{OpKind, Outcome, RawOp};
-use crate::sys::{self, RawDescriptor, errno};
+use crate::sys::{self, errno};
 use buf_ring::{BufRing, group};
 use features::Features;
 use ring::Ring;
 use sends::Progress;
 use shown::Shown;
+use socket::{accept_at_last, receive_after_poll, report_accept};
 
 /// User data that names no operation; a token's index is smaller.
 const WAKE_UP: u64 = 0x7fff_ffff;
@@ -65,10 +72,6 @@ const CQE_MORE: u32 = 1 << 1;
 /// In the flags of a completion queue entry: the kernel has let go of a zero-copy buffer
 /// (`IORING_CQE_F_NOTIF`).
 const CQE_NOTIFICATION: u32 = 1 << 3;
-
-/// [`RawOp::backend_state`] of a long write that is appended: in parts it would mix with what others append. It is
-/// for a thread of the kernel's.
-const WHOLE: u16 = 4;
 
 pub(crate) struct IoUring {
     ring: Ring,
@@ -90,7 +93,7 @@ impl IoUring {
     #[inline(always)]
     unsafe fn push(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
-        match unsafe { entry::of_common(op) } {
+        match entry::of_common(unsafe { &*op }) {
             // SAFETY: S1: what the entry points to lives until the operation is completed.
             Some(entry) => unsafe { self.push_entry(token, token.bits(), entry) },
             // SAFETY: S3: as above.
@@ -104,29 +107,7 @@ impl IoUring {
     unsafe fn push_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
-        match raw.kind {
-            OpKind::Poll => self.shown.watch(raw),
-            OpKind::Connect => {
-                if let Err(errno) = socket::open_for_connect(raw) {
-                    let _ = ops.complete(token, Outcome::new(-errno));
-                    return;
-                }
-            }
-            OpKind::Close => sys::socket::linger_in_background(raw.fd),
-            OpKind::Open if fifo::may_wait(raw) => ops.look_first(token),
-            // The kernel would take a thread for it, though it never blocks. What was submitted before comes first.
-            OpKind::Shutdown if self.ring.submit().is_ok() && self.ring.unsubmitted() == 0 => {
-                let _ =
-                    ops.complete(token, Outcome::new(sys::socket::shutdown(raw.fd, raw.as_shutdown().how)));
-                return;
-            }
-            _ => {}
-        }
-        if raw.kind.is_file_transfer() && raw.done() == 0 {
-            files::choose_parts(token, raw, ops);
-        }
-        let at_position = raw.kind.is_file_transfer() && raw.flags & RawOp::CURSOR != 0;
-        if at_position && !self.begin_at_position(token, raw, ops) {
+        if !self.prepare(token, raw, ops) {
             return;
         }
         let user_data = user_data_of(token, raw);
@@ -134,6 +115,54 @@ impl IoUring {
         let entry = unsafe { entry::of(op, &self.features) };
         // SAFETY: S1: what the entry points to lives until the operation is completed.
         unsafe { self.push_entry(token, user_data, entry) };
+    }
+
+    /// Does what has to be done before the kernel gets an operation. `false`: it does not get it now.
+    fn prepare(&mut self, token: Token, op: &mut RawOp, ops: &mut Operations) -> bool {
+        match op.kind {
+            OpKind::Poll => self.shown.watch(op),
+            OpKind::Connect => {
+                if let Err(errno) = open_for_connect(op) {
+                    let _ = ops.complete(token, Outcome::new(-errno));
+                    return false;
+                }
+            }
+            OpKind::Close => sys::socket::linger_in_background(op.fd),
+            OpKind::Open => {
+                if fifo::may_wait(op) {
+                    ops.look_first(token);
+                }
+            }
+            // The kernel would take a thread for it, though it never blocks. What was submitted before comes first.
+            OpKind::Shutdown => {
+                if self.ring.submit().is_ok() && self.ring.unsubmitted() == 0 {
+                    let result = sys::socket::shutdown(op.fd, op.as_shutdown().how);
+                    let _ = ops.complete(token, Outcome::new(result));
+                    return false;
+                }
+            }
+            OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => {
+                if op.done() == 0 {
+                    file::choose_parts(token, op, ops);
+                }
+                return op.flags & RawOp::CURSOR == 0 || self.begin_at_position(token, op, ops);
+            }
+            OpKind::Nop
+            | OpKind::Timer
+            | OpKind::Notify
+            | OpKind::Offload
+            | OpKind::Accept
+            | OpKind::Recv
+            | OpKind::RecvPooled
+            | OpKind::RecvVectored
+            | OpKind::Send
+            | OpKind::SendZeroCopy
+            | OpKind::SendVectored
+            | OpKind::SyncAll
+            | OpKind::SyncData
+            | OpKind::Metadata => {}
+        }
+        true
     }
 
     /// # Safety
@@ -205,16 +234,13 @@ impl IoUring {
         // SAFETY: S3: the operation is ours, and the kernel is done with its description.
         let op = unsafe { &mut *op };
         let canceled = Outcome::untried(-libc::ECANCELED);
-        let outcome = match op.kind {
-            // It takes connection after connection.
-            OpKind::Accept if op.backend_state != 0 => {
-                accept_at_last(token, canceled, &mut self.backlog, ops)
-            }
-            kind if sends::is_send(kind) => {
-                return go_on(token, sends::canceled(op), &mut self.backlog, ops);
-            }
-            _ => Some(canceled),
-        };
+        if op.kind.is_send() {
+            return go_on(token, sends::canceled(op), &mut self.backlog, ops);
+        }
+        // It takes connection after connection.
+        let takes_more = op.kind == OpKind::Accept && op.backend_state != 0;
+        let outcome =
+            if takes_more { accept_at_last(token, canceled, &mut self.backlog, ops) } else { Some(canceled) };
         if let Some(outcome) = outcome {
             let _ = ops.complete_seen(token, outcome);
             self.leave_position(token);
@@ -238,12 +264,11 @@ impl IoUring {
                 again_if_not_found(Token::from_bits(user_data & !CANCEL_BIT), result, &mut self.backlog, ops);
             } else {
                 let token = Token::from_bits(user_data & !PART_BIT);
-                match ops.op_kind(token) {
-                    Some(OpKind::Accept) => {
-                        let multishot = self.features.multishot_accept;
-                        report_accept(token, result, cqe_flags, multishot, &mut self.backlog, ops);
-                    }
-                    _ => report_part(token, result, cqe_flags, &mut self.backlog, ops),
+                if ops.op_kind(token) == Some(OpKind::Accept) {
+                    let multishot = self.features.multishot_accept;
+                    report_accept(token, result, cqe_flags, multishot, &mut self.backlog, ops);
+                } else {
+                    report_part(token, result, cqe_flags, &mut self.backlog, ops);
                 }
             }
         }
@@ -328,12 +353,16 @@ unsafe impl Driver for IoUring {
     fn cancel(&mut self, token: Token, ops: &mut Operations) -> bool {
         // A close that the kernel has begun cannot be stopped, and ECANCELED is an answer that a file system
         // may give to it (close(2)): without a cancel it is never in doubt whether the descriptor is gone.
-        match ops.op_kind(token) {
+        let kind = ops.op_kind(token);
+        if kind == Some(OpKind::Close) {
             // One that waits for room has not begun.
-            Some(OpKind::Close) => return !self.backlog.is_empty(),
-            Some(OpKind::SendZeroCopy) if ops.op(token).is_some_and(is_sent) => return false,
-            Some(kind) if kind.is_file_transfer() && self.withdraw_from_position(token, ops) => return true,
-            _ => {}
+            return !self.backlog.is_empty();
+        }
+        if ops.op(token).is_some_and(is_sent) {
+            return false;
+        }
+        if kind.is_some_and(OpKind::is_file_transfer) && self.withdraw_from_position(token, ops) {
+            return true;
         }
         if !self.backlog.is_empty() || !self.push_cancel(token, ops) {
             self.backlog.push_back(token.bits() | CANCEL_BIT);
@@ -410,11 +439,12 @@ fn outcome_of(result: i32, cqe_flags: u32) -> Outcome {
 
 /// What the requests of an operation have as their user data.
 fn user_data_of(token: Token, op: &RawOp) -> u64 {
-    let is_in_parts = match op.kind {
-        OpKind::SendZeroCopy => true,
-        OpKind::RecvPooled => !buf_pool::buffers_of(op).is_supplied(),
-        OpKind::Accept => op.flags & RawOp::MULTI != 0,
-        _ => sends::is_waiting(op),
+    let is_in_parts = if op.kind.takes_pooled_buffer() {
+        !buf_pool::buffers_of(op).is_supplied()
+    } else if op.kind == OpKind::Accept {
+        op.flags & RawOp::MULTI != 0
+    } else {
+        op.kind == OpKind::SendZeroCopy || sends::is_waiting(op)
     };
     token.bits() | if is_in_parts { PART_BIT } else { 0 }
 }
@@ -449,7 +479,7 @@ fn continue_later(token: Token, backlog: &mut VecDeque<u64>, ops: &mut Operation
     let Some(op) = ops.op(token) else { return };
     // SAFETY: S3: the kernel is done with this part, so the description is ours.
     let op = unsafe { &mut *op };
-    if sends::is_send(op.kind) {
+    if op.kind.is_send() {
         sends::wait_for_room(op);
     }
     backlog.push_back(token.bits());
@@ -469,53 +499,27 @@ fn classify_outcome(
     let op = ops.op(token)?;
     // SAFETY: S3: the kernel is done with this try, so the description is ours.
     let kind = unsafe { (*op).kind };
-    match kind {
-        OpKind::Accept if was_canceled && is_ending => accept_at_last(token, outcome, backlog, ops),
-        OpKind::Send | OpKind::SendVectored if outcome.result == -errno::EAGAIN => {
-            continue_later(token, backlog, ops);
-            None
-        }
-        // The kernel gave up waiting for readiness, since it was woken for nothing too often, 128 times
-        // (`APOLL_MAX_RETRY`), and had a thread wait in the call, where these heed `O_NONBLOCK` or a time
-        // limit of the socket's; or it could not make a thread.
-        OpKind::Accept | OpKind::Recv | OpKind::RecvVectored | OpKind::RecvPooled
-            if outcome.result == -errno::EAGAIN || was_canceled && !is_ending =>
-        {
-            backlog.push_back(token.bits());
-            None
-        }
-        // SAFETY: S3: as above.
-        _ if was_canceled && !is_ending => Some(Outcome::new(substitute::call(unsafe { &*op }))),
-        _ => Some(outcome),
+    if kind == OpKind::Accept && was_canceled && is_ending {
+        return accept_at_last(token, outcome, backlog, ops);
     }
-}
-
-/// An accept that goes on and on has a connection, or an error. When the kernel has stopped repeating it, for the
-/// completion queue was full, it may have been woken for more connections, and its callback may not want them.
-#[cold]
-fn report_accept(
-    token: Token,
-    result: i32,
-    cqe_flags: u32,
-    multishot: bool,
-    backlog: &mut VecDeque<u64>,
-    ops: &mut Operations,
-) {
-    let mut outcome = outcome_of(result, cqe_flags);
-    if result < 0 {
-        match classify_outcome(token, outcome, backlog, ops) {
-            Some(whole) => outcome = whole,
-            None => return,
-        }
-    } else if multishot && cqe_flags & CQE_MORE == 0 {
-        let Some(op) = ops.op(token) else { return };
-        // SAFETY: S3: the kernel is done with this try, so the description is ours.
-        let listener = unsafe { (*op).fd };
-        wake_other_accepts(token, listener, connections_waiting(listener), backlog, ops);
-    }
-    if ops.complete(token, outcome) == Next::Continue {
+    let not_ready = outcome.result == -errno::EAGAIN;
+    let not_done = was_canceled && !is_ending;
+    if not_ready && kind.is_send() {
         continue_later(token, backlog, ops);
+        return None;
     }
+    // The kernel gave up waiting for readiness, since it was woken for nothing too often, 128 times (`APOLL_MAX_RETRY`),
+    // and had a thread wait in the call, where these heed `O_NONBLOCK` or a time limit of the socket's; or it could not
+    // make a thread.
+    if (not_ready || not_done) && kind.takes_from_socket() {
+        backlog.push_back(token.bits());
+        return None;
+    }
+    if not_done {
+        // SAFETY: S3: as above.
+        return Some(Outcome::new(substitute::call(unsafe { &*op })));
+    }
+    Some(outcome)
 }
 
 /// A request has completed that is a part of its operation.
@@ -525,9 +529,10 @@ fn report_part(token: Token, result: i32, cqe_flags: u32, backlog: &mut VecDeque
     let Some(op) = ops.op(token) else { return };
     // SAFETY: S3: the kernel reads at most the buffer, not the description.
     let op = unsafe { &mut *op };
-    let progress = match op.kind {
-        OpKind::RecvPooled => receive_after_poll(op, result),
-        _ => sends::completed(op, result, cqe_flags, is_ending),
+    let progress = if op.kind.takes_pooled_buffer() {
+        receive_after_poll(op, result)
+    } else {
+        sends::completed(op, result, cqe_flags, is_ending)
     };
     go_on(token, progress, backlog, ops);
 }
@@ -544,91 +549,6 @@ fn go_on(token: Token, progress: Progress, backlog: &mut VecDeque<u64>, ops: &mu
             }
         }
     }
-}
-
-/// An accept is cancelled, and connections came at that moment: of all who accept on the listener the kernel
-/// has woken this one alone, so it has to take them, or they wait until another one comes. A loop that is
-/// being dropped would close what it took, so it takes nothing.
-///
-/// An accept that goes on and on may have been woken for each of those that are there; it takes no more than
-/// these, one a step, however fast others come.
-fn accept_at_last(
-    token: Token,
-    outcome: Outcome,
-    backlog: &mut VecDeque<u64>,
-    ops: &mut Operations,
-) -> Option<Outcome> {
-    if ops.is_abandoned() {
-        return Some(outcome);
-    }
-    let op = ops.op(token)?;
-    // SAFETY: S3: the kernel is done with it, so the description is ours.
-    let op = unsafe { &mut *op };
-    // A foreign listener may block.
-    if op.flags & RawOp::UNTRACKED != 0 {
-        return Some(outcome);
-    }
-    if op.flags & RawOp::MULTI != 0 && op.backend_state == 0 {
-        // One more, which says that they have been counted.
-        op.backend_state = connections_waiting(op.fd).saturating_add(1);
-    }
-    let accepted = if op.backend_state == 1 { -libc::EAGAIN } else { socket::accept_now(op) };
-    if accepted < 0 {
-        op.backend_state = 0;
-        return Some(outcome);
-    }
-    if op.flags & RawOp::MULTI == 0 {
-        let (listener, waiting) = (op.fd, connections_waiting(op.fd));
-        wake_other_accepts(token, listener, waiting, backlog, ops);
-        return Some(Outcome::new(accepted));
-    }
-    op.backend_state -= 1;
-    // It is looked at again when it comes out of the backlog.
-    backlog.push_back(token.bits());
-    Some(Outcome::new(accepted).and_more())
-}
-
-/// The accept of `token` has taken a connection, and may have been woken for others that wait: so the other
-/// accepts on the listener begin anew, and look. The kernel ends their requests, not the operations.
-fn wake_other_accepts(
-    token: Token,
-    listener: RawDescriptor,
-    waiting: u16,
-    backlog: &mut VecDeque<u64>,
-    ops: &mut Operations,
-) {
-    let (mut cursor, mut left) = (0, waiting);
-    while left > 0 && backlog.len() < backlog.capacity() {
-        let Some(other) = ops.next_on_fd(listener, &mut cursor) else { return };
-        let accepts = ops.op_kind(other) == Some(OpKind::Accept);
-        if accepts && other != token && !ops.is_ending(other) {
-            backlog.push_back(other.bits() | CANCEL_BIT);
-            left -= 1;
-        }
-    }
-}
-
-/// One if it cannot be asked.
-#[cold]
-fn connections_waiting(listener: RawDescriptor) -> u16 {
-    sys::socket::connections_waiting(listener).unwrap_or(1).try_into().unwrap_or(u16::MAX)
-}
-
-/// A pooled receive without buffer rings is a poll, and then a receive that does not block.
-fn receive_after_poll(op: &RawOp, polled: i32) -> Progress {
-    if polled < 0 {
-        return Progress::Over(Outcome::new(polled));
-    }
-    let buffers = buf_pool::buffers_of(op);
-    let Some(index) = buffers.take() else { return Progress::Over(Outcome::new(-libc::ENOBUFS)) };
-    let (place, len) = (buffers.place(index), buffers.size() as usize);
-    // SAFETY: S13: the buffer is free and ours until it is given back or reported.
-    let result = unsafe { sys::socket::recv(op.fd, place, len) };
-    if result > 0 {
-        return Progress::Over(Outcome::new(result).in_buffer(index));
-    }
-    buffers.give_back(index);
-    if result == -libc::EAGAIN { Progress::Again } else { Progress::Over(Outcome::new(result)) }
 }
 
 /// The kernel has answered a request to cancel. If it did not find an operation that is still in flight and

@@ -66,13 +66,9 @@ pub(super) enum Progress {
     Over(Outcome),
 }
 
-pub(super) fn is_send(kind: OpKind) -> bool {
-    matches!(kind, OpKind::Send | OpKind::SendVectored | OpKind::SendZeroCopy)
-}
-
 /// Whether a send waits for room, or is about to.
 pub(super) fn is_waiting(op: &RawOp) -> bool {
-    is_send(op.kind) && op.backend_state & WAITS != 0
+    op.kind.is_send() && op.backend_state & WAITS != 0
 }
 
 /// Whether only the kernel's letting go of the buffer is awaited, which nothing can hasten.
@@ -89,7 +85,7 @@ pub(super) fn poll_entry(op: &RawOp) -> Entry {
 
 /// There was no room, or not enough.
 pub(super) fn wait_for_room(op: &mut RawOp) -> Progress {
-    debug_assert!(is_send(op.kind) && op.backend_state & WAITS == 0);
+    debug_assert!(op.kind.is_send() && op.backend_state & WAITS == 0);
     op.backend_state |= WAITS_ONCE;
     Progress::Again
 }

@@ -29,7 +29,19 @@ pub(super) fn call(op: &RawOp) -> i32 {
             OpKind::Shutdown => sys::socket::shutdown(op.fd, op.as_shutdown().how),
             OpKind::Open => open(op),
             OpKind::Read | OpKind::ReadVectored | OpKind::Write | OpKind::WriteVectored => transfer(op),
-            _ => -errno::EAGAIN,
+            OpKind::Nop
+            | OpKind::Timer
+            | OpKind::Notify
+            | OpKind::Offload
+            | OpKind::Poll
+            | OpKind::Accept
+            | OpKind::Connect
+            | OpKind::Recv
+            | OpKind::RecvPooled
+            | OpKind::RecvVectored
+            | OpKind::Send
+            | OpKind::SendZeroCopy
+            | OpKind::SendVectored => -errno::EAGAIN,
         };
         if result != -errno::EINTR {
             return result;

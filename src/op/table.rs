@@ -319,6 +319,30 @@ impl OpKind {
         matches!(self.facts().memory, Memory::Buffer | Memory::BufferList | Memory::BufferPool)
     }
 
+    /// Whether it sends bytes to a socket.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn is_send(self) -> bool {
+        let facts = self.facts();
+        matches!((facts.target, facts.direction), (Target::Socket, Direction::Out)) && self.moves_bytes()
+    }
+
+    /// Whether it takes what has arrived at a socket: bytes, or a connection.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn takes_from_socket(self) -> bool {
+        let facts = self.facts();
+        matches!(facts.target, Target::Socket | Target::ListeningSocket)
+            && matches!(facts.direction, Direction::In)
+    }
+
+    /// Whether it receives into a buffer of a pool.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn takes_pooled_buffer(self) -> bool {
+        matches!(self.facts().memory, Memory::BufferPool)
+    }
+
     /// Whether its memory is a list of buffers.
     #[must_use]
     #[inline(always)]

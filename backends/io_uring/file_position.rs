@@ -9,33 +9,11 @@
 
 use super::super::Operations;
 use super::super::positions::Turn;
-use super::{IoUring, WHOLE, fifo};
+use super::{IoUring, fifo};
 use crate::descriptor;
 use crate::in_flight::{Next, Token};
-use crate::io_vecs;
-use crate::op::{Direction, OpKind, Outcome, PART_BYTES_MAX, RawOp};
+use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::errno;
-use crate::sys::file::{self, FileType};
-
-/// Looks whether a transfer is done in parts, so that the kernel does not hold the loop with it. A pipe or terminal gives
-/// and takes what there is in one part. Called before the first part.
-#[cold]
-pub(super) fn choose_parts(token: Token, op: &mut RawOp, ops: &mut Operations) {
-    let len = op.as_progress().len;
-    if len <= PART_BYTES_MAX && !op.kind.is_vectored() {
-        return;
-    }
-    // SAFETY: S3: a transfer of ours.
-    let (_, bytes) = unsafe { io_vecs::part(op, PART_BYTES_MAX) };
-    if bytes >= len || !matches!(file::file_type(op.fd), Ok(FileType::OnDisk { .. })) {
-        return;
-    }
-    if len > PART_BYTES_MAX && op.kind.facts().direction == Direction::Out && file::appends(op.fd) {
-        op.backend_state = WHOLE;
-    } else {
-        ops.go_by_parts(token);
-    }
-}
 
 impl IoUring {
     /// Whether a transfer at the position of a file is to be given to the kernel now; otherwise its turn comes.

@@ -1,0 +1,18 @@
+//! Connecting.
+
+#![allow(unsafe_code)]
+
+use ::io_uring::squeue::Entry;
+use ::io_uring::{opcode, types};
+
+use crate::net::socket::address_place;
+use crate::op::RawOp;
+
+/// # Safety
+/// `op` is a connect of the backend that has its socket.
+pub(super) unsafe fn connect(op: *mut RawOp) -> Entry {
+    // SAFETY: S3: nobody else has it now.
+    let raw = unsafe { &mut *op };
+    let (address, len) = address_place(raw);
+    opcode::Connect::new(types::Fd(raw.fd), address.cast(), len).build()
+}
