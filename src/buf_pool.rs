@@ -10,6 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use crate::backends::Waker;
+use crate::in_flight::WaiterQueue;
 use crate::op::{OpKind, Outcome, Output, RawOp};
 use crate::sys::errno;
 use crate::sys::pages::Pages;
@@ -24,7 +25,8 @@ pub(crate) const BUFFERS_MAX: u16 = 1 << 15;
 ///
 /// A pooled receive ([`TcpStream::recv_pooled`](crate::TcpStream::recv_pooled),
 /// [`recv_multi`](crate::TcpStream::recv_multi)) takes a buffer only when there is data, and hands it to the
-/// callback as a [`Lease`]. When all buffers are on lease, receives wait until one comes back.
+/// callback as a [`Lease`]. When all buffers are on lease, receives wait until one comes back, first come first
+/// served; a receive for which nothing has come keeps none from the others.
 ///
 /// The handle is cheap to clone; keep one in the state that the operation borrows.
 ///
@@ -55,6 +57,10 @@ pub(crate) struct Buffers {
     size: u32,
     count: u16,
     leased: Cell<u16>,
+    /// Receives that wait for a buffer, on the loop's side.
+    waiters: WaiterQueue,
+    /// How many of them were tried again since a buffer was last taken or came back.
+    tried: Cell<usize>,
     returns: Rc<Returns>,
     loop_id: u32,
     /// The loop's number for the pool.
@@ -172,7 +178,8 @@ impl Buffers {
         }
         let memory = Pages::new(usize::from(count) * size as usize)?;
         let free = Free::List(RefCell::new((0..count).rev().collect()));
-        Ok(Buffers { memory, size, count, leased: Cell::new(0), returns, loop_id, id, free })
+        let (waiters, leased, tried) = (WaiterQueue::default(), Cell::new(0), Cell::new(0));
+        Ok(Buffers { memory, size, count, leased, waiters, tried, returns, loop_id, id, free })
     }
 
     /// From now on the kernel hands the buffers out. None has been taken yet.
@@ -214,6 +221,29 @@ impl Buffers {
         self.size
     }
 
+    pub(crate) fn waiters(&self) -> &WaiterQueue {
+        &self.waiters
+    }
+
+    /// Whether a buffer is not on lease.
+    pub(crate) fn has_free(&self) -> bool {
+        self.leased.get() < self.count
+    }
+
+    /// How many receives that wait for a buffer are tried next: one for each that is free. If those that were tried
+    /// have taken none, for nothing has come for them, their turn passes on to twice as many.
+    pub(crate) fn next_tries(&self) -> usize {
+        let free = usize::from(self.count - self.leased.get());
+        let tries = if free == 0 { 0 } else { free.max(self.tried.get()) };
+        self.tried.set(self.tried.get() + tries);
+        tries
+    }
+
+    fn set_leased(&self, leased: u16) {
+        self.leased.set(leased);
+        self.tried.set(0);
+    }
+
     /// Takes a buffer back that nobody uses.
     pub(crate) fn give_back(&self, index: u16) {
         match &self.free {
@@ -229,12 +259,6 @@ pub(crate) fn buffers_of(op: &RawOp) -> &Buffers {
     debug_assert_eq!(op.kind, OpKind::RecvPooled);
     // SAFETY: S6: the operation borrows the pool.
     unsafe { &*op.as_pooled().buffers }
-}
-
-/// Whether the pool of a pooled receive has a buffer that is not on lease.
-pub(crate) fn has_free(op: &RawOp) -> bool {
-    let buffers = buffers_of(op);
-    buffers.leased.get() < buffers.count
 }
 
 /// Whether the pool of a pooled receive is of this loop.
@@ -283,7 +307,7 @@ impl fmt::Debug for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(index) = self.index {
-            self.buffers.leased.set(self.buffers.leased.get() - 1);
+            self.buffers.set_leased(self.buffers.leased.get() - 1);
             self.buffers.returns.note();
             self.buffers.give_back(index);
         }
@@ -305,7 +329,7 @@ unsafe impl Output for Lease {
         let buffers = unsafe { Rc::from_raw(buffers) };
         let index = outcome.used_buffer();
         if index.is_some() {
-            buffers.leased.set(buffers.leased.get() + 1);
+            buffers.set_leased(buffers.leased.get() + 1);
         }
         let lease = Lease { buffers, index, len: outcome.result.max(0) as u32 };
         outcome.count().map(|_| lease)

@@ -914,7 +914,7 @@ impl Loop {
     pub fn flush(&mut self) -> io::Result<()> {
         self.check_is_at_home()?;
         self.core.ops.resolve_delays();
-        self.feed_starved();
+        self.retry_buffer_waiters();
         let flushed = self.core.backend.flush(&mut self.core.ops);
         if self.core.embedded.get() && !self.core.ops.in_step {
             // Whoever waits until the time that it was told has to ask again.
@@ -956,7 +956,7 @@ impl Loop {
             return Some(Duration::ZERO);
         }
         self.core.ops.resolve_delays();
-        let unsubmitted = self.core.ops.may_feed() || self.core.backend.has_unsubmitted();
+        let unsubmitted = self.core.ops.may_retry_buffer_waiters() || self.core.backend.has_unsubmitted();
         // What `run` will report, too.
         let is_late = unsubmitted && self.flush().is_err();
         if is_late || self.has_work() {
@@ -971,7 +971,12 @@ impl Loop {
 
     /// Whether there is something to do that the backend does not know of.
     fn has_work(&self) -> bool {
-        self.core.ops.has_ready() || self.core.ops.may_feed() || self.core.ops.remote.stop_requested()
+        self.has_work_at_hand() || self.core.ops.remote.stop_requested()
+    }
+
+    /// Whether there is something to do for the next step.
+    fn has_work_at_hand(&self) -> bool {
+        self.core.ops.has_ready() || self.core.ops.may_retry_buffer_waiters()
     }
 
     /// Whatever there is to do from now on makes the descriptor readable, or [`Loop::next_timeout`] says when.
@@ -998,7 +1003,7 @@ impl Loop {
         // What made the descriptor readable may still be there, though it will not do so again.
         let busy = !self.core.stepped;
         self.core.ops.resolve_delays();
-        self.feed_starved();
+        self.retry_buffer_waiters();
         let flushed = self.core.backend.flush(&mut self.core.ops);
         self.show(busy || flushed.is_err());
     }
@@ -1009,7 +1014,7 @@ impl Loop {
         self.core.stepped = true;
         let mut woken = self.take_posted();
         self.core.ops.resolve_delays();
-        self.feed_starved();
+        self.retry_buffer_waiters();
         let wait = self.wait_for(if woken { Limit::Now } else { limit });
         let polled = self.core.backend.poll(wait, &mut self.core.ops);
         self.core.ops.clock.invalidate();
@@ -1045,7 +1050,7 @@ impl Loop {
         if limit == Limit::Now && self.core.embedded.get() {
             return Wait::Peek;
         }
-        if limit == Limit::Now || self.core.ops.has_ready() || !Remote::prepare_sleep(&self.core.ops.remote) {
+        if limit == Limit::Now || self.has_work_at_hand() || !Remote::prepare_sleep(&self.core.ops.remote) {
             return Wait::Skip;
         }
         let limit_ns = if let Limit::At(limit_ns) = limit { Some(limit_ns) } else { None };
@@ -1066,10 +1071,30 @@ impl Loop {
         }
     }
 
-    fn feed_starved(&mut self) {
-        let mut to_look_at = self.core.ops.starved_to_look_at();
-        while let Some(token) = self.core.ops.next_fed(&mut to_look_at) {
-            self.give_to_backend(token);
+    /// Gives receives that waited for a buffer back to the backend, as many as there are buffers.
+    #[inline]
+    fn retry_buffer_waiters(&mut self) {
+        if self.core.ops.may_retry_buffer_waiters() {
+            self.retry_waiters_of_pools();
+        }
+    }
+
+    #[cold]
+    fn retry_waiters_of_pools(&mut self) {
+        self.core.ops.returns.take();
+        for index in 0..self.core.buf_pools.len() {
+            let buffers = Rc::clone(&self.core.buf_pools[index]);
+            if buffers.waiters().is_empty() {
+                continue;
+            }
+            for _ in 0..buffers.next_tries() {
+                let Some(token) = self.core.ops.next_buffer_waiter(&buffers) else { break };
+                self.give_to_backend(token);
+            }
+            if buffers.has_free() && !buffers.waiters().is_empty() {
+                // The next step goes on, unless those that were tried have taken what is free.
+                self.core.ops.returns.note();
+            }
         }
     }
 

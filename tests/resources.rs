@@ -386,6 +386,47 @@ fn the_kernel_makes_no_more_threads_than_it_is_allowed_to() {
     });
 }
 
+/// Submissions that this process's rings have taken.
+fn submitted() -> usize {
+    let rings = std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
+    let infos = rings.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let heads = infos.filter_map(|info| {
+        let head = info.lines().find_map(|line| line.strip_prefix("SqHead:"))?;
+        head.trim().parse::<usize>().ok()
+    });
+    heads.sum()
+}
+
+#[test]
+fn a_buffer_that_comes_back_costs_the_same_however_many_receives_wait_for_one() {
+    in_a_process("a_buffer_that_comes_back_costs_the_same_however_many_receives_wait_for_one", || {
+        const RECEIVES: usize = 300;
+        if let Err(error) = Loop::builder().backend(Kind::IoUring).build() {
+            return eprintln!("not run: there is no io_uring here: {error}");
+        }
+        let mut lp = Loop::builder().backend(Kind::IoUring).build().unwrap();
+        let (pool, listener) = (lp.buf_pool(1, 64).unwrap(), StdListener::bind("127.0.0.1:0").unwrap());
+        let mut peers = Vec::new();
+        for _ in 0..RECEIVES {
+            let mut peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+            peer.write_all(b"x").unwrap();
+            peers.push(peer);
+            let stream = TcpStream::from_std(listener.accept().unwrap().0).unwrap();
+            lp.submit_with(
+                (stream, pool.clone()),
+                |(s, p)| s.recv_pooled(p),
+                |_, _, received| {
+                    assert_eq!(received.unwrap().len(), 1);
+                },
+            );
+        }
+        lp.run(RunMode::UntilDone).unwrap();
+        // Each is submitted when it comes, and again when it is its turn.
+        let submissions = submitted();
+        assert!((RECEIVES..3 * RECEIVES).contains(&submissions), "{submissions} submissions");
+    });
+}
+
 /// Completions of this process's rings that found no room in their queues, and that the kernel keeps elsewhere.
 fn overflowed() -> usize {
     let mut count = 0;

@@ -4,6 +4,7 @@
 
 use super::entry::{State, flag};
 use super::{InFlight, Item, Token};
+use crate::buf_pool;
 use crate::error::code;
 use crate::handle;
 use crate::op::words::TimerWords;
@@ -101,7 +102,7 @@ impl InFlight {
             return false;
         }
         let now_ns = self.clock.refresh();
-        let InFlight { wheel, ready, items, items_max, .. } = self;
+        let InFlight { wheel, ready, items, items_max, buffer_waiters, .. } = self;
         let (mut more, mut room) = (false, EXPIRIES_MAX);
         wheel.advance(&mut self.table, now_ns, |table, index| {
             if room == 0 {
@@ -144,7 +145,10 @@ impl InFlight {
                         }
                     }
                 },
-                State::Starved => -code::DEADLINE,
+                State::AwaitingBuffer => {
+                    buffer_waiters.remove(index as usize, buf_pool::buffers_of(&entry.op_copy()).waiters());
+                    -code::DEADLINE
+                }
                 State::Backend => {
                     if entry.flags & flag::ENDING != 0 {
                         return Expiry::Taken;

@@ -22,7 +22,7 @@ pub(crate) enum State {
     /// The backend has it: its memory is the kernel's.
     Backend,
     /// It waits for a buffer of its pool.
-    Starved,
+    AwaitingBuffer,
     /// A multi-result operation whose last result waits for its callback, or is in it.
     Pending,
 }

@@ -76,7 +76,7 @@ impl InFlight {
         debug_assert_eq!(entry.state, State::Pending);
         let wants_buffer = entry.wants_buffer(item.outcome);
         if wants_buffer && ending == 0 {
-            self.starve(item.token);
+            self.await_buffer(item.token);
             return AfterItem::Nothing;
         }
         let end = match item.outcome.result {

@@ -5,8 +5,8 @@
 //! ```text
 //!             ┌───────────► armed ────────────┐        timers, notifier waits
 //! submit ─────┤                               ├──► ready list ──► its callback, gone
-//!             ├──► backend ◄──► starved ──────┤        everything that the kernel does
-//!             │       ▲ │                     │
+//!             ├──► backend ◄──► awaiting a ───┤        everything that the kernel does
+//!             │       ▲ │       buffer        │
 //!             │       │ └─ item ─► pending ───┘        results of multi-result operations
 //!             │       └─ rearm ──────┘
 //!             └── refused ──────────────────► ready list
@@ -18,6 +18,7 @@
 
 #![allow(unsafe_code)]
 
+mod buffer_waiters;
 mod deadlines;
 mod entry;
 mod items;
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::buf_pool::{self, Returns};
+use crate::buf_pool::Returns;
 use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::error::code;
@@ -48,6 +49,8 @@ use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
 use crate::timer::clock::Clock;
 use crate::timer::wheel::{NIL, Place, Wheel};
+use buffer_waiters::BufferWaiters;
+pub(crate) use buffer_waiters::WaiterQueue;
 use entry::flag;
 pub(crate) use entry::{Entry, EntryFlags, State};
 pub(crate) use items::{AfterItem, Delivery, Item};
@@ -96,7 +99,6 @@ pub(crate) enum Cancel {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     table: Slab<Entry>,
-    capacity: usize,
     sequence: u32,
     loop_id: u32,
     /// What other threads reach.
@@ -108,7 +110,7 @@ pub(crate) struct InFlight {
     ready: ReadyList,
     items: VecDeque<Item>,
     items_max: usize,
-    starved: VecDeque<Token>,
+    buffer_waiters: BufferWaiters,
     pub(crate) returns: Rc<Returns>,
     /// Headers of the backend that have come back from a thread pool.
     jobs: ReadyList,
@@ -139,7 +141,6 @@ impl InFlight {
             remote,
             words,
             table: memory::slab(capacity)?,
-            capacity,
             sequence: 0,
             loop_id,
             wheel: Wheel::new(clock.last_ns()),
@@ -147,7 +148,7 @@ impl InFlight {
             ready: ReadyList::EMPTY,
             items: memory::queue(items_max)?,
             items_max,
-            starved: memory::queue(capacity)?,
+            buffer_waiters: BufferWaiters::new(capacity)?,
             returns: Rc::new(returns),
             jobs: ReadyList::EMPTY,
             offloads: Jobs::new(capacity as u32)?,
@@ -541,7 +542,7 @@ impl InFlight {
         if entry.wants_buffer(outcome) {
             if ending == 0 {
                 self.in_backend -= 1;
-                self.starve(token);
+                self.await_buffer(token);
                 return Err(Next::Done);
             }
             outcome.result = if ending == flag::TIMED_OUT { -code::DEADLINE } else { -errno::ECANCELED };
@@ -598,8 +599,8 @@ impl InFlight {
                 self.settle(token, -errno::ECANCELED);
                 Cancel::Noted
             }
-            State::Starved => {
-                self.settle(token, -errno::ECANCELED);
+            State::AwaitingBuffer => {
+                self.end_buffer_wait(token, -errno::ECANCELED);
                 Cancel::Noted
             }
             State::Pending => {
@@ -672,56 +673,6 @@ impl InFlight {
         self.items.push_back(Item { token, outcome: Outcome::new(0), last: true });
     }
 
-    /// Whether an operation that waits for a buffer may find one.
-    pub(crate) fn may_feed(&self) -> bool {
-        self.returns.any() && !self.starved.is_empty()
-    }
-
-    /// A program waits for the loop's descriptor: it shows, too, that a buffer comes back for which an
-    /// operation waits.
-    pub(crate) fn watch_returns(&self) {
-        self.returns.watch(!self.starved.is_empty());
-    }
-
-    /// How many operations wait for a buffer and may find one. Nobody need look at them before a buffer has
-    /// come back.
-    pub(crate) fn starved_to_look_at(&self) -> usize {
-        if self.returns.take() { self.starved.len() } else { 0 }
-    }
-
-    /// Gives operations that waited for a buffer back to the backend, as long as their pools have any: the
-    /// next of the first `to_look_at` ones.
-    pub(crate) fn next_fed(&mut self, to_look_at: &mut usize) -> Option<Token> {
-        while *to_look_at > 0 {
-            *to_look_at -= 1;
-            let token = self.starved.pop_front()?;
-            let Some(entry) = self.get(token) else { continue };
-            if buf_pool::has_free(&entry.op_copy()) {
-                entry.state = State::Backend;
-                self.in_backend += 1;
-                return Some(token);
-            }
-            self.starved.push_back(token);
-        }
-        None
-    }
-
-    /// Puts an operation into the queue of those that wait for a buffer. Its results have all been delivered.
-    fn starve(&mut self, token: Token) {
-        let entry = &mut self.table[token.index()];
-        entry.state = State::Starved;
-        if buf_pool::has_free(&entry.op_copy()) {
-            // It came back meanwhile.
-            self.returns.note();
-        }
-        if self.starved.len() == self.capacity {
-            // Some of these have been cancelled since.
-            let InFlight { starved, table, .. } = self;
-            starved.retain(|token| table.get(token.index()).is_some_and(|e| e.sequence == token.sequence()));
-        }
-        self.starved.push_back(token);
-    }
-
     // ---- the end
 
     /// Ends what the loop itself can end, when the loop is dropped, and gives the tokens of what the backend
@@ -742,7 +693,7 @@ impl InFlight {
                     }
                     self.settle(token, -errno::ECANCELED);
                 }
-                State::Starved => self.settle(token, -errno::ECANCELED),
+                State::AwaitingBuffer => self.end_buffer_wait(token, -errno::ECANCELED),
                 // Its last item is in the queue.
                 State::Pending => {}
             }

@@ -3,11 +3,11 @@
 use std::io::{Write, read_to_string};
 use std::rc::Rc;
 
-use oxev::{BufPool, Lease, Loop, OpKind, RunMode, TcpStream, Timer};
+use oxev::{Action, BufPool, Lease, Loop, OpId, OpKind, RunMode, TcpStream, Timer};
 
 use crate::support::crowds::crowd;
 use crate::support::hanging::lease_of;
-use crate::support::sockets::pair;
+use crate::support::sockets::{Peer, pair};
 use crate::support::surroundings::background;
 use crate::support::{HOUR, Log, MS, complete, errno, is_canceled, pattern, run_until, start, start_multi};
 use crate::variants::Variant;
@@ -26,6 +26,11 @@ conformance! {
     recv_pooled_can_be_cancelled_while_it_waits_for_a_buffer,
     a_hundred_receives_share_one_buffer,
     a_receive_of_another_pool_is_fed_although_many_starve,
+    receives_that_wait_for_a_buffer_get_it_in_their_order,
+    a_receive_that_finds_no_data_passes_its_turn_on,
+    those_that_leave_do_not_keep_others_from_a_buffer,
+    several_buffers_that_come_back_serve_as_many_receives,
+    streams_that_wait_for_a_buffer_take_turns,
     a_pool_of_another_loop_is_refused,
     a_pool_outlives_its_loop,
     a_lease_outlives_its_pool_and_its_loop,
@@ -259,6 +264,123 @@ fn a_receive_of_another_pool_is_fed_although_many_starve(v: Variant) {
     drop(other_lease);
     // Nothing else wakes the loop.
     run_until(&mut lp, || fed.is_done());
+}
+
+/// Receives that wait for the one buffer of a pool, each with data but those that are named.
+fn waiting_for(
+    lp: &mut Loop,
+    pool: &BufPool,
+    count: usize,
+    without_data: &[usize],
+    order: &Log<usize>,
+) -> (Vec<OpId>, Vec<Peer>) {
+    let all = (0..count).map(|number| {
+        let (ours, mut peer) = pair();
+        if !without_data.contains(&number) {
+            peer.write_all(b"x").unwrap();
+        }
+        let order = order.clone();
+        let state = (ours, pool.clone());
+        let id = lp.submit_with(
+            state,
+            |(s, p)| s.recv_pooled(p),
+            move |_, _, received| {
+                // Dropped here, the lease is there for the next.
+                order.push(if received.is_ok() { number } else { number + 1000 });
+            },
+        );
+        (id, peer)
+    });
+    let (ids, peers) = all.unzip();
+    lp.run_for(2 * MS).unwrap();
+    assert!(order.is_empty());
+    (ids, peers)
+}
+
+fn receives_that_wait_for_a_buffer_get_it_in_their_order(v: Variant) {
+    let (mut lp, order) = (v.new_loop(), Log::new());
+    let pool = lp.buf_pool(1, 16).unwrap();
+    let lease = lease_of(&mut lp, &pool);
+    let (_, _peers) = waiting_for(&mut lp, &pool, 50, &[], &order);
+    drop(lease);
+    lp.run(RunMode::UntilDone).unwrap();
+    let order = order.take();
+    assert_eq!(order.len(), 50);
+    // A simulated world may complete in another order than it was asked.
+    if !v.name().starts_with("sim") {
+        assert!(order.is_sorted(), "{order:?}");
+    }
+}
+
+fn a_receive_that_finds_no_data_passes_its_turn_on(v: Variant) {
+    let (mut lp, order) = (v.new_loop(), Log::new());
+    let pool = lp.buf_pool(1, 16).unwrap();
+    let lease = lease_of(&mut lp, &pool);
+    // Where a receive without data takes no buffer, it does not wait for one either.
+    let without: Vec<_> = (0..60).filter(|&number| number != 59).collect();
+    let (_, mut peers) = waiting_for(&mut lp, &pool, 60, &without, &order);
+    drop(lease);
+    run_until(&mut lp, || order.len() == 1);
+    assert_eq!(order.take(), [59]);
+    peers.iter_mut().for_each(|peer| peer.write_all(b"late").unwrap());
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!((order.len(), pool.available()), (59, 1));
+}
+
+fn those_that_leave_do_not_keep_others_from_a_buffer(v: Variant) {
+    let (mut lp, order) = (v.new_loop(), Log::new());
+    let pool = lp.buf_pool(1, 16).unwrap();
+    let lease = lease_of(&mut lp, &pool);
+    let (ids, _peers) = waiting_for(&mut lp, &pool, 20, &[], &order);
+    // The first, the last, and some in between, by a cancel and by a deadline.
+    for number in [0, 7, 19] {
+        assert!(lp.cancel(ids[number]));
+    }
+    for number in [8, 18] {
+        assert!(lp.reset(ids[number], MS));
+    }
+    run_until(&mut lp, || order.len() == 5);
+    let mut left = order.take();
+    left.sort_unstable();
+    assert_eq!(left, [1000, 1007, 1008, 1018, 1019]);
+    drop(lease);
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!((order.len(), pool.available()), (15, 1));
+    assert!(order.take().iter().all(|&number| number < 1000));
+}
+
+fn several_buffers_that_come_back_serve_as_many_receives(v: Variant) {
+    let (mut lp, order) = (v.new_loop(), Log::new());
+    let pool = lp.buf_pool(3, 16).unwrap();
+    let leases = [(); 3].map(|()| lease_of(&mut lp, &pool));
+    let (_, _peers) = waiting_for(&mut lp, &pool, 30, &[], &order);
+    drop(leases);
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!((order.len(), pool.available()), (30, 3));
+}
+
+fn streams_that_wait_for_a_buffer_take_turns(v: Variant) {
+    const BYTES: usize = 1 << 10;
+    let (mut lp, totals) = (v.new_loop(), Log::new());
+    let pool = lp.buf_pool(2, 64).unwrap();
+    for _ in 0..8 {
+        let (ours, mut peer) = pair();
+        peer.write_all(&pattern(BYTES)).unwrap();
+        drop(peer);
+        let log = totals.clone();
+        lp.submit_multi_with(
+            (ours, pool.clone()),
+            |(s, p)| s.recv_multi(p),
+            move |_, lease: Lease| {
+                log.push(lease.len());
+                Action::Rearm
+            },
+            |_, _, end| end.unwrap(),
+        );
+    }
+    lp.run(RunMode::UntilDone).unwrap();
+    assert_eq!(totals.take().iter().sum::<usize>(), 8 * BYTES);
+    assert_eq!(pool.available(), 2);
 }
 
 fn a_pool_of_another_loop_is_refused(v: Variant) {
