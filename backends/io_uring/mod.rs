@@ -25,6 +25,8 @@ mod features;
 mod fifo;
 mod file;
 mod file_position;
+#[cfg(test)]
+mod filter_tests;
 mod poll;
 mod ring;
 mod sends;
@@ -518,6 +520,10 @@ fn classify_outcome(
     if not_done {
         // SAFETY: S3: as above.
         return Some(Outcome::new(substitute::call(unsafe { &*op })));
+    }
+    if matches!(-outcome.result, errno::EACCES | errno::EPERM) {
+        // SAFETY: S3: as above.
+        outcome.result = substitute::call_refused(unsafe { &*op }, outcome.result);
     }
     Some(outcome)
 }

@@ -97,8 +97,12 @@ impl Ring {
             let mut builder = IoUring::builder();
             builder.dontfork().setup_cqsize(completions.min(COMPLETIONS_MAX));
             set_flags(&mut builder);
+            #[cfg(test)]
+            super::filter_tests::prepare(&mut builder);
             match builder.build(entries) {
                 Ok(ring) => {
+                    #[cfg(test)]
+                    super::filter_tests::restrict(&ring);
                     let features = Features::probe(&ring, baseline)?;
                     let mut ring = Ring {
                         enter_fd: ring.as_raw_fd(),

@@ -2,14 +2,15 @@
 //!
 //! An operation that blocks is for a thread of the kernel's. If it cannot make one (`RLIMIT_NPROC`, a limit of the
 //! cgroup, before Linux 6.14 also a signal at the wrong moment) it ends the operation with `ECANCELED`, though
-//! nothing was cancelled. A thread of our own could not be made either, so the call is made in place: it holds the
+//! nothing was cancelled. And an operator may keep a program from some of the ring's operations
+//! (`IORING_REGISTER_RESTRICTIONS`, filters of a sandbox): they end in `EACCES` or `EPERM`. A thread of our own could not be made either, so the call is made in place: it holds the
 //! loop for as long as the disk takes. What might wait for ever ends in `EAGAIN` instead.
 
 #![allow(unsafe_code)]
 
-use crate::io_vecs;
+use crate::io_vecs::{self, Part};
 use crate::op::words::OpenWords;
-use crate::op::{Direction, OpKind, PART_BYTES_MAX, RawOp};
+use crate::op::{Direction, OpKind, PART_BYTES_MAX, RawOp, Target};
 use crate::sys::file::FileType;
 use crate::sys::io_vec::IoVec;
 use crate::sys::metadata::Record;
@@ -49,6 +50,19 @@ pub(super) fn call(op: &RawOp) -> i32 {
     }
 }
 
+/// Makes the call of an operation on a file that the ring answered with `refusal`, which a filter of operations may
+/// mean; if it was the file's answer the call gives it again. What might wait stays refused, and so does what may
+/// have happened (a close).
+#[cold]
+pub(super) fn call_refused(op: &RawOp, refusal: i32) -> i32 {
+    let is_for_calls = match op.kind.facts().target {
+        Target::OpenFile | Target::Name => true,
+        Target::Nothing | Target::Socket | Target::ListeningSocket | Target::Descriptor => false,
+    };
+    let result = if is_for_calls { call(op) } else { refusal };
+    if result == -errno::EAGAIN { refusal } else { result }
+}
+
 /// Opens a file, but nothing whose opening waits for somebody (a FIFO, a terminal).
 fn open(op: &RawOp) -> i32 {
     let OpenWords { path, flags, mode, .. } = *op.as_open();
@@ -77,22 +91,18 @@ fn transfer(op: &RawOp) -> i32 {
     if !matches!(sys::file::file_type(op.fd), Ok(FileType::OnDisk { .. })) {
         return -errno::EAGAIN;
     }
-    let first = if op.kind.is_vectored() {
-        // SAFETY: S3: a vectored operation of ours.
-        let (vecs, count) = unsafe { io_vecs::vecs(op) };
-        // SAFETY: S3: each is one of the `count` vectors.
-        let mut vecs = (0..count).map(|index| unsafe { vecs.wrapping_add(index).read() });
-        vecs.find(|vec| vec.len() > 0).unwrap_or(IoVec::EMPTY)
-    } else {
-        IoVec::new(op.as_transfer().buf, op.as_transfer().len)
+    // SAFETY: S3: a transfer of ours.
+    let (part, _) = unsafe { io_vecs::part(op, PART_BYTES_MAX) };
+    let (vecs, count): (*const IoVec, usize) = match &part {
+        Part::Run(run) => (&raw const *run, 1),
+        Part::Runs(runs, count) => (*runs, *count),
     };
-    let part = IoVec::new(first.base(), first.len().min(PART_BYTES_MAX));
     let offset = if op.flags & RawOp::CURSOR != 0 { -1 } else { op.as_progress().offset as i64 };
     if op.kind.facts().direction == Direction::In {
-        // SAFETY: S6: the buffer is the operation's.
-        unsafe { sys::file::read(op.fd, &raw const part, 1, offset) }
+        // SAFETY: S6: the buffers are the operation's.
+        unsafe { sys::file::read(op.fd, vecs, count as i32, offset) }
     } else {
         // SAFETY: S6: as above.
-        unsafe { sys::file::write(op.fd, &raw const part, 1, offset) }
+        unsafe { sys::file::write(op.fd, vecs, count as i32, offset) }
     }
 }
