@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use crate::backends::Waker;
 use crate::in_flight::WaiterQueue;
-use crate::op::{OpKind, Outcome, Output, RawOp};
+use crate::op::{Outcome, Output, RawOp};
 use crate::sys::errno;
 use crate::sys::pages::Pages;
 
@@ -256,7 +256,7 @@ impl Buffers {
 
 /// The pool of a pooled receive in flight.
 pub(crate) fn buffers_of(op: &RawOp) -> &Buffers {
-    debug_assert_eq!(op.kind, OpKind::RecvPooled);
+    debug_assert!(op.kind.takes_pooled_buffer());
     // SAFETY: S6: the operation borrows the pool.
     unsafe { &*op.as_pooled().buffers }
 }
@@ -318,7 +318,7 @@ impl Drop for Lease {
 // error.
 unsafe impl Output for Lease {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<Lease> {
-        if op.kind != OpKind::RecvPooled {
+        if !op.kind.takes_pooled_buffer() {
             // Refused before it had a pool.
             return Err(crate::error::from_result(outcome.result.min(-1)));
         }

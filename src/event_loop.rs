@@ -28,7 +28,7 @@ use crate::in_flight::{
 };
 use crate::jobs::OwnerFn;
 use crate::leak;
-use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, Target, duration_to_ns};
+use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, Server, Target, duration_to_ns};
 use crate::sim_hooks::{self, Entered};
 use crate::stateless::{Stateless, assert_captures_nothing};
 use crate::sync::Arc;
@@ -338,16 +338,18 @@ impl Loop {
         unsafe { (*header.as_ptr()).complete = complete };
         // SAFETY: S2: as above.
         unsafe { (*header.as_ptr()).op = op };
-        // Where it is submitted the kind is mostly a constant, and only one of the three is left.
-        let is_special =
-            matches!(kind, OpKind::Notify | OpKind::RecvPooled) || op.immediate_result().is_some();
+        // Where it is submitted the kind is mostly a constant, and only one of the four is left.
         let token = if kind == OpKind::Timer {
             // SAFETY: S2: as above.
             unsafe { self.launch_timer(header, op.as_timer().first_ns, flags, timeout_ns) }
-        } else if is_special {
+        } else if kind == OpKind::Notify {
             // SAFETY: S2: as above.
-            unsafe { self.launch_special(header, op, timeout_ns) }
+            unsafe { self.launch_wait(header, op, timeout_ns) }
+        } else if let Some(result) = op.immediate_result().or_else(|| self.refusal(&op)) {
+            // SAFETY: S2: as above.
+            unsafe { self.refuse(header, result) }
         } else {
+            debug_assert_eq!(kind.facts().server, Server::Backend);
             // SAFETY: S2: as above.
             unsafe { self.launch_in_backend(header, EntryFlags::of(kind, flags), timeout_ns) }
         };
@@ -377,24 +379,18 @@ impl Loop {
         token
     }
 
-    /// Operations that the loop itself serves or has to look at first.
+    /// The result of an operation that no backend gets.
+    #[inline(always)]
+    fn refusal(&self, op: &RawOp) -> Option<i32> {
+        let is_foreign = op.kind.takes_pooled_buffer() && !buf_pool::belongs_to(op, self.core.ops.loop_id());
+        is_foreign.then_some(-errno::EINVAL)
+    }
+
+    /// Starts a wait for a notification.
     ///
     /// # Safety
     /// As [`Loop::launch`].
-    unsafe fn launch_special(&mut self, header: NonNull<Header>, op: RawOp, timeout_ns: u64) -> Token {
-        let refusal = match op.kind {
-            OpKind::Nop => op.immediate_result(),
-            OpKind::RecvPooled if !buf_pool::belongs_to(&op, self.core.ops.loop_id()) => Some(-errno::EINVAL),
-            _ => None,
-        };
-        if let Some(result) = refusal {
-            // SAFETY: S2: the caller's promise.
-            return unsafe { self.refuse(header, result) };
-        }
-        if op.kind == OpKind::RecvPooled {
-            // SAFETY: S2: the caller's promise.
-            return unsafe { self.launch_in_backend(header, EntryFlags::of(op.kind, op.flags), timeout_ns) };
-        }
+    unsafe fn launch_wait(&mut self, header: NonNull<Header>, op: RawOp, timeout_ns: u64) -> Token {
         // SAFETY: S2: the caller's promise.
         let Some(token) =
             (unsafe { self.core.ops.insert(header, EntryFlags::of(op.kind, op.flags), State::Armed) })
@@ -541,11 +537,12 @@ impl Loop {
 
     /// Asks the backend, or a thread pool, to end an operation that it has. `false`: that changes nothing.
     fn cancel_in_backend(&mut self, token: Token) -> bool {
-        match self.core.ops.op_kind(token) {
-            Some(OpKind::Offload) => self.core.ops.withdraw(token),
-            Some(_) if self.is_inherited() => false,
-            Some(_) => self.core.backend.cancel(token, &mut self.core.ops),
-            None => false,
+        match self.core.ops.op_kind(token).map(|kind| kind.facts().server) {
+            Some(Server::Workers) => self.core.ops.withdraw(token),
+            Some(Server::Backend | Server::EventLoop) if !self.is_inherited() => {
+                self.core.backend.cancel(token, &mut self.core.ops)
+            }
+            Some(Server::Backend | Server::EventLoop) | None => false,
         }
     }
 
@@ -1195,10 +1192,10 @@ impl Loop {
         let works_in_process = self.core.backend.works_in_process();
         let mut cursor = 0;
         while let Some(token) = self.core.ops.abandon_next(&mut cursor) {
-            match self.core.ops.op_kind(token) {
-                Some(OpKind::Offload) => _ = self.core.ops.withdraw(token),
-                Some(_) if works_in_process => {}
-                _ => _ = self.core.ops.complete(token, Outcome::new(-errno::ECANCELED)),
+            if self.core.ops.op_kind(token).is_some_and(|kind| kind.facts().server == Server::Workers) {
+                self.core.ops.withdraw(token);
+            } else if !works_in_process {
+                let _ = self.core.ops.complete(token, Outcome::new(-errno::ECANCELED));
             }
         }
         self.core.backend.leave_to_parent();

@@ -354,6 +354,6 @@ unsafe impl Work for OwnerWork {
 pub(crate) fn refusal(error: &ScheduleError) -> i32 {
     match error {
         ScheduleError::ThreadCreation(error) => error.raw_os_error().unwrap_or(errno::EAGAIN),
-        _ => errno::ESHUTDOWN,
+        ScheduleError::ShutDown => errno::ESHUTDOWN,
     }
 }

@@ -8,6 +8,8 @@
 //! `io_vecs` (memory) · `net`, `fs` (descriptors in, operations out) · `thread_pool` (work that blocks or
 //! computes) · `raw` (the unsafe layer) · `sim` (the simulator).
 #![doc = include_str!("safety.md")]
+// An arm `_` hides what a new variant needs. `tests/contract.rs` sees to what the lint does not.
+#![deny(clippy::wildcard_enum_match_arm)]
 #![cfg_attr(
     not(any(feature = "sim", backend_io_uring, backend_epoll)),
     allow(warnings, reason = "the one error says it all: there is no backend")

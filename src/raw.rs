@@ -121,7 +121,8 @@ pub unsafe fn submit(
     timeout: Option<Duration>,
     callback: Callback,
 ) -> OpId {
-    debug_assert!(!matches!(op.kind, OpKind::Notify | OpKind::RecvPooled), "needs its safe type");
+    let needs_its_type = op.kind == OpKind::Notify || op.kind.takes_pooled_buffer();
+    debug_assert!(!needs_its_type, "{} needs its safe type", op.kind);
     op.flags |= RawOp::UNTRACKED;
     // SAFETY: S4: the caller's promise, here and below.
     unsafe { (*completion).callback = Some(callback) };

@@ -1,7 +1,7 @@
 //! The documents say what the code does: their tables are written by the table of operations. After a change there:
 //! `OXEV_BLESS=1 cargo test --test contract`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oxev::{Kind, OpKind};
 
@@ -53,4 +53,46 @@ fn every_backend_is_named_where_its_column_is() {
     for kind in Kind::COMPILED {
         assert!(head.contains(&kind.to_string()), "{kind}");
     }
+}
+
+/// The files of a folder and those below it.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+/// The text up to the parenthesis that closes the first one.
+fn in_parentheses(text: &str) -> &str {
+    let mut depth = 0;
+    let end = text.find(|c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        c == ')' && depth == 0
+    });
+    &text[..end.unwrap_or(text.len())]
+}
+
+/// What the lint `wildcard_enum_match_arm` does not see: lists of kinds that go on when there is a new one.
+#[test]
+fn no_code_lists_kinds_where_the_table_can_tell_or_the_compiler_can_see() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = [sources(&root.join("src")), sources(&root.join("backends"))].concat();
+    assert!(files.len() > 40, "the sources are not where they are looked for: {files:?}");
+    let mut found = Vec::new();
+    for file in &files {
+        let text = std::fs::read_to_string(file).unwrap();
+        let code = text.split("mod tests {").next().unwrap();
+        let lists = code
+            .match_indices("matches!")
+            .filter(|(at, _)| in_parentheses(&code[*at..]).contains("OpKind::"));
+        // A kind in another pattern (`Some(OpKind::Nop) =>`), beside which the lint lets a wildcard be.
+        let inside = code.match_indices("=>").filter(|(at, _)| {
+            let pattern = code[..*at].rsplit(['\n', '{']).next().unwrap_or_default().replace("OpKind::$", "");
+            pattern.contains("(OpKind::") || pattern.contains(", OpKind::")
+        });
+        found.extend(lists.chain(inside).map(|(at, _)| {
+            format!("{}:{}", file.strip_prefix(root).unwrap().display(), code[..at].lines().count())
+        }));
+    }
+    assert!(found.is_empty(), "a fact of the table, or a match on the kind alone:\n{}", found.join("\n"));
 }

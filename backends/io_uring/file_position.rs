@@ -51,7 +51,7 @@ impl IoUring {
         self.positions.move_position(token, outcome.result.max(0) as u64);
         match ops.complete_seen(token, outcome) {
             Next::Continue => self.backlog.push_back(token.bits()),
-            _ => self.leave_position(token),
+            Next::Done | Next::Look => self.leave_position(token),
         }
     }
 

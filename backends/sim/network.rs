@@ -20,7 +20,7 @@ pub(super) struct Network {
 pub(super) fn mapped(address: SocketAddr, is_mapped: bool) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) if is_mapped => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
-        _ => address,
+        SocketAddr::V4(_) | SocketAddr::V6(_) => address,
     }
 }
 

@@ -58,8 +58,8 @@ impl EntryFlags {
     #[inline(always)]
     pub(crate) const fn of(kind: OpKind, op_flags: u8) -> EntryFlags {
         let compound = op_flags & RawOp::MULTI != 0
-            || matches!(kind, OpKind::RecvPooled)
-            || matches!(kind, OpKind::Connect) && op_flags & RawOp::LIST != 0;
+            || kind.takes_pooled_buffer()
+            || kind.is(OpKind::Connect) && op_flags & RawOp::LIST != 0;
         let exact = op_flags & RawOp::EXACT != 0;
         let background = op_flags & RawOp::BACKGROUND != 0;
         EntryFlags(
@@ -122,14 +122,14 @@ impl Entry {
 
     /// Whether this outcome of a multi-result operation says that the peer sends no more.
     pub(super) fn is_end_of_stream(&self, outcome: Outcome) -> bool {
-        outcome.result == 0 && self.op_kind() == OpKind::RecvPooled
+        outcome.result == 0 && self.op_kind().takes_pooled_buffer()
     }
 
     /// Whether this outcome of a multi-result operation is an error that the kernel tells only once: the next
     /// receive would not hear of a reset, and take it for the end of the stream.
     pub(super) fn is_told_once(&self, outcome: Outcome) -> bool {
         let is_end_of_ours = matches!(-outcome.result, errno::ENOBUFS | errno::ECANCELED | code::DEADLINE);
-        outcome.result < 0 && !is_end_of_ours && self.op_kind() == OpKind::RecvPooled
+        outcome.result < 0 && !is_end_of_ours && self.op_kind().takes_pooled_buffer()
     }
 
     /// Whether an exact operation, that nobody wants to end, has moved all that was left.
@@ -142,7 +142,7 @@ impl Entry {
 
     /// Whether this outcome says that the pool of a receive is empty.
     pub(super) fn wants_buffer(&self, outcome: Outcome) -> bool {
-        outcome.result == -errno::ENOBUFS && self.op_kind() == OpKind::RecvPooled
+        outcome.result == -errno::ENOBUFS && self.op_kind().takes_pooled_buffer()
     }
 
     pub(super) fn is_one_shot_timer(&self) -> bool {

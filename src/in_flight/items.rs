@@ -8,7 +8,8 @@ use super::entry::{State, flag};
 use super::{InFlight, Token};
 use crate::completion::Header;
 use crate::error::code;
-use crate::op::{OpKind, Outcome, RawOp};
+use crate::op::words::TimerWords;
+use crate::op::{OpKind, Outcome, RawOp, Server};
 use crate::sys::errno;
 use crate::timer::wheel::Place;
 
@@ -97,30 +98,37 @@ impl InFlight {
     /// Starts a multi-result operation again, after its last result.
     fn rearm(&mut self, token: Token) -> AfterItem {
         let entry = &mut self.table[token.index()];
-        let op = entry.op_copy();
-        match op.kind {
-            OpKind::Timer => {
+        match entry.op_kind().facts().server {
+            Server::EventLoop => {
                 entry.state = State::Armed;
-                if entry.place != Place::NONE {
-                    // The callback has reset it.
-                } else if op.flags & RawOp::FIXED_DELAY != 0 {
-                    let life_left_ns = self.life_left_ns(op.as_timer().end_ns);
-                    self.arm(token, op.as_timer().period_ns.min(life_left_ns));
-                } else {
-                    let deadline_ns = entry.deadline_ns.min(op.as_timer().end_ns);
-                    self.arm_at(token, deadline_ns);
-                }
+                self.rearm_armed(token);
+                AfterItem::Nothing
             }
-            OpKind::Notify => {
-                entry.state = State::Armed;
-                self.start_wait(token, &op);
-            }
-            _ => {
+            Server::Backend | Server::Workers => {
                 entry.state = State::Backend;
                 self.in_backend += 1;
-                return AfterItem::GiveToBackend;
+                AfterItem::GiveToBackend
             }
         }
-        AfterItem::Nothing
+    }
+
+    /// Arms a timer or a wait for notifications for its next result.
+    fn rearm_armed(&mut self, token: Token) {
+        let entry = &self.table[token.index()];
+        let op = entry.op_copy();
+        if op.kind == OpKind::Notify {
+            return self.start_wait(token, &op);
+        }
+        if entry.place != Place::NONE {
+            return; // The callback has reset it.
+        }
+        let TimerWords { period_ns, end_ns, .. } = *op.as_timer();
+        if op.flags & RawOp::FIXED_DELAY != 0 {
+            let life_left_ns = self.life_left_ns(end_ns);
+            self.arm(token, period_ns.min(life_left_ns));
+        } else {
+            let deadline_ns = entry.deadline_ns.min(end_ns);
+            self.arm_at(token, deadline_ns);
+        }
     }
 }

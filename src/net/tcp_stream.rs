@@ -316,18 +316,13 @@ impl TcpStream {
 /// `outcome` is that of `op`, and is turned into a stream only once.
 unsafe fn stream_of(op: &RawOp, outcome: Outcome) -> io::Result<TcpStream> {
     socket::drop_list(op);
-    let fd = match (op.kind, outcome.count()) {
-        (OpKind::Connect, Ok(_)) => {
-            // SAFETY: S7: the socket was made for the operation, and this is the one time that it is wrapped.
-            return Ok(TcpStream { descriptor: unsafe { Descriptor::from_known(op.fd) } });
-        }
-        (OpKind::Connect, Err(error)) => {
-            // The socket was made for the operation.
-            close_raw(op.fd);
-            return Err(error);
-        }
-        (_, accepted) => accepted? as i32,
-    };
+    if op.kind == OpKind::Connect {
+        // The socket was made for the operation.
+        outcome.count().inspect_err(|_| close_raw(op.fd))?;
+        // SAFETY: S7: this is the one time that it is wrapped.
+        return Ok(TcpStream { descriptor: unsafe { Descriptor::from_known(op.fd) } });
+    }
+    let fd = outcome.count()? as i32;
     // SAFETY: S7: the kernel, or the backend, made the descriptor for this operation, and this is the one
     // time that it is wrapped.
     let descriptor = unsafe { Descriptor::from_raw(fd) };

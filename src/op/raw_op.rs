@@ -95,7 +95,7 @@ impl RawOp {
     /// The result that is known before the operation begins.
     #[must_use]
     pub const fn immediate_result(&self) -> Option<i32> {
-        let is_immediate = matches!(self.kind, OpKind::Nop) && self.flags & RawOp::IMMEDIATE != 0;
+        let is_immediate = self.kind.is(OpKind::Nop) && self.flags & RawOp::IMMEDIATE != 0;
         if is_immediate { Some(self.as_immediate().result) } else { None }
     }
 
@@ -108,7 +108,7 @@ impl RawOp {
 
     /// Whether the header is a backend's own.
     pub(crate) const fn is_job(&self) -> bool {
-        matches!(self.kind, OpKind::Offload) && self.flags & RawOp::JOB != 0
+        self.kind.is(OpKind::Offload) && self.flags & RawOp::JOB != 0
     }
 
     /// The bytes to move next: the rest of the buffer, but no more than the kernel takes at once.

@@ -312,6 +312,12 @@ operations! {
 }
 
 impl OpKind {
+    /// Equality, where only constants are.
+    #[inline(always)]
+    pub(crate) const fn is(self, other: OpKind) -> bool {
+        self as u8 == other as u8
+    }
+
     /// Whether it reads bytes into the caller's memory, or writes them from there.
     #[must_use]
     #[inline(always)]

@@ -182,7 +182,9 @@ impl SyncState {
                     (next, Some(wake))
                 }
                 Phase::Waking => (word.with_phase(Phase::Pending), None),
-                phase => unreachable!("the waking worker found the phase {phase:?}"),
+                phase @ (Phase::Pending | Phase::Signaled) => {
+                    unreachable!("the waking worker found the phase {phase:?}")
+                }
             };
             match self.change(word, next) {
                 Ok(()) => return wake,
@@ -204,7 +206,7 @@ impl SyncState {
                 let next = Word(word.0 - NOTIFIED - if idle { ONE_IDLE } else { 0 });
                 match word.phase() {
                     Phase::Signaled => next.with_phase(Phase::Waking),
-                    _ => next,
+                    Phase::Pending | Phase::Waking | Phase::ShutDown => next,
                 }
             } else if !idle {
                 let next = Word(word.0 + ONE_IDLE);
@@ -245,7 +247,7 @@ impl SyncState {
         loop {
             let next = match word.phase() {
                 Phase::ShutDown => Word(0).with_phase(Phase::ShutDown),
-                _ => Word(0),
+                Phase::Pending | Phase::Signaled | Phase::Waking => Word(0),
             };
             match self.change(word, next) {
                 Ok(()) => return,
@@ -269,7 +271,7 @@ impl SyncState {
             let uncounted = Word(word.0 - ONE_SPAWNED);
             let next = match word.phase() {
                 Phase::Signaled => uncounted.with_phase(Phase::Pending),
-                _ => uncounted,
+                Phase::Pending | Phase::Waking | Phase::ShutDown => uncounted,
             };
             match self.change(word, next) {
                 Ok(()) => return,
