@@ -10,8 +10,8 @@ use std::ptr::NonNull;
 use super::Capabilities;
 use crate::buf_pool::Buffers;
 use crate::completion::Header;
-use crate::handle::Remote;
 use crate::in_flight::{InFlight, Next, Token};
+use crate::inbox::Inbox;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sync::Arc;
 
@@ -243,8 +243,8 @@ impl Operations {
     }
 
     /// The queue by which headers come back from a thread pool.
-    pub(crate) fn inbox(&self) -> &Arc<Remote> {
-        &self.0.remote
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.0.inbox
     }
 
     /// The next header of the driver's own that has come back from a thread pool.

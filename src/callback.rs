@@ -13,11 +13,11 @@ use crate::op::Output;
 use crate::stateless::{Stateless, zst_copy};
 
 /// An owner that was given to the loop; given back if `prepare` panics.
-pub(crate) struct Lent<P: Owner>(pub(crate) NonNull<Completion<P::State>>);
+pub(crate) struct LentOwner<P: Owner>(pub(crate) NonNull<Completion<P::State>>);
 
-impl<P: Owner> Lent<P> {
-    pub(crate) fn new(owner: P) -> Lent<P> {
-        Lent(owner.into_raw())
+impl<P: Owner> LentOwner<P> {
+    pub(crate) fn new(owner: P) -> LentOwner<P> {
+        LentOwner(owner.into_raw())
     }
 
     pub(crate) fn into_header(self) -> NonNull<Header> {
@@ -25,7 +25,7 @@ impl<P: Owner> Lent<P> {
     }
 }
 
-impl<P: Owner> Drop for Lent<P> {
+impl<P: Owner> Drop for LentOwner<P> {
     fn drop(&mut self) {
         // SAFETY: S4: it came from `into_raw` and was not given to the loop.
         drop(unsafe { P::from_raw(self.0) });

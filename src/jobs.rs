@@ -29,8 +29,8 @@ use std::mem::{MaybeUninit, offset_of};
 use std::ptr::NonNull;
 
 use crate::completion::Header;
-use crate::handle::Remote;
 use crate::in_flight::Token;
+use crate::inbox::Inbox;
 use crate::memory;
 use crate::op::words::WORDS_BYTES;
 use crate::op::{OpKind, Outcome, RawOp};
@@ -88,7 +88,7 @@ struct Words {
     task: RawTask,
     token: Token,
     /// A count of the queue.
-    remote: *const Remote,
+    inbox: *const Inbox,
 }
 
 const TASK: usize = offset_of!(Header, op) + RawOp::WORDS + offset_of!(Words, task);
@@ -169,7 +169,7 @@ impl<W: Work> Jobs<W> {
         Some(index)
     }
 
-    /// Sends work to a pool, and says by which job; it comes back through the queue of `remote`. Without a
+    /// Sends work to a pool, and says by which job; it comes back through the queue of `inbox`. Without a
     /// pool the work is done here and now, and comes back all the same.
     ///
     /// # Safety
@@ -179,7 +179,7 @@ impl<W: Work> Jobs<W> {
         &mut self,
         token: Token,
         write: impl FnOnce(*mut W),
-        remote: &Arc<Remote>,
+        inbox: &Arc<Inbox>,
         pool: Option<&ThreadPool>,
     ) -> Result<u32, NotSent> {
         let index = self.take_free().ok_or(NotSent::NoneFree)?;
@@ -195,10 +195,10 @@ impl<W: Work> Jobs<W> {
         write(unsafe { &raw mut (*job.as_ptr()).work });
         // SAFETY: S14: as above.
         unsafe { (*job.as_ptr()).memory = Arc::into_raw(Arc::clone(&self.memory)) };
-        let remote = Arc::into_raw(Arc::clone(remote));
+        let inbox = Arc::into_raw(Arc::clone(inbox));
         let words = words_of(header);
         // SAFETY: S14: as above.
-        unsafe { words.write(Words { task: RawTask::new(run::<W>), token, remote }) };
+        unsafe { words.write(Words { task: RawTask::new(run::<W>), token, inbox }) };
         // SAFETY: S14: as above.
         unsafe { state_of(header) }.store(QUEUED, Ordering::Relaxed);
         // SAFETY: S14: the first of the words; not null, as the header is not.
@@ -213,7 +213,7 @@ impl<W: Work> Jobs<W> {
             Ok(()) => Ok(index),
             Err(error) => {
                 // SAFETY: S14: the pool did not take it, so the count is ours to give back.
-                drop(unsafe { Arc::from_raw(remote) });
+                drop(unsafe { Arc::from_raw(inbox) });
                 // SAFETY: S14: and so is the job.
                 unsafe { self.release(index) };
                 Err(NotSent::Refused(error))
@@ -307,12 +307,12 @@ unsafe fn run<W: Work>(task: NonNull<RawTask>, disposition: Disposition) {
     // SAFETY: S14: as above.
     unsafe { (*header.as_ptr()).outcome = outcome };
     // SAFETY: S14: as above.
-    let remote = unsafe { (*words_of(header)).remote };
+    let inbox = unsafe { (*words_of(header)).inbox };
     // SAFETY: S14: the count that `send` put there; it is taken once. It outlives the push, which may end in
     // waking the loop.
-    let remote = unsafe { Arc::from_raw(remote) };
+    let inbox = unsafe { Arc::from_raw(inbox) };
     // SAFETY: S14: the header is on no list, and from here on the loop's.
-    if unsafe { remote.push(header) }.is_ok() {
+    if unsafe { inbox.push(header) }.is_ok() {
         return;
     }
     // SAFETY: S14: the loop is gone, so the job stays this worker's.

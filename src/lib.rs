@@ -42,6 +42,7 @@ mod generations;
 mod handle;
 #[cfg_attr(not(feature = "backend-api"), allow(unreachable_pub, reason = "tokens are public with it"))]
 mod in_flight;
+mod inbox;
 mod io_vecs;
 mod jobs;
 mod leak;
@@ -49,6 +50,7 @@ mod memory;
 #[cfg(loom)]
 mod model;
 pub mod net;
+mod notifier;
 mod offload;
 mod op;
 mod pool;
@@ -84,11 +86,12 @@ pub use descriptor::RawDescriptor;
 pub use error::{Cause, is_canceled, is_deadline, is_table_full};
 pub use event_loop::{Loop, RunMode};
 pub use fs::{File, Metadata, OpenOptions};
-pub use handle::{LoopHandle, Notifier};
+pub use handle::LoopHandle;
 pub use in_flight::{InFlightOp, OpId};
 pub use io_vecs::{Gather, IoVecs, Scatter};
 #[doc(inline)]
 pub use net::{ListenOptions, TcpListener, TcpStream};
+pub use notifier::Notifier;
 pub use op::{Direction, Facts, Memory, MultiOp, Op, OpKind, Outcome, Output, RawOp, Server, Target};
 pub use op::{TRANSFER_BYTES_MAX, nop, words};
 pub use pool::{Pool, Pooled, Shared};

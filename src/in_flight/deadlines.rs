@@ -6,7 +6,7 @@ use super::entry::{State, flag};
 use super::{InFlight, Item, Token};
 use crate::buf_pool;
 use crate::error::code;
-use crate::handle;
+use crate::notifier;
 use crate::op::words::TimerWords;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::timer::wheel::{Expiry, Place};
@@ -116,7 +116,7 @@ impl InFlight {
                 State::Armed if entry.is_one_shot_timer() => 0,
                 State::Armed => match entry.op_copy() {
                     op if op.kind == OpKind::Notify => {
-                        if !handle::withdraw(&op) {
+                        if !notifier::withdraw(&op) {
                             // A notification is on its way: it ends one wait, and several end after it.
                             if op.flags & RawOp::MULTI != 0 {
                                 entry.flags |= flag::TIMED_OUT;

@@ -38,11 +38,12 @@ use crate::completion::Header;
 use crate::descriptor::RawDescriptor;
 use crate::error::code;
 use crate::fork::Words;
-use crate::handle::{self, Remote};
+use crate::inbox::Inbox;
 use crate::io_vecs;
 use crate::jobs::{self, Jobs, NotSent, OwnerFn, OwnerWork};
 use crate::memory;
 use crate::net::socket;
+use crate::notifier;
 use crate::op::{Direction, NO_DEADLINE, OpKind, Outcome, PART_BYTES_MAX, RawOp};
 use crate::sync::Arc;
 use crate::sys::errno;
@@ -102,7 +103,7 @@ pub(crate) struct InFlight {
     sequence: u32,
     loop_id: u32,
     /// What other threads reach.
-    pub(crate) remote: Arc<Remote>,
+    pub(crate) inbox: Arc<Inbox>,
     /// Those of the loop's home, which is in there.
     words: NonNull<Words>,
     wheel: Wheel,
@@ -132,13 +133,13 @@ impl InFlight {
         capacity: usize,
         items_max: usize,
         loop_id: u32,
-        remote: Arc<Remote>,
+        inbox: Arc<Inbox>,
         clock: Clock,
     ) -> io::Result<InFlight> {
-        let words = NonNull::from(remote.home().words());
-        let returns = Returns::new(remote.waker().clone());
+        let words = NonNull::from(inbox.home().words());
+        let returns = Returns::new(inbox.waker().clone());
         Ok(InFlight {
-            remote,
+            inbox,
             words,
             table: memory::slab(capacity)?,
             sequence: 0,
@@ -380,7 +381,7 @@ impl InFlight {
             unsafe { work.write(OwnerWork { owner: header, function }) };
         };
         // SAFETY: S14: the caller's promise. The owner is given back when the job is back or withdrawn.
-        let refusal = match unsafe { self.offloads.send(token, write, &self.remote, pool) } {
+        let refusal = match unsafe { self.offloads.send(token, write, &self.inbox, pool) } {
             // SAFETY: S2: the header is the loop's; the worker has the state alone.
             Ok(job) => return unsafe { (*header.as_ptr()).op.as_work_mut().job = job },
             Err(NotSent::NoneFree) => code::TABLE_FULL,
@@ -593,7 +594,7 @@ impl InFlight {
         match entry.state {
             State::Armed => {
                 let op = entry.op_copy();
-                if op.kind == OpKind::Notify && !handle::withdraw(&op) {
+                if op.kind == OpKind::Notify && !notifier::withdraw(&op) {
                     return Cancel::Late;
                 }
                 self.settle(token, -errno::ECANCELED);
@@ -642,7 +643,7 @@ impl InFlight {
 
     /// Registers the wait of an armed entry with its notifier.
     pub(crate) fn start_wait(&mut self, token: Token, op: &RawOp) {
-        if !handle::wait(op, token, &self.remote) {
+        if !notifier::wait(op, token, &self.inbox) {
             self.settle(token, -code::ALREADY_WAITING);
         }
     }
@@ -657,7 +658,7 @@ impl InFlight {
             return unsafe { self.ready.push(header) };
         }
         // SAFETY: S11: it came from the queue and is off every list.
-        let token = unsafe { handle::deliver(header, |token| self.get(token).is_some()) };
+        let token = unsafe { notifier::deliver(header, |token| self.get(token).is_some()) };
         self.notified(token);
     }
 
@@ -689,7 +690,7 @@ impl InFlight {
                 State::Armed => {
                     let op = entry.op_copy();
                     if op.kind == OpKind::Notify {
-                        handle::withdraw(&op);
+                        notifier::withdraw(&op);
                     }
                     self.settle(token, -errno::ECANCELED);
                 }

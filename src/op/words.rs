@@ -242,7 +242,7 @@ views! {
             pub done: u64,
         }
 
-        /// Addresses to be connected to in order ([`RawOp::LIST`]).
+        /// Addresses to be connected to in order (a list).
         AddressListWords, address_list, as_address_list, as_address_list_mut, for Address {
             pub(crate) list: *mut (),
         }
