@@ -11,17 +11,19 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use oxev::raw::{self, RawCompletion};
 use oxev::thread_pool::{Task, ThreadPool};
 use oxev::{
-    Action, BufPool, Completion, File, IoVecs, Lease, Loop, LoopHandle, Metadata, Multi, Notifier,
-    OpenOptions, Pool, Pooled, RunMode, Shared, TcpListener, TcpStream, Timer,
+    Action, BufPool, Completion, File, IoVecs, Lease, Loop, LoopHandle, Metadata, Multi, Notifier, OpKind,
+    OpenOptions, Pool, Pooled, RawOp, RunMode, Shared, TcpListener, TcpStream, Timer,
 };
 
 // ---- the witness
@@ -241,6 +243,26 @@ fn repeating_timers_allocate_nothing() {
             assert_no_allocation(1, |_| lp.run(RunMode::UntilDone).unwrap());
             assert!(lp.is_empty());
         }
+    });
+}
+
+#[test]
+fn work_on_a_thread_pool_allocates_nothing() {
+    on_each_loop(|mut lp, share| {
+        let (workers, slots) = (started_pool(), Pool::new(1));
+        assert_no_allocation(SLOW_ROUNDS / share, |_| {
+            let slot = insert(&slots, 0);
+            lp.offload(
+                &workers,
+                slot,
+                |work| *work += 1,
+                |_, slot, done| {
+                    done.unwrap();
+                    assert_eq!(**slot, 1);
+                },
+            );
+            lp.run(RunMode::UntilDone).unwrap();
+        });
     });
 }
 
@@ -488,6 +510,39 @@ fn exact_and_vectored_transfers_allocate_nothing() {
             lp.run(RunMode::UntilDone).unwrap();
         });
         pair.tally.assert(7 * slow_rounds, 0);
+    });
+}
+
+#[test]
+fn shutdowns_allocate_nothing() {
+    on_each_loop(|mut lp, share| {
+        let slow_rounds = SLOW_ROUNDS / share;
+        let pair = Connection::new(&mut lp);
+        assert_no_allocation(slow_rounds, |_| {
+            lp.submit(pair.near(), |c| c.stream.shutdown(Shutdown::Read), done);
+            lp.run(RunMode::UntilDone).unwrap();
+        });
+        pair.tally.assert(slow_rounds, 0);
+    });
+}
+
+#[test]
+fn waits_for_poll_events_allocate_nothing() {
+    unsafe fn on_events(_: Option<&mut Loop>, completion: *mut RawCompletion) {
+        // SAFETY: the completion has come back.
+        assert_eq!(unsafe { (*completion).outcome() }.result, i32::from(libc::POLLOUT));
+    }
+    on_each_loop(|mut lp, share| {
+        let pair = Connection::new(&mut lp);
+        let mut op = RawOp::new(OpKind::Poll, pair.near.as_raw_fd());
+        op.as_poll_mut().events = libc::POLLOUT as u32;
+        let mut completion = RawCompletion::new(std::ptr::null_mut());
+        let place = &raw mut completion;
+        assert_no_allocation(SLOW_ROUNDS / share, |_| {
+            // SAFETY: the completion outlives the operation: `run` ends it.
+            unsafe { raw::submit(&mut lp, place, op, None, on_events) };
+            lp.run(RunMode::UntilDone).unwrap();
+        });
     });
 }
 

@@ -96,3 +96,41 @@ fn no_code_lists_kinds_where_the_table_can_tell_or_the_compiler_can_see() {
     }
     assert!(found.is_empty(), "a fact of the table, or a match on the kind alone:\n{}", found.join("\n"));
 }
+
+/// The calls that make an operation, as they stand in a program, without the type: `recv(`, `after(`, …. What no call
+/// makes is submitted raw.
+fn calls_of(kind: OpKind) -> Vec<String> {
+    let names = kind.facts().made_by.split('`').skip(1).step_by(2);
+    let call = |name: &str| match name {
+        "raw::submit" => format!("OpKind::{kind}"),
+        _ => format!("{}(", name.rsplit("::").next().unwrap_or(name)),
+    };
+    names.map(call).collect()
+}
+
+/// Whether a call is made somewhere: its name stands there, is not the end of another one, and not that of a function
+/// that is written there.
+fn makes(text: &str, call: &str) -> bool {
+    let begins = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    text.match_indices(call).any(|(at, _)| begins(at) && !text[..at].ends_with("fn "))
+}
+
+fn text_of(files: &[PathBuf]) -> String {
+    files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
+}
+
+#[test]
+fn every_call_that_makes_an_operation_is_in_the_conformance_suite() {
+    let suite = text_of(&sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")));
+    let calls = OpKind::ALL.iter().flat_map(|kind| calls_of(*kind).into_iter().map(move |call| (kind, call)));
+    let missing: Vec<_> = calls.filter(|(_, call)| !makes(&suite, call)).collect();
+    assert!(missing.is_empty(), "tests/conformance does without {missing:?}");
+}
+
+#[test]
+fn every_operation_is_shown_to_allocate_nothing() {
+    let test = text_of(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/allocation.rs")]);
+    let is_missing = |kind: &&OpKind| !calls_of(**kind).iter().any(|call| makes(&test, call));
+    let missing: Vec<_> = OpKind::ALL.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "tests/allocation.rs does without {missing:?}");
+}

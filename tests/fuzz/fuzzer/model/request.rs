@@ -25,7 +25,7 @@ impl Work {
     }
 
     /// Under which name the loop lists it.
-    pub(super) fn op_kind(self) -> Option<OpKind> {
+    pub(crate) fn op_kind(self) -> Option<OpKind> {
         Some(match self {
             Work::Nop => OpKind::Nop,
             Work::After(_) | Work::At(_) | Work::Hour => OpKind::Timer,
@@ -119,7 +119,7 @@ impl Work {
 }
 
 impl Series {
-    pub(super) fn op_kind(self) -> OpKind {
+    pub(crate) fn op_kind(self) -> OpKind {
         match self {
             Series::Every(_) | Series::EveryAfter(_) => OpKind::Timer,
             Series::Accept => OpKind::Accept,
@@ -140,7 +140,7 @@ impl Series {
 }
 
 impl Request {
-    pub(super) fn op_kind(self) -> Option<OpKind> {
+    pub(crate) fn op_kind(self) -> Option<OpKind> {
         match self {
             Request::Single(work) => work.op_kind(),
             Request::Series(series) => Some(series.op_kind()),

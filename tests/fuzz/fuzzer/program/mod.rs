@@ -392,3 +392,33 @@ impl Program {
         Program { seed, backend, setting, steps, ending }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use oxev::OpKind;
+
+    use super::*;
+
+    /// What a step submits.
+    fn op_kinds(step: &Step) -> Vec<OpKind> {
+        match step {
+            Step::Submit { work, .. } => work.op_kind().into_iter().collect(),
+            Step::SubmitSeries { series, .. } => vec![series.op_kind()],
+            _ => Vec::new(),
+        }
+    }
+
+    /// An operation that was added and that no program submits would look as if it had been fuzzed.
+    #[test]
+    fn every_operation_of_the_safe_interface_is_in_random_programs() {
+        for backend in Backend::available() {
+            let programs = (0..100).map(|seed| Program::new(seed, backend, 50));
+            let submitted: Vec<_> =
+                programs.flat_map(|p| p.steps.iter().flat_map(op_kinds).collect::<Vec<_>>()).collect();
+            let is_missing =
+                |kind: &&OpKind| kind.facts().made_by != "`raw::submit`" && !submitted.contains(kind);
+            let missing: Vec<_> = OpKind::ALL.iter().filter(is_missing).collect();
+            assert!(missing.is_empty(), "on {backend} no program submits {missing:?}");
+        }
+    }
+}
