@@ -62,6 +62,10 @@ impl Loop {
         let unsubmitted = self.core.ops.may_retry_buffer_waiters() || self.core.backend.has_unsubmitted();
         // What `run` will report, too.
         let is_late = unsubmitted && self.flush().is_err();
+        if self.core.embedded.get() && !self.core.ops.in_step {
+            // What was submitted since the last run may wait for a buffer.
+            self.core.ops.watch_returns();
+        }
         if is_late || self.has_work() {
             return Some(Duration::ZERO);
         }

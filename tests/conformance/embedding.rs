@@ -49,6 +49,7 @@ conformance! {
     receives_that_wait_for_a_buffer_go_on,
     a_stream_that_waits_for_a_buffer_goes_on,
     a_buffer_that_comes_back_outside_a_callback_shows,
+    a_buffer_shows_for_which_a_stream_waits_that_the_backend_does_not_know,
     each_operation_of_a_chain_shows,
     what_a_stop_or_a_panic_leaves_shows,
     the_descriptor_shows_posts_after_any_kind_of_run,
@@ -584,6 +585,23 @@ fn a_buffer_that_comes_back_outside_a_callback_shows(v: Variant) {
             drop(held.replace(lease.unwrap()));
             stream = back;
         }
+    });
+}
+
+fn a_buffer_shows_for_which_a_stream_waits_that_the_backend_does_not_know(v: Variant) {
+    each(v, |lp, embedder| {
+        let pool = lp.buf_pool(1, 4).unwrap();
+        let (ours, mut peer) = pair();
+        peer.write_all(b"four").unwrap();
+        let held = crate::support::complete(lp, (ours, pool.clone()), |(s, pool)| s.recv_pooled(pool)).1;
+        pump_until_quiet(lp, embedder);
+        let (ours, mut peer) = pair();
+        peer.write_all(b"four").unwrap();
+        let waiting = start(lp, (ours, pool), |(s, pool)| s.recv_pooled(pool));
+        pump_until_quiet(lp, embedder);
+        drop(held);
+        assert!(embedder.wait(PATIENCE), "a buffer is back");
+        pump(lp, embedder, || waiting.is_done());
     });
 }
 
