@@ -4,7 +4,8 @@
 use std::env;
 
 /// The backends that are made for some systems: the name, which is also that of the cargo feature, and the systems.
-const BACKENDS: [(&str, &[&str]); 2] = [("io_uring", &["linux"]), ("epoll", &["linux"])];
+const BACKENDS: [(&str, &[&str]); 3] =
+    [("io_uring", &["linux"]), ("epoll", &["linux"]), ("poll", &["linux", "android"])];
 
 /// The architectures for which the crate `io-uring` brings the kernel's structures with it. As there, the cfg
 /// `io_uring_skip_arch_check` takes them for another one's, too.

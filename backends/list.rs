@@ -90,7 +90,7 @@ macro_rules! backends {
 
     (@all ($d:tt) $($(#[doc = $doc:literal])+ #[cfg($cfg:meta)] $kind:ident = $name:literal, $type:ty;)+) => {
         #[cfg(not(any($($cfg),+)))]
-        compile_error!("no backend: on Linux, at least one of the features `io_uring`, `epoll` and `sim` is needed");
+        compile_error!("no backend: on Linux, at least one of the features `io_uring`, `epoll`, `poll` and `sim` is needed");
 
         /// The kinds of backends.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +109,7 @@ macro_rules! backends {
 
         /// The compiled-in backends behind one type, so that [`Loop`](crate::Loop) is not generic.
         #[allow(clippy::large_enum_variant, reason = "a loop has one, in its own allocation")]
+        #[repr(u8)]
         enum Compiled {
             $(#[cfg($cfg)] $kind($type),)+
         }

@@ -32,9 +32,11 @@ mod epoll;
 #[cfg(backend_io_uring)]
 mod io_uring;
 mod list;
-#[cfg(any(backend_io_uring, backend_epoll))]
+#[cfg(backend_poll)]
+mod poll;
+#[cfg(any(backend_io_uring, backend_epoll, backend_poll))]
 mod positions;
-#[cfg(backend_epoll)]
+#[cfg(any(backend_epoll, backend_poll))]
 mod readiness;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
@@ -50,6 +52,11 @@ backends! { ($)
         /// `epoll(7)`: every Linux.
         #[cfg(backend_epoll)]
         Epoll = "epoll", readiness::Readiness<epoll::Epoll>;
+
+        /// `poll(2)`: what has none of the others, as a sandbox that forbids them. A wait costs the more, the more
+        /// descriptors are waited for.
+        #[cfg(backend_poll)]
+        Poll = "poll", readiness::Readiness<poll::Poll>;
 
     // Those that a program asks for.
     asked_for:

@@ -27,9 +27,11 @@ use crate::thread_pool::ThreadPool;
 ///   waits up to 62 ms for what the kernel gives back late, then takes smaller queues, down to 64 entries (12
 ///   KiB), and then the next backend; a pool of buffers does without the kernel's ring.
 ///   [`Capabilities`](crate::Capabilities) tells `entries`, `buffer_rings` and `refusals`.
-/// * **Descriptors** (`RLIMIT_NOFILE`): three for a loop on io_uring, two on epoll, one for each socket and file.
+/// * **Descriptors** (`RLIMIT_NOFILE`): three for a loop on io_uring, two on epoll, one on poll (and one more
+///   if a program polls its descriptor), one for each socket and file.
 ///   If there is none left, [`build`](Builder::build) says `EMFILE`, whatever backend it is.
-/// * **Threads** (`RLIMIT_NPROC`, `TasksMax=`): none of the loop's own; the [thread
+/// * **Threads** (`RLIMIT_NPROC`, `TasksMax=`): none of the loop's own, but on poll one if a program polls its
+///   descriptor; the [thread
 ///   pool](Builder::thread_pool)'s, and on io_uring the kernel's ([`io_workers`](Builder::io_workers)), four for
 ///   each core and 64, made when they are needed.
 #[derive(Clone, Debug)]
@@ -94,8 +96,8 @@ impl Builder {
         self
     }
 
-    /// Where a backend has done what would block and what the kernel cannot wait for: on epoll, the work of
-    /// files on disks. By default there is one pool for all loops of the process, made when it is needed
+    /// Where a backend has done what would block and what the kernel cannot wait for: on epoll and poll, the
+    /// work of files on disks. By default there is one pool for all loops of the process, made when it is needed
     /// first. A pool that was shut down takes no work, and the loop does it itself. A loop that runs inside a
     /// task of its own pool may never get a thread of it.
     ///
@@ -109,7 +111,7 @@ impl Builder {
     }
 
     /// Uses nothing of a backend that is newer than the oldest kernel it supports (io_uring: Linux 5.15;
-    /// epoll: 4.5), as if the program ran there: to test for such kernels, or to steer clear of a kernel's
+    /// epoll: 4.5; poll: any), as if the program ran there: to test for such kernels, or to steer clear of a kernel's
     /// bug.
     #[must_use]
     pub fn baseline(mut self, baseline: bool) -> Builder {

@@ -33,7 +33,7 @@ use crate::sys::{self, errno};
 ///
 /// Pipes, terminals and the like have no positions: there the offset is not looked at, and of those without one
 /// reads come one after another, and writes do. On io_uring everything but the closing by drop is
-/// asynchronous; on epoll what is not in the page cache is done by a [thread
+/// asynchronous; on epoll and poll what is not in the page cache is done by a [thread
 /// pool](crate::Builder::thread_pool). Zero bytes read is the end of the file. An empty buffer is done at
 /// once, with `Ok(0)`.
 ///
@@ -69,7 +69,7 @@ impl File {
     ///
     /// An open of a FIFO waits until the other end is opened, too, as `open(2)` does (`fifo(7)`), and holds a
     /// thread meanwhile. Cancelling it, its deadline, and dropping the loop end it on every backend. On
-    /// io_uring that frees the thread, which is the kernel's. On epoll it is a thread of the [thread
+    /// io_uring that frees the thread, which is the kernel's. Elsewhere it is a thread of the [thread
     /// pool](crate::Builder::thread_pool), and waits on until the other end is opened; what it opens then is
     /// closed. Where others choose the path, pass `O_NONBLOCK` to [`OpenOptions::custom_flags`]: then a FIFO is
     /// opened for reading at once, and for writing it is `ENXIO` without a reader. Opened for both it never

@@ -65,6 +65,18 @@ pub(crate) fn table<T: Zeroed>(len: usize) -> io::Result<Box<[T]>> {
     Ok(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(memory.cast(), len)) })
 }
 
+/// Makes a table so long that it has an entry of this index.
+#[cold]
+pub(crate) fn grow<T: Zeroed + Copy>(entries: &mut Box<[T]>, index: usize) -> io::Result<()> {
+    let mut longer = table(index.saturating_add(1).next_power_of_two())?;
+    longer[..entries.len()].copy_from_slice(entries);
+    *entries = longer;
+    Ok(())
+}
+
+// SAFETY: an integer.
+unsafe impl Zeroed for u32 {}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
-//! Which backend a loop takes where the kernel refuses io_uring: asked under seccomp filters, as in a
-//! container.
+//! Which backend a loop takes where the kernel refuses io_uring, or epoll, too: asked under seccomp filters, as in
+//! a container.
 
-#![cfg(all(target_os = "linux", feature = "io_uring", feature = "epoll"))]
+#![cfg(all(target_os = "linux", feature = "io_uring", feature = "epoll", feature = "poll"))]
 #![allow(unsafe_code)]
 
 use std::io;
@@ -135,10 +135,29 @@ fn a_forced_choice_never_falls_back() {
 }
 
 #[test]
+fn a_sandbox_that_forbids_epoll_too_gets_poll() {
+    for errno in [libc::EPERM, libc::ENOSYS, libc::EACCES] {
+        with(setup(errno), |errno| {
+            refuse(Refusal { call: libc::SYS_epoll_create1, argument: None, errno });
+            let lp = Loop::new().unwrap();
+            assert_eq!(lp.backend(), Kind::Poll);
+            let refusals: Vec<_> = lp.capabilities().refusals.iter().copied().collect();
+            assert_eq!(refusals, [(Kind::IoUring, errno), (Kind::Epoll, errno)]);
+            assert_works(lp);
+        });
+    }
+}
+
+#[test]
 fn a_sandbox_that_is_older_than_nanosecond_waits_gets_rounded_ones() {
     let pwait2 = |errno| Refusal { call: libc::SYS_epoll_pwait2, argument: None, errno };
     for errno in [libc::ENOSYS, libc::EPERM] {
-        with(pwait2(errno), |_| assert_works(Loop::builder().backend(Kind::Epoll).build().unwrap()));
+        with(pwait2(errno), |errno| {
+            refuse(Refusal { call: libc::SYS_ppoll, argument: None, errno });
+            for kind in [Kind::Epoll, Kind::Poll] {
+                assert_works(Loop::builder().backend(kind).build().unwrap());
+            }
+        });
     }
 }
 

@@ -78,7 +78,7 @@ impl Selector for Epoll {
     const EVENTS_MAX: usize = EVENTS_MAX;
 
     /// `baseline`: without `epoll_pwait2`.
-    fn new(baseline: bool, waker: &Waker) -> io::Result<Epoll> {
+    fn new(baseline: bool, _capacity: usize, waker: &Waker) -> io::Result<Epoll> {
         let descriptor = EpollDescriptor::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         // It is never read: every write is an edge.
         descriptor.add(waker, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, WAKER))?;
@@ -135,7 +135,7 @@ impl Selector for Epoll {
         }
     }
 
-    fn event(&self, index: usize) -> Option<Event> {
+    fn event(&mut self, index: usize) -> Option<Event> {
         let event = &self.events[index];
         if event.data() == WAKER {
             return None;

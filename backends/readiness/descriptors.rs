@@ -16,7 +16,7 @@ use crate::descriptor::RawDescriptor;
 use crate::generations::{DESCRIPTORS_MAX, Generations};
 use crate::memory::{self, Zeroed};
 use crate::op::{Direction, RawOp};
-use crate::sys::poll::{POLLOUT, POLLWRBAND, POLLWRNORM};
+use crate::sys::poll::{POLLOUT, POLLRDHUP, POLLWRBAND, POLLWRNORM};
 use crate::sys::{self, errno};
 
 /// The flag that says that trying in this direction is of no use before the next edge.
@@ -28,30 +28,42 @@ const fn not_ready(direction: Direction) -> u8 {
     }
 }
 
-/// The edges that the selector is asked for. It is never asked for less again: a registration is changed at
-/// most once.
+/// The edges that the selector is asked for. An edge-triggered one is never asked for less again: a registration
+/// is changed at most once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Interest {
     pub(crate) read: bool,
     pub(crate) write: bool,
+    /// Events of `poll(2)`, and no others: only asked of a selector that is one-shot.
+    pub(crate) events: i16,
 }
 
 impl Interest {
     /// What has to be watched for an operation: often a connection is never watched for writing, and so is
     /// not reported just because it could be written to.
-    pub(super) fn of(op: &RawOp) -> Interest {
-        match op.kind.facts().direction {
-            Direction::In => Interest { read: true, write: false },
-            Direction::Out => Interest { read: false, write: true },
+    #[inline(always)]
+    pub(super) fn of(op: &RawOp, is_one_shot: bool) -> Interest {
+        let (read, write, events) = match op.kind.facts().direction {
+            Direction::In => (true, false, 0),
+            Direction::Out => (false, true, 0),
+            Direction::Neither if is_one_shot => (false, false, op.as_poll().events as i16 | POLLRDHUP),
             Direction::Neither => {
                 const WRITABLE: i16 = POLLOUT | POLLWRNORM | POLLWRBAND;
-                Interest { read: true, write: op.as_poll().events & WRITABLE as u32 != 0 }
+                (true, op.as_poll().events & WRITABLE as u32 != 0, 0)
             }
-        }
+        };
+        Interest { read, write, events }
+    }
+
+    /// Either.
+    pub(super) fn and(self, other: Interest) -> Interest {
+        let (read, write) = (self.read || other.read, self.write || other.write);
+        Interest { read, write, events: self.events | other.events }
     }
 
     const fn flags(self) -> u8 {
-        (if self.read { flag::WATCHED_READ } else { 0 }) | (if self.write { flag::WATCHED_WRITE } else { 0 })
+        let read = if self.read || self.events != 0 { flag::WATCHED_READ } else { 0 };
+        read | if self.write { flag::WATCHED_WRITE } else { 0 }
     }
 }
 
@@ -150,7 +162,8 @@ impl Record {
     /// What the selector has to be asked for so that this, too, is watched; `None` if it is.
     pub(super) fn missing(&self, interest: Interest) -> Option<Interest> {
         let all = self.flags & flag::WATCHED | interest.flags();
-        let wanted = Interest { read: all & flag::WATCHED_READ != 0, write: all & flag::WATCHED_WRITE != 0 };
+        let (read, write) = (all & flag::WATCHED_READ != 0, all & flag::WATCHED_WRITE != 0);
+        let wanted = Interest { read, write, events: 0 };
         (all != self.flags & flag::WATCHED).then_some(wanted)
     }
 
@@ -161,6 +174,12 @@ impl Record {
     /// Whether it is worth trying.
     pub(super) fn may_be_ready(&self, direction: Direction) -> bool {
         self.flags & not_ready(direction) == 0
+    }
+
+    /// The queue of a direction, if what is in it waits for an edge.
+    pub(super) fn waiting(&self, direction: Direction) -> Option<&Queue> {
+        let waits = direction == Direction::Neither || !self.may_be_ready(direction);
+        Some(&self.queues[direction as usize]).filter(|queue| waits && !queue.is_empty())
     }
 
     /// Nothing more to be had before the next edge.
@@ -224,6 +243,12 @@ impl Record {
     }
 }
 
+/// Below which number all descriptors are that this process can have, as far as is known now.
+pub(crate) fn numbers_max() -> usize {
+    const DESCRIPTORS_MIN: usize = 1024;
+    sys::descriptor::count_max().clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX)
+}
+
 /// The records of all descriptors that this process can have, as far as is known when the loop is made.
 #[derive(Debug)]
 pub(super) struct Descriptors {
@@ -233,9 +258,7 @@ pub(super) struct Descriptors {
 
 impl Descriptors {
     pub(super) fn new() -> io::Result<Descriptors> {
-        const DESCRIPTORS_MIN: usize = 1024;
-        let limit = sys::descriptor::count_max().clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX);
-        Ok(Descriptors { records: memory::table(limit)?, generations: Generations::new()? })
+        Ok(Descriptors { records: memory::table(numbers_max())?, generations: Generations::new()? })
     }
 
     pub(super) fn record(&mut self, fd: RawDescriptor) -> &mut Record {
@@ -262,9 +285,7 @@ impl Descriptors {
         if index >= RECORDS_MAX {
             return Err(errno::EMFILE);
         }
-        let mut records = memory::table((index + 1).next_power_of_two()).map_err(|_| errno::ENOMEM)?;
-        records[..self.records.len()].copy_from_slice(&self.records);
-        self.records = records;
+        memory::grow(&mut self.records, index).map_err(|_| errno::ENOMEM)?;
         Ok(true)
     }
 

@@ -42,21 +42,31 @@ use crate::op::{Direction, OpKind, Outcome, RawOp};
 use crate::sys::errno;
 use attempt::{Attempt, attempt};
 use descriptors::Descriptors;
+#[cfg(backend_poll)]
+pub(crate) use descriptors::numbers_max;
 pub(crate) use descriptors::{Edge, Interest};
 use jobs::{Jobs, Started};
 use queue::{Nodes, Place};
 
-/// What an operating system has for waiting on many descriptors, edge-triggered.
+/// What an operating system has for waiting on many descriptors: edge-triggered, or one-shot.
 pub(crate) trait Selector: AsFd + Sized {
     /// Edges that one wait can report.
     const EVENTS_MAX: usize;
 
-    /// Makes one whose waits the waker ends. `baseline`: as if the kernel were the oldest that is served.
-    fn new(baseline: bool, waker: &Waker) -> io::Result<Self>;
+    /// An edge takes the registration of its descriptor with it, as `EPOLLONESHOT` does. What is still waited for
+    /// is registered again, and what no operation waits for any more is deregistered: a registration lasts no
+    /// longer than the operation that it is for, so that there are never more than operations. It is how a selector
+    /// that reports levels does not report the same one again and again.
+    const ONE_SHOT: bool = false;
+
+    /// Makes one, for so many operations, whose waits the waker ends. `baseline`: as if the kernel were the oldest
+    /// that is served.
+    fn new(baseline: bool, capacity: usize, waker: &Waker) -> io::Result<Self>;
 
     /// Reports these edges of an open descriptor from now on, and at once what it is ready for now.
     /// `is_known`: it was registered for less, or before; if that is not so, it works all the same. The error
-    /// is an errno; `EPERM` says that such a descriptor is always ready.
+    /// is an errno; `EPERM` says that such a descriptor is always ready. A selector that is one-shot adds the
+    /// interest to what the descriptor is registered for.
     fn register(
         &mut self,
         fd: RawDescriptor,
@@ -65,11 +75,28 @@ pub(crate) trait Selector: AsFd + Sized {
         is_known: bool,
     ) -> Result<(), i32>;
 
+    /// Nothing is waited for there any more: only asked of a selector that is one-shot.
+    fn deregister(&mut self, _fd: RawDescriptor) {}
+
     /// Waits for edges, and says how many there are to be asked for.
     fn wait(&mut self, wait: Wait) -> io::Result<usize>;
 
     /// One of them; `None` is the waker's.
-    fn event(&self, index: usize) -> Option<Event>;
+    fn event(&mut self, index: usize) -> Option<Event>;
+
+    /// A program is about to wait for the descriptor: see [`Driver::show`]. A selector whose descriptor shows edges
+    /// by itself has nothing to do.
+    fn show(&self) -> bool {
+        false
+    }
+
+    /// Whether a program polls the descriptor, and it does not show yet what was registered.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
+    /// As [`Listed::leave_to_parent`].
+    fn leave_to_parent(&mut self) {}
 }
 
 /// An edge, and whose it is.
@@ -137,6 +164,9 @@ impl<S: Selector> Readiness<S> {
                 Direction::ALL
                     .into_iter()
                     .for_each(|direction| self.fail_queue(op.fd, direction, errno::EBADF, ops));
+                if S::ONE_SHOT {
+                    self.selector.deregister(op.fd);
+                }
                 self.descriptors.forget(op.fd);
                 true
             }
@@ -171,7 +201,11 @@ impl<S: Selector> Readiness<S> {
         let (fd, kind, direction) = (raw.fd, raw.kind, raw.kind.facts().direction);
         let record = self.descriptors.record(fd);
         if !record.queue(direction).is_empty() || !record.may_be_ready(direction) {
+            let is_first = record.queue(direction).is_empty();
             self.nodes.push(record.queue(direction), token, Place::Waiting);
+            if S::ONE_SHOT && is_first {
+                self.watch_again(fd, direction, ops);
+            }
             return Next::Done;
         }
         if is_multi_accept(raw) {
@@ -190,7 +224,7 @@ impl<S: Selector> Readiness<S> {
                 }
             }
             Attempt::NotReady => {
-                let interest = Interest::of(raw);
+                let interest = Interest::of(raw, S::ONE_SHOT);
                 self.nodes.push(record.queue(direction), token, Place::Waiting);
                 self.block(fd, direction, interest, ops);
             }
@@ -215,7 +249,7 @@ impl<S: Selector> Readiness<S> {
             return self.conclude(token, outcome, ops);
         }
         self.nodes.push(record.queue(Direction::Neither), token, Place::Waiting);
-        let interest = Interest::of(raw);
+        let interest = Interest::of(raw, S::ONE_SHOT);
         self.block(fd, Direction::Neither, interest, ops);
     }
 
@@ -227,7 +261,7 @@ impl<S: Selector> Readiness<S> {
         for _ in 0..ATTEMPTS_MAX {
             let record = self.descriptors.record(fd);
             if !record.may_be_ready(direction) {
-                return;
+                return self.watch_again(fd, direction, ops);
             }
             let Some(token) = self.nodes.head(record.queue(direction)) else { return };
             let Some(op) = ops.op(token) else {
@@ -243,7 +277,7 @@ impl<S: Selector> Readiness<S> {
             }
             match attempt(raw, record) {
                 Attempt::NotReady => {
-                    let interest = Interest::of(raw);
+                    let interest = Interest::of(raw, S::ONE_SHOT);
                     return self.block(fd, direction, interest, ops);
                 }
                 Attempt::Over(outcome) if is_multi_accept && outcome.result >= 0 => {
@@ -277,14 +311,14 @@ impl<S: Selector> Readiness<S> {
                 }
             }
         }
-        self.run_later(fd, direction);
+        self.run_later(fd, direction, ops);
     }
 
     /// Has a queue gone through in the next poll, if it may be ready.
-    fn run_later(&mut self, fd: RawDescriptor, direction: Direction) {
+    fn run_later(&mut self, fd: RawDescriptor, direction: Direction, ops: &mut Operations) {
         let record = self.descriptors.record(fd);
         if !record.may_be_ready(direction) {
-            return;
+            return self.watch_again(fd, direction, ops);
         }
         if let Some(token) = self.nodes.head(record.queue(direction)) {
             self.nodes.run_later(token);
@@ -310,7 +344,8 @@ impl<S: Selector> Readiness<S> {
     #[inline]
     fn block(&mut self, fd: RawDescriptor, direction: Direction, interest: Interest, ops: &mut Operations) {
         let record = self.descriptors.record(fd);
-        if let Some(wanted) = record.missing(interest) {
+        let wanted = if S::ONE_SHOT { Some(interest) } else { record.missing(interest) };
+        if let Some(wanted) = wanted {
             let (generation, is_known) = (record.generation(), record.is_known());
             if let Err(errno) = self.selector.register(fd, generation, wanted, is_known) {
                 return self.fail_queue(fd, direction, errno, ops);
@@ -318,6 +353,38 @@ impl<S: Selector> Readiness<S> {
             record.set_watched(wanted);
         }
         record.set_not_ready(direction);
+    }
+
+    /// Registers what the queue of one direction waits for, if an edge has taken the registration with it.
+    #[inline]
+    fn watch_again(&mut self, fd: RawDescriptor, direction: Direction, ops: &mut Operations) {
+        if S::ONE_SHOT {
+            self.register_again(fd, direction, ops);
+        }
+    }
+
+    fn register_again(&mut self, fd: RawDescriptor, direction: Direction, ops: &mut Operations) {
+        let record = self.descriptors.record(fd);
+        let Some(first) = record.waiting(direction).and_then(|queue| self.nodes.head(queue)) else { return };
+        // Those that move bytes wait for the same; poll events are each operation's own.
+        let others =
+            |token: &Token| if direction == Direction::Neither { self.nodes.next(*token) } else { None };
+        let interest = std::iter::successors(Some(first), others)
+            .filter_map(|token| ops.op(token))
+            // SAFETY: S3: the operations are ours, and nobody writes to them now.
+            .map(|op| Interest::of(unsafe { &*op }, S::ONE_SHOT))
+            .fold(Interest::default(), Interest::and);
+        if let Err(errno) = self.selector.register(fd, record.generation(), interest, true) {
+            self.fail_queue(fd, direction, errno, ops);
+        }
+    }
+
+    /// An operation has left its queue undone, so there may be a registration that is for none.
+    fn unwatch(&mut self, fd: RawDescriptor, direction: Direction, ops: &mut Operations) {
+        if S::ONE_SHOT && self.descriptors.record(fd).queue(direction).is_empty() {
+            self.selector.deregister(fd);
+            Direction::ALL.into_iter().for_each(|other| self.watch_again(fd, other, ops));
+        }
     }
 
     /// Nobody can wait here.
@@ -422,6 +489,9 @@ impl<S: Selector> Readiness<S> {
         if polls {
             self.run_polls(event.fd, ops);
         }
+        if S::ONE_SHOT {
+            Direction::ALL.into_iter().for_each(|direction| self.watch_again(event.fd, direction, ops));
+        }
     }
 
     /// Goes on with what is on the list now; what comes back to it is for the next poll.
@@ -440,7 +510,7 @@ impl<S: Selector> Readiness<S> {
 impl<S: Selector> Listed for Readiness<S> {
     fn new(options: &Options, capacity: usize, waker: &Waker) -> io::Result<Readiness<S>> {
         Ok(Readiness {
-            selector: S::new(options.baseline, waker)?,
+            selector: S::new(options.baseline, capacity, waker)?,
             descriptors: Descriptors::new()?,
             nodes: Nodes::new(capacity)?,
             jobs: Jobs::new(options.pool.clone())?,
@@ -455,6 +525,10 @@ impl<S: Selector> Listed for Readiness<S> {
     /// What waits for readiness ends at once.
     fn holder(&self) -> Holder {
         Holder::ThreadPool
+    }
+
+    fn leave_to_parent(&mut self) {
+        self.selector.leave_to_parent();
     }
 
     fn release_pool(&mut self, limit: Duration) {
@@ -537,7 +611,8 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
                 self.nodes.remove(self.descriptors.record(fd).queue(direction), token);
                 report(token, -errno::ECANCELED, ops);
                 // Whoever is first now has not been tried.
-                self.run_later(fd, direction);
+                self.run_later(fd, direction, ops);
+                self.unwatch(fd, direction, ops);
                 true
             }
             Place::WaitingForTurn => {
@@ -586,12 +661,12 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
 
     /// What is to be gone on with does not show by itself.
     fn has_unsubmitted(&mut self) -> bool {
-        self.nodes.runnable_len() > 0
+        self.nodes.runnable_len() > 0 || self.selector.is_behind()
     }
 
     /// A program polls the selector's descriptor, which new edges make readable by themselves.
     fn show(&self, busy: bool, _ops: &Operations) -> bool {
-        busy || self.has_old_edges || self.nodes.runnable_len() > 0
+        busy || self.has_old_edges || self.nodes.runnable_len() > 0 || self.selector.show()
     }
 
     /// Reports the jobs that have come back, and starts those that waited for one.

@@ -15,7 +15,7 @@ impl Loop {
     /// `true` if this call asks for the end of the operation: it ends as cancelled unless it is done before.
     /// `false` if this call changes nothing: the operation is over or is being ended already, or it is sure to
     /// end with a result of its own, because a thread pool has begun its work ([offloaded](Loop::offload), or
-    /// on a file on epoll), the kernel is closing its descriptor, or has sent its bytes and is only yet to let
+    /// on a file on epoll or poll), the kernel is closing its descriptor, or has sent its bytes and is only yet to let
     /// go of the buffer. Ids of other loops name nothing.
     ///
     /// ```

@@ -219,14 +219,21 @@ pub(crate) mod pages {
     pub(crate) use super::platform::pages::Pages;
 }
 
-/// The events of `poll(2)`, and which of them a descriptor has now.
+/// The events of `poll(2)`, which of them a descriptor has now, and waits for them.
 pub(crate) mod poll {
     pub(crate) use super::platform::poll::{
-        POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM,
+        POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM,
     };
 
     /// A set of events or a negative error code.
     pub(crate) use super::platform::poll::poll;
+
+    /// A descriptor, the events that are waited for there, and those that there are. A negative one is passed over.
+    pub(crate) use super::platform::poll::PollFd;
+
+    /// Wait until there is an event, or for so long; negative milliseconds are without end. The number of descriptors
+    /// that have one, or a negative error code: `ENOSYS` if the system takes no nanoseconds.
+    pub(crate) use super::platform::poll::{wait_ms, wait_ns};
 }
 
 /// Calls on sockets, none of which blocks. Unless it says otherwise, a call gives a count, a descriptor or a

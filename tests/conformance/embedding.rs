@@ -55,6 +55,7 @@ conformance! {
     the_descriptor_shows_posts_after_any_kind_of_run,
     what_other_kinds_of_runs_have_not_looked_at_shows,
     files_show,
+    a_stream_that_is_dropped_in_a_callback_is_closed,
     #[needs_kernel = "an eventfd of the test's own"]
     what_an_eventfd_of_the_program_brings_shows,
     #[needs_kernel = "an eventfd of the test's own"]
@@ -602,6 +603,24 @@ fn a_buffer_shows_for_which_a_stream_waits_that_the_backend_does_not_know(v: Var
         drop(held);
         assert!(embedder.wait(PATIENCE), "a buffer is back");
         pump(lp, embedder, || waiting.is_done());
+    });
+}
+
+fn a_stream_that_is_dropped_in_a_callback_is_closed(v: Variant) {
+    each(v, |lp, embedder| {
+        for _ in 0..ROUNDS / 10 {
+            let (ours, mut peer) = pair();
+            let receive = Box::new(Completion::new((ours, [0; 8])));
+            lp.submit(receive, |(s, b)| s.recv(b), |_, stream, _| drop(stream));
+            pump_until_quiet(lp, embedder);
+            peer.write_all(b"hello").unwrap();
+            while !lp.is_empty() {
+                wait(lp, embedder);
+                lp.run(RunMode::NoWait).unwrap();
+            }
+            // The end of the stream.
+            assert_eq!(io::Read::read(&mut peer, &mut [0; 8]).unwrap(), 0);
+        }
     });
 }
 

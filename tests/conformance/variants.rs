@@ -93,6 +93,8 @@ macro_rules! conformance {
             io_uring: || oxev::Loop::builder().backend(oxev::Kind::IoUring),
             epoll: || oxev::Loop::builder().backend(oxev::Kind::Epoll),
             epoll_baseline: || oxev::Loop::builder().backend(oxev::Kind::Epoll).baseline(true),
+            poll: || oxev::Loop::builder().backend(oxev::Kind::Poll),
+            poll_baseline: || oxev::Loop::builder().backend(oxev::Kind::Poll).baseline(true),
             io_uring_baseline: || oxev::Loop::builder().backend(oxev::Kind::IoUring).baseline(true),
         }
         #[cfg(feature = "sim")]

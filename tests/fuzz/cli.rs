@@ -22,7 +22,7 @@ struct Arguments {
     /// How many programs to run on each backend.
     #[arg(long)]
     programs: Option<u64>,
-    /// sim, io_uring, epoll, or all that work here.
+    /// sim, io_uring, epoll, poll, or all that work here.
     #[arg(long, default_value = "all")]
     backend: String,
     /// Runs the program of this seed alone; with --programs, the first of so many.

@@ -31,9 +31,8 @@ impl Backend {
         if cfg!(feature = "sim") {
             all.push(Backend::Sim);
         }
-        for (backend, kind) in [(Backend::IoUring, oxev::Kind::IoUring), (Backend::Epoll, oxev::Kind::Epoll)]
-        {
-            if oxev::Loop::builder().backend(kind).build().is_ok() {
+        for backend in [Backend::IoUring, Backend::Epoll, Backend::Poll] {
+            if backend.kind().is_some_and(|kind| oxev::Loop::builder().backend(kind).build().is_ok()) {
                 all.push(backend);
             }
         }

@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use oxev::{
-    BufPool, File, Kind, Lease, Loop, LoopHandle, Notifier, OpenOptions, Pool, Shared, TcpListener,
-    TcpStream, ThreadPool,
+    BufPool, File, Lease, Loop, LoopHandle, Notifier, OpenOptions, Pool, Shared, TcpListener, TcpStream,
+    ThreadPool,
 };
 
 use super::driver::Watch;
@@ -189,10 +189,9 @@ impl Platform {
         match (self, backend) {
             #[cfg(feature = "sim")]
             (Platform::Simulated(hosts), _) => builder.simulation(&hosts[on]).build(),
-            (_, Backend::Epoll) => builder.backend(Kind::Epoll).build(),
             _ => {
                 let _ = on;
-                builder.backend(Kind::IoUring).build()
+                builder.backend(backend.kind().expect("a world has its backend")).build()
             }
         }
     }

@@ -165,7 +165,7 @@ fn tear_down(loops: Loops, program: &Program, leaks: bool) -> u64 {
         drop(world(|w| std::mem::take(&mut w.leases)));
     }
     // Who drops the last handle of a pool waits for its threads: here it is a loop.
-    if program.backend == Backend::Epoll && program.seed.is_multiple_of(3) {
+    if program.backend.uses_thread_pool() && program.seed.is_multiple_of(3) {
         drop(world(|w| w.thread_pool.take()));
     }
     for (on, lp) in loops.into_iter().enumerate() {

@@ -100,7 +100,7 @@ impl Entry {
                 | Work::CloseFile
                 | Work::Close { .. }
         );
-        matches!(work, Work::Offload { .. }) || is_file && backend == Backend::Epoll
+        matches!(work, Work::Offload { .. }) || is_file && backend.uses_thread_pool()
     }
 }
 

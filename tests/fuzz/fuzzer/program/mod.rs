@@ -15,6 +15,24 @@ pub(crate) enum Backend {
     Sim,
     IoUring,
     Epoll,
+    Poll,
+}
+
+impl Backend {
+    /// What a loop is asked for to run on it; `None` for the simulator.
+    pub(crate) fn kind(self) -> Option<oxev::Kind> {
+        match self {
+            Backend::Sim => None,
+            Backend::IoUring => Some(oxev::Kind::IoUring),
+            Backend::Epoll => Some(oxev::Kind::Epoll),
+            Backend::Poll => Some(oxev::Kind::Poll),
+        }
+    }
+
+    /// Whether its files are the work of the loop's thread pool.
+    pub(crate) fn uses_thread_pool(self) -> bool {
+        matches!(self, Backend::Epoll | Backend::Poll)
+    }
 }
 
 impl fmt::Display for Backend {
@@ -23,6 +41,7 @@ impl fmt::Display for Backend {
             Backend::Sim => "sim",
             Backend::IoUring => "io_uring",
             Backend::Epoll => "epoll",
+            Backend::Poll => "poll",
         })
     }
 }

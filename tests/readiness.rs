@@ -1,6 +1,6 @@
-//! What could go wrong on epoll alone: recycled descriptors, edges that are missed, stale or of somebody
-//! else, descriptors that block, files that no selector takes. What holds on every backend is in
-//! `tests/conformance`.
+//! What could go wrong where the kernel tells readiness, on every selector that there is here: recycled descriptors,
+//! edges that are missed, stale or of somebody else, descriptors that block, files that no selector takes. What holds
+//! on every backend is in `tests/conformance`.
 
 #![allow(unsafe_code)]
 
@@ -22,8 +22,60 @@ use oxev::{
     TcpListener, TcpStream, ThreadPool,
 };
 
-fn new_loop() -> Box<Loop> {
-    Loop::builder().backend(Kind::Epoll).capacity(1024).build().unwrap()
+/// Makes a test of each body on each selector.
+macro_rules! selectors {
+    ($($body:ident,)*) => {
+        selectors! { @on epoll, Epoll, $($body,)* }
+        selectors! { @on poll, Poll, $($body,)* }
+    };
+    (@on $name:ident, $kind:ident, $($body:ident,)*) => {
+        mod $name {
+            $(#[test]
+            fn $body() {
+                super::$body(oxev::Kind::$kind);
+            })*
+        }
+    };
+}
+
+selectors! {
+    a_recycled_number_is_another_descriptor,
+    a_stream_that_is_given_up_and_taken_back_is_watched,
+    an_edge_of_a_duplicate_does_not_reach_the_number_s_next_descriptor,
+    a_stream_moves_from_loop_to_loop_and_back,
+    the_end_of_the_stream_behind_a_short_read_is_seen,
+    urgent_data_does_not_hide_what_is_behind_it,
+    operations_of_one_direction_are_done_in_order,
+    a_cancelled_operation_passes_a_ready_descriptor_on,
+    a_connection_that_floods_does_not_starve_another,
+    a_listener_gives_every_connection_also_those_between_two_submissions,
+    a_repeated_accept_takes_turns_with_others_on_its_listener,
+    a_listener_takes_no_more_than_there_is_room_for,
+    a_step_of_a_busy_loop_accepts_many_connections,
+    a_listener_that_blocks_does_not_block_the_loop,
+    an_empty_pipe_that_blocks_is_waited_for,
+    a_full_pipe_that_blocks_does_not_block_the_loop,
+    foreign_descriptors_are_watched_whatever_their_number_named_before,
+    a_number_that_was_redirected_is_watched_again,
+    a_terminal_that_nobody_reads_does_not_block_the_loop,
+    a_device_that_no_selector_takes_is_always_ready,
+    files_are_read_whole_and_end_where_they_end,
+    more_file_operations_than_there_are_jobs_are_all_done,
+    file_operations_that_wait_for_a_thread_are_cancelled_at_once,
+    an_open_that_hangs_ends_when_it_is_cancelled_and_what_it_opens_is_closed,
+    an_open_that_hangs_keeps_its_deadline,
+    a_loop_that_is_dropped_waits_for_its_pool_no_longer_than_for_the_kernel,
+    a_path_that_is_too_long_is_an_error_as_it_is_anywhere,
+    calls_that_a_pool_discards_are_made_by_the_loop,
+    a_loop_that_is_dropped_waits_for_its_files,
+    files_work_without_a_pool,
+    what_is_ready_and_waited_for_by_none_does_not_keep_the_loop_busy,
+    a_descriptor_waits_for_what_is_left_when_one_operation_is_cancelled,
+    many_that_wait_for_different_events_of_one_descriptor_are_each_told_of_theirs,
+}
+
+fn new_loop(kind: Kind) -> Box<Loop> {
+    Loop::builder().backend(kind).capacity(1024).build().unwrap()
 }
 
 /// A connection over loopback: the loop's end and the peer's.
@@ -105,9 +157,8 @@ fn recycle(number: OwnedFd, next: TcpStream) -> TcpStream {
     TcpStream::from_std(number.into()).unwrap()
 }
 
-#[test]
-fn a_recycled_number_is_another_descriptor() {
-    let mut lp = new_loop();
+fn a_recycled_number_is_another_descriptor(kind: Kind) {
+    let mut lp = new_loop(kind);
     let (mut stream, mut peer) = pair();
     for _ in 0..3 {
         let recv = start(&mut lp, (stream, [0u8; 8]), |(s, b)| s.recv(b));
@@ -121,9 +172,8 @@ fn a_recycled_number_is_another_descriptor() {
     }
 }
 
-#[test]
-fn a_stream_that_is_given_up_and_taken_back_is_watched() {
-    let mut lp = new_loop();
+fn a_stream_that_is_given_up_and_taken_back_is_watched(kind: Kind) {
+    let mut lp = new_loop(kind);
     let (mut stream, mut peer) = pair();
     for _ in 0..3 {
         let recv = start(&mut lp, (stream, [0u8; 8]), |(s, b)| s.recv(b));
@@ -136,9 +186,8 @@ fn a_stream_that_is_given_up_and_taken_back_is_watched() {
     }
 }
 
-#[test]
-fn an_edge_of_a_duplicate_does_not_reach_the_number_s_next_descriptor() {
-    let mut lp = new_loop();
+fn an_edge_of_a_duplicate_does_not_reach_the_number_s_next_descriptor(kind: Kind) {
+    let mut lp = new_loop(kind);
     let (stream, mut old_peer) = pair();
     let recv = start(&mut lp, (stream, [0u8; 8]), |(s, b)| s.recv(b));
     settle(&mut lp);
@@ -161,9 +210,8 @@ fn an_edge_of_a_duplicate_does_not_reach_the_number_s_next_descriptor() {
     drop(duplicate);
 }
 
-#[test]
-fn a_stream_moves_from_loop_to_loop_and_back() {
-    let (mut one, mut two) = (new_loop(), new_loop());
+fn a_stream_moves_from_loop_to_loop_and_back(kind: Kind) {
+    let (mut one, mut two) = (new_loop(kind), new_loop(kind));
     let (mut stream, mut peer) = pair();
     for _ in 0..3 {
         for lp in [&mut one, &mut two] {
@@ -178,9 +226,8 @@ fn a_stream_moves_from_loop_to_loop_and_back() {
     }
 }
 
-#[test]
-fn the_end_of_the_stream_behind_a_short_read_is_seen() {
-    let mut lp = new_loop();
+fn the_end_of_the_stream_behind_a_short_read_is_seen(kind: Kind) {
+    let mut lp = new_loop(kind);
     for wait_for_edge in [false, true] {
         let (stream, mut peer) = pair();
         let recv = start(&mut lp, (stream, [0u8; 64]), |(s, b)| s.recv(b));
@@ -196,9 +243,8 @@ fn the_end_of_the_stream_behind_a_short_read_is_seen() {
     }
 }
 
-#[test]
-fn urgent_data_does_not_hide_what_is_behind_it() {
-    let mut lp = new_loop();
+fn urgent_data_does_not_hide_what_is_behind_it(kind: Kind) {
+    let mut lp = new_loop(kind);
     let (stream, peer) = pair();
     // The first operation waits, so the descriptor is watched when the urgent byte comes.
     let recv = start(&mut lp, (stream, [0u8; 64]), |(s, b)| s.recv(b));
@@ -214,9 +260,8 @@ fn urgent_data_does_not_hide_what_is_behind_it() {
     assert_eq!(&buffer[..count.unwrap()], b"!after", "an urgent byte is one of the stream");
 }
 
-#[test]
-fn operations_of_one_direction_are_done_in_order() {
-    let mut lp = new_loop();
+fn operations_of_one_direction_are_done_in_order(kind: Kind) {
+    let mut lp = new_loop(kind);
     let (stream, mut peer) = pair();
     let stream = Rc::new(stream);
     let recvs: Vec<_> =
@@ -230,9 +275,8 @@ fn operations_of_one_direction_are_done_in_order() {
     assert_eq!(read, [None, Some(*b"ab"), None, Some(*b"cd")]);
 }
 
-#[test]
-fn a_cancelled_operation_passes_a_ready_descriptor_on() {
-    let mut lp = new_loop();
+fn a_cancelled_operation_passes_a_ready_descriptor_on(kind: Kind) {
+    let mut lp = new_loop(kind);
     let (stream, mut peer) = pair();
     let stream = Rc::new(stream);
     let recvs: Vec<_> =
@@ -251,10 +295,9 @@ fn a_cancelled_operation_passes_a_ready_descriptor_on() {
     }
 }
 
-#[test]
-fn a_connection_that_floods_does_not_starve_another() {
+fn a_connection_that_floods_does_not_starve_another(kind: Kind) {
     const FLOOD: usize = 256 << 20;
-    let mut lp = new_loop();
+    let mut lp = new_loop(kind);
     let (stream, mut flood) = pair();
     let flooder = std::thread::spawn(move || {
         let chunk = vec![1u8; 1 << 20];
@@ -277,8 +320,7 @@ fn a_connection_that_floods_does_not_starve_another() {
     flooder.join().unwrap();
 }
 
-#[test]
-fn a_listener_gives_every_connection_also_those_between_two_submissions() {
+fn a_listener_gives_every_connection_also_those_between_two_submissions(kind: Kind) {
     const GUESTS: usize = 3;
     fn on_accept(lp: &mut Loop, server: Box<Completion<Server>>, accepted: io::Result<TcpStream>) {
         accepted.unwrap();
@@ -298,7 +340,7 @@ fn a_listener_gives_every_connection_also_those_between_two_submissions() {
         listener: TcpListener,
         accepted: Rc<Cell<usize>>,
     }
-    let mut lp = new_loop();
+    let mut lp = new_loop(kind);
     let (listener, accepted) = (TcpListener::bind("127.0.0.1:0").unwrap(), Rc::new(Cell::new(0)));
     let address = listener.local_addr().unwrap();
     let _before: Vec<_> = (0..GUESTS).map(|_| StdStream::connect(address).unwrap()).collect();
@@ -307,9 +349,8 @@ fn a_listener_gives_every_connection_also_those_between_two_submissions() {
     run_until(&mut lp, || accepted.get() == GUESTS);
 }
 
-#[test]
-fn a_repeated_accept_takes_turns_with_others_on_its_listener() {
-    let mut lp = new_loop();
+fn a_repeated_accept_takes_turns_with_others_on_its_listener(kind: Kind) {
+    let mut lp = new_loop(kind);
     let listener = Rc::new(TcpListener::bind("127.0.0.1:0").unwrap());
     let address = listener.local_addr().unwrap();
     lp.submit_multi(
@@ -324,10 +365,9 @@ fn a_repeated_accept_takes_turns_with_others_on_its_listener() {
     once.take().1.unwrap();
 }
 
-#[test]
-fn a_listener_takes_no_more_than_there_is_room_for() {
+fn a_listener_takes_no_more_than_there_is_room_for(kind: Kind) {
     const GUESTS: usize = 600;
-    let mut lp = new_loop();
+    let mut lp = new_loop(kind);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let guests: Vec<_> = (0..GUESTS).map(|_| StdStream::connect(address).unwrap()).collect();
@@ -347,11 +387,10 @@ fn a_listener_takes_no_more_than_there_is_room_for() {
     drop(guests);
 }
 
-#[test]
-fn a_step_of_a_busy_loop_accepts_many_connections() {
+fn a_step_of_a_busy_loop_accepts_many_connections(kind: Kind) {
     const GUESTS: usize = 40;
     const STEPS: usize = 8;
-    let mut lp = new_loop();
+    let mut lp = new_loop(kind);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let owner = Box::new(Completion::new(Multi::new(listener, (0usize, Vec::new()))));
@@ -376,8 +415,7 @@ fn a_step_of_a_busy_loop_accepts_many_connections() {
     drop(guests);
 }
 
-#[test]
-fn a_listener_that_blocks_does_not_block_the_loop() {
+fn a_listener_that_blocks_does_not_block_the_loop(kind: Kind) {
     use oxev::raw::{self, RawCompletion};
     unsafe fn note(_: Option<&mut Loop>, completion: *mut RawCompletion) {
         // SAFETY: it has come back.
@@ -385,7 +423,7 @@ fn a_listener_that_blocks_does_not_block_the_loop() {
         // SAFETY: its user data is a place for the result.
         unsafe { *completion.user_data.cast::<i32>() = completion.outcome().result };
     }
-    let mut lp = new_loop();
+    let mut lp = new_loop(kind);
     let listener = StdListener::bind("127.0.0.1:0").unwrap();
     let mut result = 0;
     let mut completion = RawCompletion::new((&raw mut result).cast());
@@ -408,9 +446,8 @@ fn pipe_files() -> (File, io::PipeWriter) {
     (File::from_std(OwnedFd::from(reader).into()), writer)
 }
 
-#[test]
-fn an_empty_pipe_that_blocks_is_waited_for() {
-    let mut lp = new_loop();
+fn an_empty_pipe_that_blocks_is_waited_for(kind: Kind) {
+    let mut lp = new_loop(kind);
     let (reader, mut writer) = pipe_files();
     let read = start(&mut lp, (reader, [0u8; 16]), |(f, b)| f.read(b));
     settle(&mut lp);
@@ -423,9 +460,8 @@ fn an_empty_pipe_that_blocks_is_waited_for() {
     assert_eq!(complete(&mut lp, state, |(f, b)| f.read(b)).1.unwrap(), 0);
 }
 
-#[test]
-fn a_full_pipe_that_blocks_does_not_block_the_loop() {
-    let mut lp = new_loop();
+fn a_full_pipe_that_blocks_does_not_block_the_loop(kind: Kind) {
+    let mut lp = new_loop(kind);
     let (mut reader, writer) = io::pipe().unwrap();
     let writer = File::from_std(OwnedFd::from(writer).into());
     let sent: Vec<u8> = (0..1 << 20).map(|i| (i / 7) as u8).collect();
@@ -445,8 +481,7 @@ fn a_full_pipe_that_blocks_does_not_block_the_loop() {
 }
 
 /// Nobody says when the number of a foreign descriptor comes to name another file.
-#[test]
-fn foreign_descriptors_are_watched_whatever_their_number_named_before() {
+fn foreign_descriptors_are_watched_whatever_their_number_named_before(kind: Kind) {
     fn wait_for_data(lp: &mut Loop, stream: StdStream) -> Started<StdStream, usize> {
         start(lp, stream, |stream| {
             let mut op = RawOp::new(OpKind::Poll, stream.as_raw_fd());
@@ -456,7 +491,7 @@ fn foreign_descriptors_are_watched_whatever_their_number_named_before() {
             unsafe { Op::from_raw(op) }
         })
     }
-    let mut lp = new_loop();
+    let mut lp = new_loop(kind);
     let connection = || {
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         let peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -483,9 +518,8 @@ fn foreign_descriptors_are_watched_whatever_their_number_named_before() {
 
 /// Somebody redirects a descriptor that the loop watches, as a daemon does with its own: its number then
 /// names a file that epoll does not know.
-#[test]
-fn a_number_that_was_redirected_is_watched_again() {
-    let mut lp = new_loop();
+fn a_number_that_was_redirected_is_watched_again(kind: Kind) {
+    let mut lp = new_loop(kind);
     let ((stream, mut peer), (other, mut other_peer)) = (pair(), pair());
     let stream = Rc::new(stream);
     let read = start(&mut lp, (Rc::clone(&stream), [0u8; 4]), |(s, b)| s.recv(b));
@@ -517,9 +551,8 @@ fn terminal() -> (std::fs::File, std::fs::File) {
     (master.into(), unsafe { OwnedFd::from_raw_fd(slave) }.into())
 }
 
-#[test]
-fn a_terminal_that_nobody_reads_does_not_block_the_loop() {
-    let mut lp = new_loop();
+fn a_terminal_that_nobody_reads_does_not_block_the_loop(kind: Kind) {
+    let mut lp = new_loop(kind);
     let (mut master, slave) = terminal();
     let sent = vec![b'x'; 1 << 16];
     let write = start(&mut lp, (File::from_std(slave), sent), |(f, b)| f.write_all(b));
@@ -534,9 +567,8 @@ fn a_terminal_that_nobody_reads_does_not_block_the_loop() {
     assert!(reader.join().unwrap().unwrap().0.iter().all(|&byte| byte == b'x'));
 }
 
-#[test]
-fn a_device_that_epoll_refuses_is_always_ready() {
-    let mut lp = new_loop();
+fn a_device_that_no_selector_takes_is_always_ready(kind: Kind) {
+    let mut lp = new_loop(kind);
     let zero = OpenOptions::new().read(true).open_blocking("/dev/zero").unwrap();
     let ((_, buffer), read) = complete(&mut lp, (zero, [1u8; 64]), |(f, b)| f.read(b));
     assert_eq!((read.unwrap(), buffer), (64, [0; 64]));
@@ -546,9 +578,8 @@ fn a_device_that_epoll_refuses_is_always_ready() {
 
 // ---- files and the pool
 
-#[test]
-fn files_are_read_whole_and_end_where_they_end() {
-    let mut lp = new_loop();
+fn files_are_read_whole_and_end_where_they_end(kind: Kind) {
+    let mut lp = new_loop(kind);
     let file = File::from_std(tempfile::tempfile().unwrap());
     let content: Vec<u8> = (0..100_000u32).map(|i| (i / 3) as u8).collect();
     let ((file, content), written) = complete(&mut lp, (file, content), |(f, c)| f.write_all_at(c, 0));
@@ -566,10 +597,9 @@ fn files_are_read_whole_and_end_where_they_end() {
     closed.unwrap();
 }
 
-#[test]
-fn more_file_operations_than_there_are_jobs_are_all_done() {
+fn more_file_operations_than_there_are_jobs_are_all_done(kind: Kind) {
     const WRITES: usize = 1000;
-    let mut lp = new_loop();
+    let mut lp = new_loop(kind);
     let file = Rc::new(File::from_std(tempfile::tempfile().unwrap()));
     let writes: Vec<_> = (0..WRITES)
         .map(|i| {
@@ -584,10 +614,9 @@ fn more_file_operations_than_there_are_jobs_are_all_done() {
     assert!(buffer.chunks(8).enumerate().all(|(i, chunk)| chunk == [i as u8; 8]));
 }
 
-#[test]
-fn file_operations_that_wait_for_a_thread_are_cancelled_at_once() {
+fn file_operations_that_wait_for_a_thread_are_cancelled_at_once(kind: Kind) {
     let (pool, release) = common::busy_pool();
-    let mut lp = Loop::builder().backend(Kind::Epoll).thread_pool(&pool).build().unwrap();
+    let mut lp = Loop::builder().backend(kind).thread_pool(&pool).build().unwrap();
     let file = Rc::new(File::from_std(tempfile::tempfile().unwrap()));
     let writes: Vec<_> =
         (0..600).map(|_| start(&mut lp, (Rc::clone(&file), [1u8; 8]), |(f, b)| f.write_at(b, 0))).collect();
@@ -614,10 +643,10 @@ fn fifo() -> (tempfile::TempDir, CString) {
 }
 
 /// A loop with the last handle of a pool, whose threads have this name.
-fn loop_with_pool(name: &str) -> Box<Loop> {
+fn loop_with_pool(kind: Kind, name: &str) -> Box<Loop> {
     let pool = ThreadPool::builder().thread_name(name).build().unwrap();
     let limit = Duration::from_millis(20);
-    Loop::builder().backend(Kind::Epoll).drain_timeout(limit).thread_pool(&pool).build().unwrap()
+    Loop::builder().backend(kind).drain_timeout(limit).thread_pool(&pool).build().unwrap()
 }
 
 /// Begins to open the FIFO for reading, and waits until a worker of this name does.
@@ -657,9 +686,8 @@ fn assert_closed(fifo: &CString) {
     assert_eq!(poll[0].revents(), Some(PollFlags::POLLERR));
 }
 
-#[test]
-fn an_open_that_hangs_ends_when_it_is_cancelled_and_what_it_opens_is_closed() {
-    let (mut lp, (_dir, fifo)) = (loop_with_pool("cancelled"), fifo());
+fn an_open_that_hangs_ends_when_it_is_cancelled_and_what_it_opens_is_closed(kind: Kind) {
+    let (mut lp, (_dir, fifo)) = (loop_with_pool(kind, "cancelled"), fifo());
     let opened = start_to_open(&mut lp, "cancelled", &fifo);
     assert!(lp.cancel(opened.id));
     lp.run(RunMode::UntilDone).unwrap();
@@ -667,9 +695,8 @@ fn an_open_that_hangs_ends_when_it_is_cancelled_and_what_it_opens_is_closed() {
     assert_closed(&fifo);
 }
 
-#[test]
-fn an_open_that_hangs_keeps_its_deadline() {
-    let (mut lp, (_dir, fifo)) = (loop_with_pool("late"), fifo());
+fn an_open_that_hangs_keeps_its_deadline(kind: Kind) {
+    let (mut lp, (_dir, fifo)) = (loop_with_pool(kind, "late"), fifo());
     let opened = start_to_open(&mut lp, "late", &fifo);
     assert!(lp.reset(opened.id, Duration::from_millis(1)));
     lp.run(RunMode::UntilDone).unwrap();
@@ -678,18 +705,16 @@ fn an_open_that_hangs_keeps_its_deadline() {
 }
 
 /// The open ends at once. Its thread does not, and the loop has the last handle of the pool.
-#[test]
-fn a_loop_that_is_dropped_waits_for_its_pool_no_longer_than_for_the_kernel() {
-    let (mut lp, (_dir, fifo)) = (loop_with_pool("dropped"), fifo());
+fn a_loop_that_is_dropped_waits_for_its_pool_no_longer_than_for_the_kernel(kind: Kind) {
+    let (mut lp, (_dir, fifo)) = (loop_with_pool(kind, "dropped"), fifo());
     let opened = start_to_open(&mut lp, "dropped", &fifo);
     drop(lp);
     assert_eq!(Rc::strong_count(&opened.slot), 1, "the owner was dropped");
     assert_closed(&fifo);
 }
 
-#[test]
-fn a_path_that_is_too_long_is_an_error_as_it_is_anywhere() {
-    let mut lp = new_loop();
+fn a_path_that_is_too_long_is_an_error_as_it_is_anywhere(kind: Kind) {
+    let mut lp = new_loop(kind);
     for (bytes, errno) in [(libc::PATH_MAX as usize - 1, libc::ENAMETOOLONG), (1 << 20, libc::ENAMETOOLONG)] {
         let path = CString::new(vec![b'x'; bytes]).unwrap();
         let opened = start(&mut lp, path, |path| File::open(path, &OpenOptions::new().read(true)));
@@ -704,10 +729,9 @@ fn a_path_that_is_too_long_is_an_error_as_it_is_anywhere() {
 }
 
 /// As the documents of `Builder::thread_pool` have it: no operation is lost, or ends as if it were cancelled.
-#[test]
-fn calls_that_a_pool_discards_are_made_by_the_loop() {
+fn calls_that_a_pool_discards_are_made_by_the_loop(kind: Kind) {
     let (pool, busy) = common::busy_pool();
-    let mut lp = Loop::builder().backend(Kind::Epoll).thread_pool(&pool).build().unwrap();
+    let mut lp = Loop::builder().backend(kind).thread_pool(&pool).build().unwrap();
     let opened = start(&mut lp, (), |()| File::open(c"/dev/null", &OpenOptions::new().read(true)));
     pool.shutdown(oxev::thread_pool::Shutdown::Discard);
     drop(busy);
@@ -715,9 +739,8 @@ fn calls_that_a_pool_discards_are_made_by_the_loop() {
     opened.take().1.unwrap();
 }
 
-#[test]
-fn a_loop_that_is_dropped_waits_for_its_files() {
-    let mut lp = new_loop();
+fn a_loop_that_is_dropped_waits_for_its_files(kind: Kind) {
+    let mut lp = new_loop(kind);
     let writes: Vec<_> = (0..50)
         .map(|_| {
             let file = File::from_std(tempfile::tempfile().unwrap());
@@ -728,11 +751,90 @@ fn a_loop_that_is_dropped_waits_for_its_files() {
     assert!(writes.iter().all(|write| !write.is_done()), "no callback runs without a loop");
 }
 
-#[test]
-fn files_work_without_a_pool() {
+fn files_work_without_a_pool(kind: Kind) {
     let pool = ThreadPool::new();
     pool.shutdown(oxev::thread_pool::Shutdown::Drain);
-    let mut lp = Loop::builder().backend(Kind::Epoll).thread_pool(&pool).build().unwrap();
+    let mut lp = Loop::builder().backend(kind).thread_pool(&pool).build().unwrap();
     let file = File::from_std(tempfile::tempfile().unwrap());
     assert_eq!(complete(&mut lp, (file, [1u8; 8]), |(f, b)| f.write_all_at(b, 0)).1.unwrap(), 8);
+}
+
+/// The processor time of this thread.
+fn cpu_time() -> Duration {
+    Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap())
+}
+
+/// Waits for events of a stream.
+fn poll_op<'a>(stream: &Rc<TcpStream>, events: i16) -> Op<'a, usize> {
+    let mut op = RawOp::new(OpKind::Poll, stream.as_raw_fd());
+    op.as_poll_mut().events = events as u32;
+    // SAFETY: the state of its operation keeps the stream open.
+    unsafe { Op::from_raw(op) }
+}
+
+fn what_is_ready_and_waited_for_by_none_does_not_keep_the_loop_busy(kind: Kind) {
+    let mut lp = new_loop(kind);
+    let (stream, mut peer) = pair();
+    let stream = Rc::new(stream);
+    // It can be written to, and read, and all that is waited for is urgent data.
+    let urgent = start(&mut lp, Rc::clone(&stream), |s| poll_op(s, libc::POLLPRI));
+    peer.write_all(b"hello").unwrap();
+    // It can be read, and all that is waited for is room.
+    let (full, mut other_peer) = pair();
+    let (full, buffer) = (Rc::new(full), vec![0u8; 1 << 23]);
+    let send = start(&mut lp, (Rc::clone(&full), buffer), |(s, b)| s.send_all(b));
+    other_peer.write_all(b"hello").unwrap();
+    // It was read, and something came since.
+    let (quiet, mut third_peer) = pair();
+    third_peer.write_all(b"hello").unwrap();
+    let (quiet, _) = complete(&mut lp, (quiet, [0; 4]), |(s, b)| s.recv(b));
+    let begin = cpu_time();
+    lp.run_for(Duration::from_millis(200)).unwrap();
+    assert!(cpu_time() - begin < Duration::from_millis(100));
+    assert!(!urgent.is_done() && !send.is_done());
+    assert_eq!(lp.cancel_all(&*stream) + lp.cancel_all(&*full), 2);
+    run_until(&mut lp, || urgent.is_done() && send.is_done());
+    drop(quiet);
+}
+
+fn a_descriptor_waits_for_what_is_left_when_one_operation_is_cancelled(kind: Kind) {
+    let mut lp = new_loop(kind);
+    let (stream, mut peer) = pair();
+    let stream = Rc::new(stream);
+    let [readable, received] = std::array::from_fn(|index| {
+        start(&mut lp, (Rc::clone(&stream), [0; 8]), move |(s, b)| match index {
+            0 => poll_op(s, libc::POLLIN),
+            _ => s.recv(b),
+        })
+    });
+    let send = start(&mut lp, (Rc::clone(&stream), vec![7u8; 1 << 23]), |(s, b)| s.send_all(b));
+    settle(&mut lp);
+    assert!(lp.cancel(received.id));
+    settle(&mut lp);
+    assert!(!readable.is_done() && !send.is_done());
+    peer.write_all(b"hello").unwrap();
+    run_until(&mut lp, || readable.is_done());
+    assert!(!send.is_done());
+    let reader = std::thread::spawn(move || peer.read_exact(&mut vec![0; 1 << 23]).map(|()| peer));
+    run_until(&mut lp, || send.is_done());
+    reader.join().unwrap().unwrap();
+}
+
+fn many_that_wait_for_different_events_of_one_descriptor_are_each_told_of_theirs(kind: Kind) {
+    let mut lp = new_loop(kind);
+    let (stream, mut peer) = pair();
+    let stream = Rc::new(stream);
+    let events = [libc::POLLIN, libc::POLLPRI, libc::POLLRDHUP];
+    let [readable, urgent, ended] =
+        events.map(|events| start(&mut lp, Rc::clone(&stream), move |s| poll_op(s, events)));
+    settle(&mut lp);
+    peer.write_all(b"hello").unwrap();
+    run_until(&mut lp, || readable.is_done());
+    assert!(!urgent.is_done() && !ended.is_done());
+    // SAFETY: the byte is valid for the length of the call.
+    assert_eq!(unsafe { libc::send(peer.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) }, 1);
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    run_until(&mut lp, || ended.is_done());
+    lp.cancel_all(&*stream);
+    run_until(&mut lp, || urgent.is_done());
 }
