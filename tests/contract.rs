@@ -55,6 +55,17 @@ fn every_backend_is_named_where_its_column_is() {
     }
 }
 
+/// Selectors aside, which serve no operation by themselves.
+#[test]
+fn a_family_of_operations_is_in_a_file_of_the_same_name_in_every_backend() {
+    for backend in ["io_uring", "readiness", "sim"] {
+        for family in ["connect", "file", "poll", "socket"] {
+            let file = format!("backends/{backend}/{family}.rs");
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).is_file(), "{file}");
+        }
+    }
+}
+
 /// The files of a folder and those below it.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -259,3 +259,38 @@ const _: () = {
     assert!(offset_of!(ZeroCopyWords, done) == offset_of!(ProgressWords, done));
     assert!(offset_of!(VectoredWords, done) == offset_of!(ProgressWords, done));
 };
+
+#[cfg(test)]
+mod tests {
+    use super::super::OpKind;
+    use super::*;
+
+    #[test]
+    fn every_kind_shows_words_that_are_its_own() {
+        for kind in OpKind::ALL {
+            let shown = format!("{:?}", RawOp::new(*kind, -1));
+            assert!(shown.contains(kind.name()) && shown.contains("Words"), "{shown}");
+        }
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "these are not its words")]
+    fn a_debug_build_sees_that_the_words_of_another_kind_are_read() {
+        let _ = RawOp::new(OpKind::Timer, -1).as_transfer();
+    }
+
+    #[test]
+    fn transfers_over_every_kind_of_memory_count_their_progress_alike() {
+        for kind in [OpKind::Recv, OpKind::SendZeroCopy, OpKind::WriteVectored] {
+            let mut op = RawOp::new(kind, 3);
+            (op.as_progress_mut().len, op.as_progress_mut().done) = (40, 60);
+            // SAFETY: it is valid, and nothing writes to it.
+            let left = unsafe { RawOp::len_left(&raw const op) };
+            assert_eq!((left, op.done()), (40, 60));
+        }
+        let mut op = RawOp::with_buffer(OpKind::Read, 3, std::ptr::null_mut(), 100);
+        op.advance(60);
+        assert_eq!((op.as_progress().len, op.as_progress().offset, op.done()), (40, 60, 60));
+    }
+}
