@@ -10,10 +10,11 @@ use std::ptr::NonNull;
 use super::Capabilities;
 use crate::buf_pool::Buffers;
 use crate::completion::Header;
-use crate::in_flight::{InFlight, Next, Token};
+use crate::in_flight::{InFlight, Next};
 use crate::inbox::Inbox;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sync::Arc;
+use crate::token::Token;
 
 /// How long [`Driver::poll`] may wait for the first outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub enum Wait {
 /// * Outcomes of [`RawOp::MULTI`] operations are reported only while [`Operations::items_room`] allows; more of them
 ///   wait in the kernel.
 /// * The descriptor ([`AsFd`]) is readable when [`poll`](Driver::poll) would report something; a wait ends when the
-///   [`Waker`](super::Waker) is woken.
+///   [`Waker`](crate::backend::Waker) is woken.
 /// * The driver never runs user code, and reports from no other thread.
 ///
 /// # Safety

@@ -3,11 +3,12 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Options, Waker};
+use super::Options;
 use crate::leak::Holder;
 use crate::sim_hooks::{SimContext, VirtualTime};
 #[cfg(feature = "backend-api")]
 use crate::sys::errno;
+use crate::waker::Waker;
 
 /// What the loop wants of a backend of the list beside the contract ([`Driver`](super::Driver)). What has an answer here
 /// is answered so by most.

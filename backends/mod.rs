@@ -2,7 +2,7 @@
 //!
 //! * [`list`]: what a line of the list brings, and what a backend brings to be in it.
 //! * [`driver`]: the contract that a backend keeps.
-//! * [`capabilities`], [`waker`]: what a loop is told of its backend, and how other threads reach it there.
+//! * [`capabilities`]: what a loop is told of its backend.
 //!
 //! A backend imports no other one, `readiness` and `positions` aside. The loop's calls go to it through [`Backend`].
 
@@ -14,16 +14,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::buf_pool::Buffers;
-use crate::in_flight::{InFlight, Token};
+use crate::in_flight::InFlight;
 use crate::leak::Holder;
 use crate::op::RawOp;
 use crate::sim_hooks::{SimContext, VirtualTime};
 use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
+use crate::token::Token;
+use crate::waker::Waker;
 pub use capabilities::{Capabilities, IoWorkers, Refusals};
 pub use driver::{Driver, Operations, Wait};
 use list::{Listed, backends};
-pub use waker::Waker;
 
 mod capabilities;
 mod driver;
@@ -40,7 +41,6 @@ mod positions;
 mod readiness;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
-mod waker;
 
 backends! { ($)
     // Those among which a loop chooses by itself, best first.
@@ -115,7 +115,7 @@ pub(crate) struct Options {
     pub(crate) io_workers: Option<[u32; 2]>,
     pub(crate) pool: Option<ThreadPool>,
     #[cfg(feature = "sim")]
-    pub(crate) simulation: Option<crate::sim::SimHandle>,
+    pub(crate) simulation: Option<sim::SimHandle>,
     #[cfg(feature = "backend-api")]
     pub(crate) driver: Option<MakeDriver>,
 }

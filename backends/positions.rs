@@ -12,10 +12,10 @@
 
 use std::io;
 
-use crate::in_flight::Token;
 use crate::memory::{self, Zeroed};
 use crate::op::{Direction, RawOp};
 use crate::sys::{RawDescriptor, file};
+use crate::token::Token;
 
 /// Whether an operation may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,11 +9,10 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
-use crate::backends::Waker;
-use crate::in_flight::WaiterQueue;
 use crate::op::{Outcome, Output, RawOp};
 use crate::sys::errno;
 use crate::sys::pages::Pages;
+use crate::waker::Waker;
 
 /// The most pools of one loop.
 pub(crate) const POOLS_MAX: u16 = 1 << 15;
@@ -66,6 +65,19 @@ pub(crate) struct Buffers {
     /// The loop's number for the pool.
     id: u16,
     free: Free,
+}
+
+/// The queue of one pool: its ends, as indexes into the table of operations plus one; 0 is none.
+#[derive(Debug, Default)]
+pub(crate) struct WaiterQueue {
+    pub(crate) first: Cell<u32>,
+    pub(crate) last: Cell<u32>,
+}
+
+impl WaiterQueue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.get() == 0
+    }
 }
 
 /// How the leases of a loop's pools tell it that they were dropped.
@@ -258,7 +270,7 @@ impl Buffers {
 pub(crate) fn buffers_of(op: &RawOp) -> &Buffers {
     debug_assert!(op.kind.takes_pooled_buffer());
     // SAFETY: S6: the operation borrows the pool.
-    unsafe { &*op.as_pooled().buffers }
+    unsafe { &*op.as_pooled().buffers.cast::<Buffers>() }
 }
 
 /// Whether the pool of a pooled receive is of this loop.
@@ -322,7 +334,7 @@ unsafe impl Output for Lease {
             // Refused before it had a pool.
             return Err(crate::error::from_result(outcome.result.min(-1)));
         }
-        let buffers = op.as_pooled().buffers;
+        let buffers = op.as_pooled().buffers.cast::<Buffers>();
         // SAFETY: S6: the operation borrows the pool, which is in an `Rc`.
         unsafe { Rc::increment_strong_count(buffers) };
         // SAFETY: S6: the count was made above.

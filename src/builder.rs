@@ -1,15 +1,11 @@
 //! [`Builder`]: a loop set up by hand.
 
-use std::io;
 use std::time::Duration;
 
-use crate::backends::{ENTRIES_MAX, Kind, Options};
-use crate::event_loop::Loop;
-use crate::in_flight::Token;
-use crate::sys::errno;
+use crate::backends::{Kind, Options};
 use crate::thread_pool::ThreadPool;
 
-/// Sets up a [`Loop`].
+/// Sets up a [`Loop`](crate::Loop).
 ///
 /// ```
 /// let lp = oxev::Loop::builder().capacity(1024).entries(256).build()?;
@@ -77,20 +73,10 @@ impl Builder {
         self
     }
 
-    /// Makes a loop that lives in a simulated world, on the host of this handle, and on its thread: elsewhere
-    /// [`Builder::build`] says `EINVAL`. See [`sim`](crate::sim).
-    #[cfg(feature = "sim")]
-    #[must_use]
-    pub fn simulation(mut self, simulation: &crate::sim::Simulation) -> Builder {
-        self.backend.kind = Some(Kind::Sim);
-        self.backend.simulation = Some(crate::sim::SimHandle::new(simulation));
-        self
-    }
-
     /// Makes a loop that runs on a driver of the program's own: see [`backend`](crate::backend).
     #[cfg(feature = "backend-api")]
     #[must_use]
-    pub fn driver(mut self, make: crate::backend::MakeDriver) -> Builder {
+    pub fn driver(mut self, make: crate::backends::MakeDriver) -> Builder {
         self.backend.kind = Some(Kind::Custom);
         self.backend.driver = Some(make);
         self
@@ -169,24 +155,5 @@ impl Builder {
     pub fn drain_timeout(mut self, limit: Duration) -> Builder {
         self.drain_timeout = limit;
         self
-    }
-
-    /// Builds the loop. This is where everything is allocated.
-    ///
-    /// # Errors
-    /// `EINVAL` for sizes of zero or out of range; `ENOMEM` if there is no memory for the
-    /// [entries](Builder::entries) that were named, or for the backend; `EMFILE` if there are no descriptors;
-    /// `ENOSYS` or `EPERM` if no backend, or not the chosen one,
-    /// works here; [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the machine has no memory for the
-    /// [capacity](Builder::capacity); what the operating system says otherwise.
-    pub fn build(self) -> io::Result<Box<Loop>> {
-        let entries = self.backend.entries.unwrap_or(1);
-        if self.capacity == 0 || self.capacity > Token::ENTRIES_MAX || entries == 0 || entries > ENTRIES_MAX {
-            return Err(errno::error(errno::EINVAL));
-        }
-        if self.backend.io_workers.is_some_and(|limits| limits.iter().any(|&n| i32::try_from(n).is_err())) {
-            return Err(errno::error(errno::EINVAL));
-        }
-        Loop::with(&self)
     }
 }

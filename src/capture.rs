@@ -7,9 +7,9 @@ use std::io;
 use crate::completion::{Action, Completion, Multi};
 use crate::event_loop::Loop;
 use crate::handle::LoopHandle;
-use crate::in_flight::OpId;
 use crate::op::{MultiOp, Op, Output};
 use crate::thread_pool::ThreadPool;
+use crate::token::OpId;
 
 /// What a completion with a capturing callback holds.
 struct Capturing<S, C> {

@@ -37,11 +37,15 @@ pub struct LoopHandle {
     inbox: Arc<Inbox>,
 }
 
-impl LoopHandle {
-    pub(crate) fn new(inbox: &Arc<Inbox>) -> LoopHandle {
-        LoopHandle { inbox: Arc::clone(inbox) }
+impl Loop {
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> LoopHandle {
+        LoopHandle { inbox: Arc::clone(self.inbox()) }
     }
+}
 
+impl LoopHandle {
     /// Makes the loop return from its wait, or not block the next time. `run(Once)` returns; in the other
     /// modes the loop takes a step and goes on. Wake-ups that the loop has not noticed yet count as one.
     pub fn wake(&self) {

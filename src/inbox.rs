@@ -23,10 +23,10 @@
 
 use std::ptr::{self, NonNull};
 
-use crate::backends::Waker;
 use crate::completion::Header;
 use crate::fork::Home;
 use crate::sync::{Arc, AtomicPtr, Ordering, fence};
+use crate::waker::Waker;
 
 const AWAKE: *mut Header = ptr::null_mut();
 const SLEEPING: *mut Header = ptr::without_provenance_mut(1);

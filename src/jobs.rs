@@ -29,7 +29,6 @@ use std::mem::{MaybeUninit, offset_of};
 use std::ptr::NonNull;
 
 use crate::completion::Header;
-use crate::in_flight::Token;
 use crate::inbox::Inbox;
 use crate::memory;
 use crate::op::words::WORDS_BYTES;
@@ -37,6 +36,7 @@ use crate::op::{OpKind, Outcome, RawOp};
 use crate::sync::{Arc, AtomicU16, Ordering};
 use crate::sys::errno;
 use crate::thread_pool::{Disposition, RawTask, ScheduleError, ThreadPool};
+use crate::token::Token;
 
 const QUEUED: u16 = 0;
 const RUNNING: u16 = 1;

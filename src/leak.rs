@@ -94,7 +94,7 @@ impl fmt::Write for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::in_flight::{OpId, Token};
+    use crate::token::{OpId, Token};
 
     fn line(left: &[(OpKind, Option<i32>)]) -> String {
         let id = OpId { token: Token::NONE, loop_id: 0 };

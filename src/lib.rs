@@ -29,10 +29,8 @@ mod backends;
 mod backends;
 mod buf_pool;
 mod builder;
-mod callback;
 mod capture;
 mod completion;
-mod data;
 mod descriptor;
 mod error;
 mod event_loop;
@@ -40,7 +38,10 @@ mod fork;
 mod fs;
 mod generations;
 mod handle;
-#[cfg_attr(not(feature = "backend-api"), allow(unreachable_pub, reason = "tokens are public with it"))]
+#[cfg_attr(
+    not(feature = "backend-api"),
+    allow(unreachable_pub, reason = "what a driver does next is public with it")
+)]
 mod in_flight;
 mod inbox;
 mod io_vecs;
@@ -68,6 +69,14 @@ mod sync;
 mod sys;
 pub mod thread_pool;
 mod timer;
+#[cfg_attr(not(feature = "backend-api"), allow(unreachable_pub, reason = "tokens are public with it"))]
+mod token;
+#[cfg(not(loom))]
+#[cfg_attr(not(feature = "backend-api"), allow(unreachable_pub, reason = "wakers are public with it"))]
+mod waker;
+#[cfg(loom)]
+#[path = "model/waker.rs"]
+mod waker;
 
 /// Backends of a program's own (the feature `backend-api`): a [`Driver`](backend::Driver) moves operations between a
 /// loop and whatever serves them, and [`Builder::driver`] makes a loop that runs on it.
@@ -75,8 +84,10 @@ mod timer;
 /// This interface follows the crate's own backends, and may change with a minor version.
 #[cfg(feature = "backend-api")]
 pub mod backend {
-    pub use crate::backends::{Driver, MakeDriver, Operations, Wait, Waker};
-    pub use crate::in_flight::{Next, Token};
+    pub use crate::backends::{Driver, MakeDriver, Operations, Wait};
+    pub use crate::in_flight::Next;
+    pub use crate::token::Token;
+    pub use crate::waker::Waker;
 }
 pub use backends::{Capabilities, IoWorkers, Kind, Refusals, UnknownKind};
 pub use buf_pool::{BufPool, Lease};
@@ -87,7 +98,7 @@ pub use error::{Cause, is_canceled, is_deadline, is_table_full};
 pub use event_loop::{Loop, RunMode};
 pub use fs::{File, Metadata, OpenOptions};
 pub use handle::LoopHandle;
-pub use in_flight::{InFlightOp, OpId};
+pub use in_flight::InFlightOp;
 pub use io_vecs::{Gather, IoVecs, Scatter};
 #[doc(inline)]
 pub use net::{ListenOptions, TcpListener, TcpStream};
@@ -99,3 +110,4 @@ pub use stateless::Stateless;
 pub use sys::metadata::RawMetadata;
 pub use thread_pool::ThreadPool;
 pub use timer::Timer;
+pub use token::OpId;

@@ -9,10 +9,10 @@ use std::ptr::NonNull;
 
 use crate::completion::{Action, Header};
 use crate::event_loop::Loop;
-use crate::in_flight::Token;
 use crate::inbox::Inbox;
 use crate::op::{MultiOp, Op, OpKind, RawOp};
 use crate::sync::{Arc, AtomicU8, Ordering};
+use crate::token::Token;
 
 /// Wakes a wait on a loop from any thread: notifications that come before the wait are kept, and those that
 /// come while one is pending are one (libxev's `Async`, libuv's `uv_async_t`).

@@ -9,9 +9,9 @@ use std::ptr::NonNull;
 use crate::completion::{Completion, Header, Owner};
 use crate::error::code;
 use crate::event_loop::Loop;
-use crate::in_flight::OpId;
 use crate::stateless::{Stateless, assert_captures_nothing, zst_copy};
 use crate::thread_pool::ThreadPool;
+use crate::token::OpId;
 
 impl Loop {
     /// Has `work` done on a thread pool with the owner's state, and hands the owner back to `callback` on

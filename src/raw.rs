@@ -41,8 +41,8 @@ use std::time::Duration;
 use crate::completion::Action;
 pub use crate::completion::Header;
 use crate::event_loop::Loop;
-use crate::in_flight::OpId;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp, duration_to_ns};
+use crate::token::OpId;
 
 /// Called when an operation is done. Without a loop, the loop is being dropped: the memory is the caller's
 /// again, and that is all.

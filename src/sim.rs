@@ -181,21 +181,22 @@ mod script;
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
-use std::mem::ManuallyDrop;
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
-use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use crate::backends::sim::World;
+use crate::backends::Kind;
 pub use crate::backends::sim::{Faults, SimOptions};
+use crate::backends::sim::{SimHandle, World};
+use crate::builder::Builder;
 use crate::descriptor::Descriptor;
 use crate::event_loop::Loop;
+use crate::fs::File;
+use crate::net::TcpListener;
 use crate::op::duration_to_ns;
 use crate::sim_hooks;
 use crate::sys::errno;
-use crate::{File, TcpListener};
 pub use peer::Peer;
 pub use script::{Script, ScriptHandle};
 
@@ -456,51 +457,13 @@ impl fmt::Debug for Simulation {
     }
 }
 
-/// A world that a [`Builder`](crate::Builder) carries. The builder may be sent to another thread or shared
-/// with one, where the world is out of reach.
-pub(crate) struct SimHandle {
-    /// Only touched on its thread; elsewhere it is leaked.
-    simulation: ManuallyDrop<Option<Simulation>>,
-    thread: ThreadId,
-}
-
-// SAFETY: S15: what is inside is only reached on the thread that put it there.
-unsafe impl Send for SimHandle {}
-// SAFETY: S15: as above.
-unsafe impl Sync for SimHandle {}
-
-impl SimHandle {
-    pub(crate) fn new(simulation: &Simulation) -> SimHandle {
-        let simulation = ManuallyDrop::new(Some(simulation.clone()));
-        SimHandle { simulation, thread: thread::current().id() }
-    }
-
-    /// The world and the host, on their own thread.
-    pub(crate) fn get(&self) -> Option<(Rc<World>, IpAddr)> {
-        let simulation = self.simulation.as_ref().filter(|_| self.thread == thread::current().id())?;
-        Some((Rc::clone(&simulation.world), simulation.host))
-    }
-}
-
-impl fmt::Debug for SimHandle {
-    /// A shared builder is printed on any thread, so there is nothing of the world in it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Simulation").field("thread", &self.thread).finish_non_exhaustive()
-    }
-}
-
-impl Clone for SimHandle {
-    fn clone(&self) -> SimHandle {
-        let simulation = self.get().map(|(world, host)| Simulation { world, host });
-        SimHandle { simulation: ManuallyDrop::new(simulation), thread: self.thread }
-    }
-}
-
-impl Drop for SimHandle {
-    fn drop(&mut self) {
-        if self.thread == thread::current().id() {
-            // SAFETY: S15: it is dropped once, here, on its own thread.
-            unsafe { ManuallyDrop::drop(&mut self.simulation) };
-        }
+impl Builder {
+    /// Makes a loop that lives in a simulated world, on the host of this handle, and on its thread: elsewhere
+    /// [`Builder::build`] says `EINVAL`. See [`sim`](crate::sim).
+    #[must_use]
+    pub fn simulation(mut self, simulation: &Simulation) -> Builder {
+        self.backend.kind = Some(Kind::Sim);
+        self.backend.simulation = Some(SimHandle::new(Rc::clone(&simulation.world), simulation.host));
+        self
     }
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 
-use crate::descriptor::RawDescriptor;
+use crate::sys::RawDescriptor;
 
 /// A simulated world, as the descriptors of its objects see it.
 pub(crate) trait SimHooks {

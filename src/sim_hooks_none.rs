@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::net::SocketAddr;
 
-use crate::descriptor::RawDescriptor;
+use crate::sys::RawDescriptor;
 
 /// How to listen.
 #[derive(Clone, Copy, Debug)]

@@ -8,9 +8,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as EpollDescriptor, EpollCreateFlags, EpollEvent, EpollFlags};
 
+use super::Wait;
 use super::readiness::{Edge, Event, Interest, Selector};
-use super::{Wait, Waker};
 use crate::descriptor::RawDescriptor;
+use crate::waker::Waker;
 
 /// Events that one wait takes; the rest is for the next. So few that what the kernel and the loop touch for
 /// their receives is still in the cache for the callbacks, and for the sends that those submit; and enough to

@@ -5,8 +5,8 @@
 use ::io_uring::squeue::Entry;
 use ::io_uring::{opcode, types};
 
-use crate::net::socket::address_place;
 use crate::op::RawOp;
+use crate::op::addresses::address_place;
 
 /// # Safety
 /// `op` is a connect of the backend that has its socket.

@@ -7,12 +7,12 @@ use ::io_uring::{opcode, types};
 
 use super::fifo;
 use crate::backends::Operations;
-use crate::in_flight::Token;
 use crate::io_vecs::{self, Part};
 use crate::op::words::OpenWords;
 use crate::op::{Direction, PART_BYTES_MAX, RawOp, TRANSFER_BYTES_MAX};
 use crate::sys::file::{self, FileType};
 use crate::sys::linux::metadata;
+use crate::token::Token;
 
 /// [`RawOp::backend_state`] of a long write that is appended: in parts it would mix with what others append. It is
 /// for a thread of the kernel's.

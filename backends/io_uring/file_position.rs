@@ -11,9 +11,10 @@ use super::super::Operations;
 use super::super::positions::Turn;
 use super::{IoUring, fifo};
 use crate::descriptor;
-use crate::in_flight::{Next, Token};
+use crate::in_flight::Next;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::errno;
+use crate::token::Token;
 
 impl IoUring {
     /// Whether a transfer at the position of a file is to be given to the kernel now; otherwise its turn comes.

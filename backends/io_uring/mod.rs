@@ -42,13 +42,15 @@ use ::io_uring::{opcode, squeue, types};
 
 use super::list::Listed;
 use super::positions::Positions;
-use super::{Capabilities, Driver, ENTRIES_MAX, IoWorkers, Operations, Options, Wait, Waker};
+use super::{Capabilities, Driver, ENTRIES_MAX, IoWorkers, Operations, Options, Wait};
 use crate::buf_pool::{self, Buffers};
-use crate::in_flight::{Next, Token};
+use crate::in_flight::Next;
 use crate::memory;
 use crate::net::socket::open_for_connect;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::{self, errno};
+use crate::token::Token;
+use crate::waker::Waker;
 use buf_ring::{BufRing, group};
 use features::Features;
 use ring::Ring;

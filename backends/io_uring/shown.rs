@@ -27,10 +27,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::stat::fstat;
 
+use super::Operations;
 use super::ring::Ring;
-use super::{Operations, Waker};
 use crate::op::RawOp;
 use crate::sys::poll::{POLLIN, poll};
+use crate::waker::Waker;
 
 pub(super) struct Shown {
     /// Holds the eventfd and the descriptors of polls, if the ring defers its work.

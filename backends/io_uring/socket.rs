@@ -17,11 +17,12 @@ use super::sends::{self, Progress};
 use super::{CANCEL_BIT, CQE_MORE, classify_outcome, continue_later, outcome_of};
 use crate::backends::Operations;
 use crate::buf_pool;
-use crate::in_flight::{Next, Token};
+use crate::in_flight::Next;
 use crate::net::socket::accept_now;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::linux::socket::FLAGS;
 use crate::sys::{self, RawDescriptor};
+use crate::token::Token;
 
 /// Sends never wait, and the peer's reset is an error, not a signal.
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;

@@ -6,10 +6,12 @@
 use super::attempt::Attempt;
 use super::{Readiness, Selector, report};
 use crate::backends::Operations;
-use crate::in_flight::{Next, Token};
+use crate::in_flight::Next;
 use crate::net::socket;
+use crate::op::addresses;
 use crate::op::{Outcome, RawOp};
 use crate::sys::{self, errno};
+use crate::token::Token;
 
 /// In [`RawOp::backend_state`] of a connect: it was begun.
 const CONNECTING: u16 = 1;
@@ -31,7 +33,7 @@ pub(super) fn attempt(op: &mut RawOp) -> Attempt {
 
 /// Begins to connect: `EINPROGRESS` if that takes its time.
 fn connect(op: &mut RawOp) -> i32 {
-    let (address, len) = socket::address_place(op);
+    let (address, len) = addresses::address_place(op);
     // SAFETY: S3: the address is the operation's own.
     unsafe { sys::socket::connect(op.fd, address, len) }
 }

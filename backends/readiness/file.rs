@@ -8,7 +8,7 @@ use super::{ATTEMPT_BYTES_MAX, ATTEMPTS_MAX, Readiness, Selector, report};
 use crate::backends::Operations;
 use crate::backends::positions::Turn;
 use crate::descriptor::RawDescriptor;
-use crate::in_flight::{Next, Token};
+use crate::in_flight::Next;
 use crate::io_vecs::{self, Part};
 use crate::op::words::OpenWords;
 use crate::op::{Direction, Outcome, PART_BYTES_MAX, RawOp, TRANSFER_BYTES_MAX};
@@ -17,6 +17,7 @@ use crate::sys::file::FileType;
 use crate::sys::io_vec::IoVec;
 use crate::sys::poll::{POLLIN, POLLOUT, poll};
 use crate::sys::{self, errno};
+use crate::token::Token;
 
 /// Errors that say no more than that a read is for a thread: what there is has to be fetched, or cannot be
 /// read so.

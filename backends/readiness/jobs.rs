@@ -15,13 +15,13 @@ use super::file;
 use super::queue::{Nodes, Place, Queue};
 use crate::completion::Header;
 use crate::descriptor;
-use crate::in_flight::Token;
 use crate::jobs::{self, NotSent, Work};
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::file::PATH_BYTES_MAX;
 use crate::sys::metadata::Record;
 use crate::sys::{self, errno};
 use crate::thread_pool::ThreadPool;
+use crate::token::Token;
 
 /// Operations of one loop that are with the pool at once. More would only wait there.
 const JOBS_MAX: u32 = 256;

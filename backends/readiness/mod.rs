@@ -33,13 +33,15 @@ use std::time::Duration;
 
 use super::list::Listed;
 use super::positions::Positions;
-use super::{Capabilities, Driver, Operations, Options, Wait, Waker};
+use super::{Capabilities, Driver, Operations, Options, Wait};
 use crate::descriptor::RawDescriptor;
-use crate::in_flight::{Next, Token};
+use crate::in_flight::Next;
 use crate::leak::Holder;
-use crate::net::socket::forget_addresses;
+use crate::op::addresses::forget_addresses;
 use crate::op::{Direction, OpKind, Outcome, RawOp};
 use crate::sys::errno;
+use crate::token::Token;
+use crate::waker::Waker;
 use attempt::{Attempt, attempt};
 use descriptors::Descriptors;
 #[cfg(backend_poll)]

@@ -5,8 +5,8 @@
 
 use std::io;
 
-use crate::in_flight::Token;
 use crate::memory::{self, Zeroed};
+use crate::token::Token;
 
 /// Where the backend keeps an operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,12 +7,12 @@ use super::descriptors::Record;
 use super::{Readiness, Selector, report};
 use crate::backends::Operations;
 use crate::buf_pool;
-use crate::in_flight::Token;
 use crate::net::socket;
 use crate::op::{Direction, Outcome, RawOp};
 use crate::sys::descriptor::is_blocking;
 use crate::sys::poll::{POLLIN, poll};
 use crate::sys::{self, errno};
+use crate::token::Token;
 
 pub(super) fn recv(op: &RawOp) -> i32 {
     // SAFETY: S6: the buffer is the operation's.

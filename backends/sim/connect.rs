@@ -10,13 +10,14 @@ use super::listener::Listener;
 use super::operations::Phase;
 use super::stream::Stream;
 use crate::net::socket;
+use crate::op::addresses;
 use crate::sys::errno;
 
 impl Kernel {
     pub(super) fn begin_connect(&mut self, seq: OpSeq) {
         // SAFETY: S3: the operation is in flight, and only this world looks at it now.
         let raw = unsafe { &mut *self.place(seq) };
-        let target = socket::address_of(raw).map_err(|_| errno::EAFNOSUPPORT);
+        let target = addresses::address_of(raw).map_err(|_| errno::EAFNOSUPPORT);
         let opened = target.and_then(|target| socket::open_for_connect(raw).map(|()| target));
         let fd = raw.fd;
         let target = match opened {

@@ -9,10 +9,10 @@ use super::kernel::Kernel;
 use super::object::Admission;
 use super::port::Completion;
 use super::request::{Request, Transfer};
-use crate::in_flight::Token;
-use crate::net::socket;
 use crate::op::RawOp;
+use crate::op::addresses;
 use crate::sys::errno;
+use crate::token::Token;
 
 /// How many times faults hold one operation up.
 const FAULT_BUDGET: u8 = 8;
@@ -367,7 +367,7 @@ impl Kernel {
     pub(super) fn resume(&mut self, seq: OpSeq) {
         let op = self.place(seq);
         // SAFETY: S3: the operation is in flight, and only this world looks at it now.
-        if socket::take_failed(unsafe { &*op }) {
+        if addresses::take_failed(unsafe { &*op }) {
             // Another address; here a socket serves for more than one attempt.
             return self.begin_connect(seq);
         }

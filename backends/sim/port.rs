@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::super::{Operations, Waker};
+use super::super::Operations;
 use super::effect::OpSeq;
 use super::kernel::Kernel;
 use super::open_file::OpenFile;
-use crate::in_flight::{Next, Token};
+use crate::in_flight::Next;
 use crate::op::{OpKind, Outcome};
+use crate::token::Token;
+use crate::waker::Waker;
 
 #[derive(Debug)]
 pub(super) struct Completion {

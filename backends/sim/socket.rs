@@ -14,7 +14,7 @@ use super::pipe::{PipeReader, PipeWriter};
 use super::stream::Stream;
 use super::transfer;
 use crate::buf_pool;
-use crate::net::socket;
+use crate::op::addresses;
 use crate::op::{Memory, RawOp};
 use crate::sim_hooks::Listen;
 use crate::sys::RawDescriptor;
@@ -80,7 +80,7 @@ impl Kernel {
             Ok(Accepted { fd, connection, remote }) => {
                 if raw.flags & RawOp::ADDRESS != 0 {
                     // SAFETY: S3: the operation is in flight, and only this world looks at it now.
-                    socket::put_address(unsafe { &mut *self.place(seq) }, remote);
+                    addresses::put_address(unsafe { &mut *self.place(seq) }, remote);
                 }
                 Ending::descriptor(fd, connection)
             }

@@ -10,17 +10,18 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 
-use super::super::{Operations, Waker};
+use super::super::Operations;
 use super::faults::Faults;
 use super::kernel::Kernel;
 use super::port::LoopPort;
 use super::scripts::Scripts;
 use super::transfer;
-use crate::in_flight::Token;
 use crate::op::RawOp;
 use crate::sim_hooks::{Listen, SimContext, SimHooks};
 use crate::sys::RawDescriptor;
 use crate::sys::errno;
+use crate::token::Token;
+use crate::waker::Waker;
 
 /// What a world is like.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::Loop;
 use crate::descriptor::RawDescriptor;
-use crate::in_flight::{Cancel, OpId, Token};
+use crate::in_flight::Cancel;
 use crate::op::{OpKind, Server, duration_to_ns};
+use crate::token::{OpId, Token};
 
 impl Loop {
     /// Cancels an operation: its callback runs, once, with `ECANCELED` ([`is_canceled`](crate::is_canceled)),

@@ -4,7 +4,9 @@
 
 #![allow(unsafe_code)]
 
+mod callback;
 mod cancel;
+mod data;
 mod embedding;
 mod finish;
 mod run;
@@ -20,23 +22,23 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::backends::{Backend, Capabilities, Kind};
+use crate::backends::{Backend, Capabilities, ENTRIES_MAX, Kind};
 use crate::buf_pool::{BUFFERS_MAX, BufPool, Buffers, POOLS_MAX};
 use crate::builder::Builder;
-use crate::data::DataByType;
 use crate::fork::Home;
-use crate::handle::LoopHandle;
-use crate::in_flight::{InFlight, InFlightOp, OpId, Token};
+use crate::in_flight::{InFlight, InFlightOp};
 use crate::inbox::Inbox;
 use crate::sync::Arc;
 use crate::sys::errno;
 use crate::timer::clock::Clock;
+use crate::token::{OpId, Token};
+use data::DataByType;
 pub use run::RunMode;
 
 /// A proactor event loop: you submit operations, it runs your callbacks when they are done.
 ///
 /// The loop allocates nothing after it was built: operations live in memory that you own ([`Completion`](crate::Completion)).
-/// It stays on the thread that made it; other threads reach it through a [`LoopHandle`].
+/// It stays on the thread that made it; other threads reach it through a [`LoopHandle`](crate::LoopHandle).
 ///
 /// **Dropping** a loop cancels everything in flight, waits until the kernel has let go of all memory and work
 /// that has begun on a thread pool is done, and drops the owners without running their callbacks. It waits no
@@ -72,7 +74,7 @@ pub use run::RunMode;
 /// | to be told of edges (`EPOLLET`, mio, tokio's `AsyncFd`) | nothing else. What one `run` leaves makes a new edge. With an `AsyncFd`, `clear_ready` comes before `run` |
 /// | before the loop is dropped | deregister the descriptor |
 ///
-/// What comes from other threads ([`LoopHandle`], [`Notifier`](crate::Notifier), a thread pool) shows by
+/// What comes from other threads ([`LoopHandle`](crate::LoopHandle), [`Notifier`](crate::Notifier), a thread pool) shows by
 /// itself, and so does a [`Lease`](crate::Lease) that is dropped where an operation waits for its buffer. The
 /// descriptor is the same each time. It is only for waiting: reading from it takes away what it shows. It may be
 /// readable for nothing. Other ways to run the loop ([`RunMode::Once`], [`Loop::run_for`]) leave it as it
@@ -154,8 +156,8 @@ impl Loop {
         Builder::default()
     }
 
-    /// As the builder says. This is where everything is allocated.
-    pub(crate) fn with(builder: &Builder) -> io::Result<Box<Loop>> {
+    /// As the builder says.
+    fn with(builder: &Builder) -> io::Result<Box<Loop>> {
         static LOOPS: AtomicU32 = AtomicU32::new(1);
         /// Operations that one round of expiries can cancel.
         const EXPIRED_MAX: usize = 256;
@@ -262,14 +264,6 @@ impl Loop {
         self.core.moved = bytes;
     }
 
-    pub(crate) fn data_by_type(&self) -> &DataByType {
-        &self.core.data
-    }
-
-    pub(crate) fn data_by_type_mut(&mut self) -> &mut DataByType {
-        &mut self.core.data
-    }
-
     /// In a callback, the time of this step: the clock is read when it is asked for the first time after the
     /// loop has waited. Outside of `run` it is read each time (30 ns), as [`Instant::now`] does.
     #[must_use]
@@ -314,10 +308,9 @@ impl Loop {
         self.core.backend.capabilities()
     }
 
-    /// A handle for other threads.
-    #[must_use]
-    pub fn handle(&self) -> LoopHandle {
-        LoopHandle::new(&self.core.ops.inbox)
+    /// What other threads reach this loop by.
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.core.ops.inbox
     }
 
     /// Makes a pool of `count` buffers (1 to 32,768) of `size` bytes for pooled receives on this loop.
@@ -348,6 +341,27 @@ impl Loop {
         let buffers = Rc::new(buffers);
         self.core.buf_pools.push(Rc::clone(&buffers));
         Ok(BufPool(buffers))
+    }
+}
+
+impl Builder {
+    /// Builds the loop. This is where everything is allocated.
+    ///
+    /// # Errors
+    /// `EINVAL` for sizes of zero or out of range; `ENOMEM` if there is no memory for the
+    /// [entries](Builder::entries) that were named, or for the backend; `EMFILE` if there are no descriptors;
+    /// `ENOSYS` or `EPERM` if no backend, or not the chosen one,
+    /// works here; [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the machine has no memory for the
+    /// [capacity](Builder::capacity); what the operating system says otherwise.
+    pub fn build(self) -> io::Result<Box<Loop>> {
+        let entries = self.backend.entries.unwrap_or(1);
+        if self.capacity == 0 || self.capacity > Token::ENTRIES_MAX || entries == 0 || entries > ENTRIES_MAX {
+            return Err(errno::error(errno::EINVAL));
+        }
+        if self.backend.io_workers.is_some_and(|limits| limits.iter().any(|&n| i32::try_from(n).is_err())) {
+            return Err(errno::error(errno::EINVAL));
+        }
+        Loop::with(&self)
     }
 }
 

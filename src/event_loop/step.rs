@@ -9,8 +9,9 @@ use std::rc::Rc;
 use super::Loop;
 use crate::backends::Wait;
 use crate::completion::{Action, Header};
-use crate::in_flight::{AfterItem, Delivery, Item, Token};
+use crate::in_flight::{AfterItem, Delivery, Item};
 use crate::inbox::Inbox;
+use crate::token::Token;
 
 /// How a step ended.
 pub(super) struct Stepped {

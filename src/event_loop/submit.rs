@@ -6,17 +6,18 @@ use std::io;
 use std::ptr::NonNull;
 
 use super::Loop;
+use super::callback::{LentOwner, complete_multi, complete_one};
 use crate::backends::Kind;
 use crate::buf_pool;
-use crate::callback::{LentOwner, complete_multi, complete_one};
 use crate::completion::{Action, Complete, Completion, Header, Multi, Owner};
 use crate::error::code;
-use crate::in_flight::{EntryFlags, OpId, State, Token};
+use crate::in_flight::{EntryFlags, State};
 use crate::jobs::OwnerFn;
 use crate::op::{MultiOp, NO_DEADLINE, Op, OpKind, Outcome, Output, RawOp, Server};
 use crate::stateless::{Stateless, assert_captures_nothing};
 use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
+use crate::token::{OpId, Token};
 
 impl Loop {
     /// Submits one operation: moves `owner` into the loop, lets `prepare` make the operation out of the

@@ -3,13 +3,13 @@
 
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
 use std::io;
 
+use super::InFlight;
 use super::entry::State;
-use super::{InFlight, Token};
-use crate::buf_pool::{self, Buffers};
+use crate::buf_pool::{self, Buffers, WaiterQueue};
 use crate::memory::{self, Zeroed};
+use crate::token::Token;
 
 /// The neighbours in the queue, as indexes into the table plus one; 0 is none.
 #[derive(Clone, Copy, Debug)]
@@ -20,19 +20,6 @@ struct Links {
 
 // SAFETY: S8: integers.
 unsafe impl Zeroed for Links {}
-
-/// The queue of one pool: its ends, as [`Links`] has them.
-#[derive(Debug, Default)]
-pub(crate) struct WaiterQueue {
-    first: Cell<u32>,
-    last: Cell<u32>,
-}
-
-impl WaiterQueue {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first.get() == 0
-    }
-}
 
 /// The places that the entries of the table have in the queues of all pools.
 #[derive(Debug)]

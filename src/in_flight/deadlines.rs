@@ -3,13 +3,14 @@
 #![allow(unsafe_code)]
 
 use super::entry::{State, flag};
-use super::{InFlight, Item, Token};
+use super::{InFlight, Item};
 use crate::buf_pool;
 use crate::error::code;
 use crate::notifier;
 use crate::op::words::TimerWords;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::timer::wheel::{Expiry, Place};
+use crate::token::Token;
 
 /// A timer that is submitted outside a step is resolved against the clock at once, so that its delay counts
 /// from there and not from the next `run`; but after this many in a row the rest is resolved in batches,

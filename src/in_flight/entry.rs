@@ -9,9 +9,7 @@ use crate::descriptor::RawDescriptor;
 use crate::error::code;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp};
 use crate::sys::errno;
-#[cfg(test)]
-use crate::timer::wheel::NIL;
-use crate::timer::wheel::Place;
+use crate::timer::wheel::{Place, Timed};
 
 /// Where an operation of the table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +72,12 @@ impl EntryFlags {
 pub(crate) struct Entry {
     pub(super) header: NonNull<Header>,
     /// The deadline on the loop's clock, or the delay while it is unresolved.
-    pub(crate) deadline_ns: u64,
+    pub(super) deadline_ns: u64,
     pub(super) submitted_ns: u64,
     pub(super) sequence: u32,
-    pub(crate) next: u32,
-    pub(crate) prev: u32,
-    pub(crate) place: Place,
+    pub(super) next: u32,
+    pub(super) prev: u32,
+    pub(super) place: Place,
     pub(super) state: State,
     pub(super) flags: u8,
 }
@@ -93,21 +91,6 @@ const _: () = assert!(if cfg!(target_pointer_width = "64") {
 const _: () = assert!(size_of::<Option<Entry>>() == size_of::<Entry>());
 
 impl Entry {
-    #[cfg(test)]
-    pub(crate) fn for_test(deadline_ns: u64) -> Entry {
-        Entry {
-            header: NonNull::dangling(),
-            deadline_ns,
-            submitted_ns: 0,
-            sequence: 0,
-            next: NIL,
-            prev: NIL,
-            place: Place::NONE,
-            state: State::Armed,
-            flags: 0,
-        }
-    }
-
     pub(super) fn op(&self) -> *mut RawOp {
         // SAFETY: S3: a raw place in the header of an operation in flight.
         unsafe { &raw mut (*self.header.as_ptr()).op }
@@ -165,5 +148,42 @@ impl Entry {
     pub(super) fn op_fd(&self) -> RawDescriptor {
         // SAFETY: S3: a field that only the backend's `submit` writes.
         unsafe { (*self.op()).fd }
+    }
+}
+
+impl Timed for Entry {
+    #[inline(always)]
+    fn deadline_ns(&self) -> u64 {
+        self.deadline_ns
+    }
+
+    #[inline(always)]
+    fn set_deadline_ns(&mut self, deadline_ns: u64) {
+        self.deadline_ns = deadline_ns;
+    }
+
+    #[inline(always)]
+    fn neighbours(&self) -> (u32, u32) {
+        (self.next, self.prev)
+    }
+
+    #[inline(always)]
+    fn set_next(&mut self, next: u32) {
+        self.next = next;
+    }
+
+    #[inline(always)]
+    fn set_prev(&mut self, prev: u32) {
+        self.prev = prev;
+    }
+
+    #[inline(always)]
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    #[inline(always)]
+    fn set_place(&mut self, place: Place) {
+        self.place = place;
     }
 }

@@ -4,14 +4,15 @@
 
 use std::ptr::NonNull;
 
+use super::InFlight;
 use super::entry::{State, flag};
-use super::{InFlight, Token};
 use crate::completion::Header;
 use crate::error::code;
 use crate::op::words::TimerWords;
 use crate::op::{OpKind, Outcome, RawOp, Server};
 use crate::sys::errno;
 use crate::timer::wheel::Place;
+use crate::token::Token;
 
 /// A result of a multi-result operation.
 #[derive(Clone, Copy, Debug)]

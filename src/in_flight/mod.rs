@@ -23,7 +23,6 @@ mod deadlines;
 mod entry;
 mod items;
 mod ready_list;
-mod token;
 
 use std::collections::VecDeque;
 use std::io;
@@ -42,21 +41,20 @@ use crate::inbox::Inbox;
 use crate::io_vecs;
 use crate::jobs::{self, Jobs, NotSent, OwnerFn, OwnerWork};
 use crate::memory;
-use crate::net::socket;
 use crate::notifier;
+use crate::op::addresses;
 use crate::op::{Direction, NO_DEADLINE, OpKind, Outcome, PART_BYTES_MAX, RawOp};
 use crate::sync::Arc;
 use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
 use crate::timer::clock::Clock;
 use crate::timer::wheel::{NIL, Place, Wheel};
+use crate::token::{OpId, Token};
 use buffer_waiters::BufferWaiters;
-pub(crate) use buffer_waiters::WaiterQueue;
 use entry::flag;
 pub(crate) use entry::{Entry, EntryFlags, State};
 pub(crate) use items::{AfterItem, Delivery, Item};
 use ready_list::ReadyList;
-pub use token::{OpId, Token};
 
 /// One operation in flight, as [`Loop::in_flight`](crate::Loop::in_flight) lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -551,7 +549,7 @@ impl InFlight {
         }
         if outcome.result < 0 && ending == 0 && entry.op_kind() == OpKind::Connect {
             // SAFETY: S3: the operation is off the kernel, so its description is ours alone.
-            let has_next = socket::next_address(unsafe { &mut *op });
+            let has_next = addresses::next_address(unsafe { &mut *op });
             return if has_next { Err(Next::Continue) } else { Ok(outcome) };
         }
         if flags & RawOp::EXACT == 0 || outcome.result < 0 {

@@ -10,14 +10,15 @@ use std::thread::panicking;
 use std::time::Duration;
 
 use crate::buf_pool::Buffers;
-use crate::in_flight::{InFlight, Token};
+use crate::in_flight::InFlight;
 use crate::leak::Holder;
 use crate::op::{Outcome, RawOp};
 use crate::sim_hooks::{SimContext, VirtualTime};
 use crate::sys::errno;
 use crate::thread_pool::ThreadPool;
+use crate::token::Token;
 
-pub(crate) use crate::model::waker::Waker;
+use crate::waker::Waker;
 pub(crate) use driver::Wait;
 
 #[path = "../../backends/driver.rs"]

@@ -5,7 +5,6 @@ mod arc;
 mod atomic_u16;
 #[cfg(test)]
 mod loom_tests;
-pub(crate) mod waker;
 
 pub(crate) use arc::Arc;
 pub(crate) use atomic_u16::AtomicU16;

@@ -7,9 +7,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use crate::completion::{Completion, Owner};
 use crate::event_loop::Loop;
-use crate::in_flight::OpId;
 use crate::stateless::Stateless;
 use crate::thread_pool::ThreadPool;
+use crate::token::OpId;
 
 /// A question to the system's resolver and the answer to it: the state, or a part of the state, of a
 /// [`resolve`].

@@ -13,6 +13,7 @@ use super::socket;
 use crate::buf_pool::{BufPool, Lease};
 use crate::descriptor::{Descriptor, close_raw, descriptor_conversions};
 use crate::io_vecs::{Gather, Scatter};
+use crate::op::addresses;
 use crate::op::{MultiOp, Op, OpKind, Outcome, Output, RawOp};
 use crate::sys::{self, errno};
 
@@ -62,9 +63,9 @@ impl TcpStream {
         };
         let raw = match (addresses.next(), addresses.next()) {
             (None, _) => return Op::failed(errno::EADDRNOTAVAIL),
-            (Some(address), None) => socket::connect_to(address),
+            (Some(address), None) => addresses::connect_to(address),
             (Some(first), Some(second)) => {
-                socket::connect_to_any([first, second].into_iter().chain(addresses).collect())
+                addresses::connect_to_any([first, second].into_iter().chain(addresses).collect())
             }
         };
         // SAFETY: S6: the operation points to its own address overlay, or to a list that it owns.
@@ -123,7 +124,7 @@ impl TcpStream {
     /// loop is `EINVAL`.
     pub fn recv_pooled<'a>(&'a self, pool: &'a BufPool) -> Op<'a, Lease> {
         let mut raw = RawOp::new(OpKind::RecvPooled, self.descriptor.number());
-        raw.as_pooled_mut().buffers = std::rc::Rc::as_ptr(&pool.0);
+        raw.as_pooled_mut().buffers = std::rc::Rc::as_ptr(&pool.0).cast();
         // SAFETY: S6: socket and pool are borrowed.
         unsafe { Op::from_raw(raw) }
     }
@@ -315,7 +316,7 @@ impl TcpStream {
 /// # Safety
 /// `outcome` is that of `op`, and is turned into a stream only once.
 unsafe fn stream_of(op: &RawOp, outcome: Outcome) -> io::Result<TcpStream> {
-    socket::drop_list(op);
+    addresses::drop_list(op);
     if op.kind == OpKind::Connect {
         // The socket was made for the operation.
         outcome.count().inspect_err(|_| close_raw(op.fd))?;
@@ -343,6 +344,6 @@ unsafe impl Output for (TcpStream, SocketAddr) {
     unsafe fn decode(op: &RawOp, outcome: Outcome) -> io::Result<(TcpStream, SocketAddr)> {
         // SAFETY: S7: the caller's promise.
         let stream = unsafe { stream_of(op, outcome) }?;
-        Ok((stream, socket::address_of(op)?))
+        Ok((stream, addresses::address_of(op)?))
     }
 }

@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
+pub(crate) mod addresses;
 mod outcome;
 mod raw_op;
 mod table;
@@ -82,7 +83,7 @@ impl<'a, R: Output> Op<'a, R> {
 impl<R> Drop for Op<'_, R> {
     /// Only a `Close` and a `Connect` that were never submitted own anything.
     fn drop(&mut self) {
-        crate::net::socket::drop_list(&self.raw);
+        addresses::drop_list(&self.raw);
         if self.raw.kind == OpKind::Close {
             crate::descriptor::close_unbegun(self.raw.fd);
         }

@@ -11,7 +11,6 @@ use std::fmt;
 use std::mem::offset_of;
 
 use super::RawOp;
-use crate::buf_pool::Buffers;
 use crate::sys::metadata::RawMetadata;
 
 /// The bytes of the words, on every width of pointers.
@@ -169,7 +168,7 @@ views! {
 
         /// A receive into a buffer of a pool.
         Pooled: PooledWords, pooled, as_pooled, as_pooled_mut, for Pooled {
-            pub(crate) buffers: *const Buffers,
+            pub(crate) buffers: *const (),
         }
 
         /// The address of a peer, as the system has it: to be connected to, or where an accept puts it.

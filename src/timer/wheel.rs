@@ -11,8 +11,6 @@
 
 use slab::Slab;
 
-use crate::in_flight::Entry;
-
 const LEVELS: usize = 6;
 const SLOT_BITS: usize = 10;
 const SLOTS: usize = 1 << SLOT_BITS;
@@ -57,6 +55,19 @@ impl Place {
     fn new(level: usize, slot: usize) -> Place {
         Place((level * SLOTS + slot) as u16)
     }
+}
+
+/// What the wheel keeps in an entry of the table that its lists run through.
+pub(crate) trait Timed {
+    /// The deadline, or the delay while it is unresolved.
+    fn deadline_ns(&self) -> u64;
+    fn set_deadline_ns(&mut self, deadline_ns: u64);
+    /// The neighbours in the list of its slot: the next, and the one before.
+    fn neighbours(&self) -> (u32, u32);
+    fn set_next(&mut self, next: u32);
+    fn set_prev(&mut self, prev: u32);
+    fn place(&self) -> Place;
+    fn set_place(&mut self, place: Place);
 }
 
 /// The two ends of a list of entries.
@@ -154,8 +165,8 @@ impl Wheel {
     /// Takes an entry whose `deadline_ns` holds a delay, to be resolved against a later reading of the clock.
     /// `true`: there is no room for another one before that.
     #[inline]
-    pub(crate) fn insert_delay(&mut self, table: &mut Slab<Entry>, index: u32) -> bool {
-        table[index as usize].place = Place::UNRESOLVED;
+    pub(crate) fn insert_delay(&mut self, table: &mut Slab<impl Timed>, index: u32) -> bool {
+        table[index as usize].set_place(Place::UNRESOLVED);
         self.unresolved[self.unresolved_len] = index;
         self.unresolved_len += 1;
         self.len += 1;
@@ -164,17 +175,17 @@ impl Wheel {
 
     /// Links an entry at its `deadline_ns`.
     #[inline]
-    pub(crate) fn insert(&mut self, table: &mut Slab<Entry>, index: u32) {
+    pub(crate) fn insert(&mut self, table: &mut Slab<impl Timed>, index: u32) {
         self.place(table, index);
         self.len += 1;
     }
 
     /// Turns the unresolved delays into deadlines that count from `now_ns`.
-    pub(crate) fn resolve(&mut self, table: &mut Slab<Entry>, now_ns: u64) {
+    pub(crate) fn resolve(&mut self, table: &mut Slab<impl Timed>, now_ns: u64) {
         for position in 0..std::mem::take(&mut self.unresolved_len) {
             let index = self.unresolved[position];
             if let Some(entry) = table.get_mut(index as usize) {
-                entry.deadline_ns = entry.deadline_ns.saturating_add(now_ns);
+                entry.set_deadline_ns(entry.deadline_ns().saturating_add(now_ns));
                 self.place(table, index);
             }
         }
@@ -192,11 +203,11 @@ impl Wheel {
 
     /// Unlinks an entry from wherever it is.
     #[inline]
-    pub(crate) fn remove(&mut self, table: &mut Slab<Entry>, index: u32) {
+    pub(crate) fn remove(&mut self, table: &mut Slab<impl Timed>, index: u32) {
         let entry = &mut table[index as usize];
-        let Entry { next, prev, place, .. } = *entry;
+        let ((next, prev), place) = (entry.neighbours(), entry.place());
         debug_assert!(place != Place::NONE);
-        entry.place = Place::NONE;
+        entry.set_place(Place::NONE);
         self.len -= 1;
         if place == Place::UNRESOLVED {
             return self.forget_unresolved(index);
@@ -205,12 +216,12 @@ impl Wheel {
         if prev == NIL {
             list.head = next;
         } else {
-            table[prev as usize].next = next;
+            table[prev as usize].set_next(next);
         }
         if next == NIL {
             list.tail = prev;
         } else {
-            table[next as usize].prev = prev;
+            table[next as usize].set_prev(prev);
         }
         if list.head == NIL {
             self.mark_empty(place);
@@ -226,11 +237,11 @@ impl Wheel {
 
     /// Moves time to `now_ns` and hands over every entry whose deadline has come, in the order of their
     /// ticks.
-    pub(crate) fn advance(
+    pub(crate) fn advance<E: Timed>(
         &mut self,
-        table: &mut Slab<Entry>,
+        table: &mut Slab<E>,
         now_ns: u64,
-        mut expire: impl FnMut(&mut Slab<Entry>, u32) -> Expiry,
+        mut expire: impl FnMut(&mut Slab<E>, u32) -> Expiry,
     ) {
         let target = now_ns >> TICK_BITS;
         while let Some((level, slot, tick)) = self.next_slot() {
@@ -243,12 +254,12 @@ impl Wheel {
             while next != NIL {
                 let index = next;
                 let entry = &mut table[index as usize];
-                next = entry.next;
+                (next, _) = entry.neighbours();
                 if level > 0 {
                     self.place(table, index);
                     continue;
                 }
-                entry.place = Place::NONE;
+                entry.set_place(Place::NONE);
                 self.len -= 1;
                 if expire(table, index) == Expiry::Full {
                     self.put_back(table, place, List { head: index, tail });
@@ -274,8 +285,8 @@ impl Wheel {
 
     /// Links an entry in the slot of its deadline, rounded up to a tick so that it is never early.
     #[inline(always)]
-    fn place(&mut self, table: &mut Slab<Entry>, index: u32) {
-        let deadline_ns = table[index as usize].deadline_ns;
+    fn place(&mut self, table: &mut Slab<impl Timed>, index: u32) {
+        let deadline_ns = table[index as usize].deadline_ns();
         let tick = deadline_ns.div_ceil(1 << TICK_BITS);
         if tick >= TICK_MAX {
             return self.link(table, index, Place::NEVER);
@@ -287,7 +298,7 @@ impl Wheel {
     }
 
     #[inline(always)]
-    fn link(&mut self, table: &mut Slab<Entry>, index: u32, place: Place) {
+    fn link(&mut self, table: &mut Slab<impl Timed>, index: u32, place: Place) {
         let list = &mut self.lists[place.0 as usize];
         let tail = std::mem::replace(&mut list.tail, index);
         if tail == NIL {
@@ -296,19 +307,19 @@ impl Wheel {
                 self.occupied[place.0 as usize / SLOTS].set(place.0 as usize % SLOTS);
             }
         } else {
-            table[tail as usize].next = index;
+            table[tail as usize].set_next(index);
         }
         let entry = &mut table[index as usize];
-        entry.prev = tail;
-        entry.next = NIL;
-        entry.place = place;
+        entry.set_prev(tail);
+        entry.set_next(NIL);
+        entry.set_place(place);
     }
 
     /// Links the rest of a list again that was taken from a slot; its first entry was unlinked already.
-    fn put_back(&mut self, table: &mut Slab<Entry>, place: Place, rest: List) {
+    fn put_back(&mut self, table: &mut Slab<impl Timed>, place: Place, rest: List) {
         let first = &mut table[rest.head as usize];
-        first.prev = NIL;
-        first.place = place;
+        first.set_prev(NIL);
+        first.set_place(place);
         self.lists[place.0 as usize] = rest;
         self.occupied[place.0 as usize / SLOTS].set(place.0 as usize % SLOTS);
         self.len += 1;
@@ -335,8 +346,52 @@ mod tests {
 
     const TICK: u64 = 1 << TICK_BITS;
 
+    /// An entry that is nothing but timed.
+    struct Entry {
+        deadline_ns: u64,
+        next: u32,
+        prev: u32,
+        place: Place,
+    }
+
+    impl Entry {
+        fn at(deadline_ns: u64) -> Entry {
+            Entry { deadline_ns, next: NIL, prev: NIL, place: Place::NONE }
+        }
+    }
+
+    impl Timed for Entry {
+        fn deadline_ns(&self) -> u64 {
+            self.deadline_ns
+        }
+
+        fn set_deadline_ns(&mut self, deadline_ns: u64) {
+            self.deadline_ns = deadline_ns;
+        }
+
+        fn neighbours(&self) -> (u32, u32) {
+            (self.next, self.prev)
+        }
+
+        fn set_next(&mut self, next: u32) {
+            self.next = next;
+        }
+
+        fn set_prev(&mut self, prev: u32) {
+            self.prev = prev;
+        }
+
+        fn place(&self) -> Place {
+            self.place
+        }
+
+        fn set_place(&mut self, place: Place) {
+            self.place = place;
+        }
+    }
+
     fn insert_at(wheel: &mut Wheel, table: &mut Slab<Entry>, deadline_ns: u64) -> u32 {
-        let index = table.insert(Entry::for_test(deadline_ns)) as u32;
+        let index = table.insert(Entry::at(deadline_ns)) as u32;
         wheel.insert(table, index);
         index
     }
@@ -363,7 +418,7 @@ mod tests {
     fn a_delay_that_was_removed_is_not_resolved_and_leaves_the_order_of_the_others() {
         let (mut wheel, mut table) = (Wheel::new(0), Slab::new());
         let delayed = |wheel: &mut Wheel, table: &mut Slab<Entry>| {
-            let index = table.insert(Entry::for_test(TICK)) as u32;
+            let index = table.insert(Entry::at(TICK)) as u32;
             wheel.insert_delay(table, index);
             index
         };

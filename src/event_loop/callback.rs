@@ -7,20 +7,20 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
+use super::Loop;
 use crate::completion::{Action, Completion, Header, Multi, Owner};
-use crate::event_loop::Loop;
 use crate::op::Output;
 use crate::stateless::{Stateless, zst_copy};
 
 /// An owner that was given to the loop; given back if `prepare` panics.
-pub(crate) struct LentOwner<P: Owner>(pub(crate) NonNull<Completion<P::State>>);
+pub(super) struct LentOwner<P: Owner>(pub(super) NonNull<Completion<P::State>>);
 
 impl<P: Owner> LentOwner<P> {
-    pub(crate) fn new(owner: P) -> LentOwner<P> {
+    pub(super) fn new(owner: P) -> LentOwner<P> {
         LentOwner(owner.into_raw())
     }
 
-    pub(crate) fn into_header(self) -> NonNull<Header> {
+    pub(super) fn into_header(self) -> NonNull<Header> {
         ManuallyDrop::new(self).0.cast()
     }
 }
@@ -47,7 +47,7 @@ unsafe fn decode<R: Output>(header: NonNull<Header>) -> (io::Result<R>, u64) {
     (unsafe { R::decode(op, outcome) }, moved)
 }
 
-pub(crate) unsafe fn complete_one<P, R, C>(lp: Option<&mut Loop>, header: NonNull<Header>, _: bool) -> Action
+pub(super) unsafe fn complete_one<P, R, C>(lp: Option<&mut Loop>, header: NonNull<Header>, _: bool) -> Action
 where
     P: Owner,
     R: Output,
@@ -66,7 +66,7 @@ where
     Action::Disarm
 }
 
-pub(crate) unsafe fn complete_multi<P, S, U, R, I, E>(
+pub(super) unsafe fn complete_multi<P, S, U, R, I, E>(
     lp: Option<&mut Loop>,
     header: NonNull<Header>,
     more: bool,

@@ -4,11 +4,11 @@ use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::rc::Rc;
 
-use crate::event_loop::Loop;
+use super::Loop;
 
 /// The values of a loop, by their type. Programs keep a handful, so they are searched one by one.
 #[derive(Default)]
-pub(crate) struct DataByType {
+pub(super) struct DataByType {
     values: Vec<(TypeId, Rc<dyn Any>)>,
 }
 
@@ -62,7 +62,7 @@ impl Loop {
     /// ```
     pub fn set_data<T: 'static>(&mut self, value: T) -> Option<Rc<T>> {
         let value: Rc<dyn Any> = Rc::new(value);
-        let values = self.data_by_type_mut();
+        let values = &mut self.core.data;
         if let Some(index) = values.position::<T>() {
             return Some(downcast(std::mem::replace(&mut values.values[index].1, value)));
         }
@@ -87,14 +87,14 @@ impl Loop {
     /// The loop's data of type `T`, if it has one.
     #[must_use]
     pub fn try_data<T: 'static>(&self) -> Option<Rc<T>> {
-        let values = self.data_by_type();
+        let values = &self.core.data;
         let index = values.position::<T>()?;
         Some(downcast(Rc::clone(&values.values[index].1)))
     }
 
     /// Takes the loop's data of type `T` from it.
     pub fn remove_data<T: 'static>(&mut self) -> Option<Rc<T>> {
-        let values = self.data_by_type_mut();
+        let values = &mut self.core.data;
         let index = values.position::<T>()?;
         Some(downcast(values.values.swap_remove(index).1))
     }

@@ -21,7 +21,7 @@ struct Events {
 
 impl Waker {
     /// `shown`: a program polls an event of its own.
-    pub(super) fn new(shown: bool) -> io::Result<Waker> {
+    pub(crate) fn new(shown: bool) -> io::Result<Waker> {
         let shown = if shown { Some(WakeUp::new()?) } else { None };
         Ok(Waker(Arc::new(Events { wait: WakeUp::new()?, shown })))
     }
@@ -36,13 +36,13 @@ impl Waker {
         self.shown().set();
     }
 
-    pub(super) fn shown(&self) -> &WakeUp {
+    pub(crate) fn shown(&self) -> &WakeUp {
         self.0.shown.as_ref().unwrap_or(&self.0.wait)
     }
 
     /// Blocks until it is called, or a signal comes.
     #[cfg(feature = "sim")]
-    pub(super) fn wait(&self) {
+    pub(crate) fn wait(&self) {
         self.0.wait.wait();
     }
 
