@@ -1,11 +1,23 @@
-//! Names what is compiled in for this target, so that no other file has to work it out: the cfg `backend_NAME` for
-//! each backend of [`BACKENDS`].
+//! Names what is compiled in for this target, so that no other file has to work it out. For each backend of [`BACKENDS`]
+//! there is the cfg `backend_NAME`; beside them there are `backend_any`, `backend_all` (of those that are made for the
+//! system) and `backend_readiness` (one that stands on `backends/readiness`).
 
 use std::env;
 
-/// The backends that are made for some systems: the name, which is also that of the cargo feature, and the systems.
-const BACKENDS: [(&str, &[&str]); 3] =
-    [("io_uring", &["linux"]), ("epoll", &["linux"]), ("poll", &["linux", "android"])];
+/// A backend that is made for some systems.
+struct Backend {
+    /// Also that of its cargo feature.
+    name: &'static str,
+    systems: &'static [&'static str],
+    /// It is a selector under `backends/readiness`.
+    is_selector: bool,
+}
+
+const BACKENDS: &[Backend] = &[
+    Backend { name: "io_uring", systems: &["linux"], is_selector: false },
+    Backend { name: "epoll", systems: &["linux"], is_selector: true },
+    Backend { name: "poll", systems: &["linux", "android"], is_selector: true },
+];
 
 /// The architectures for which the crate `io-uring` brings the kernel's structures with it. As there, the cfg
 /// `io_uring_skip_arch_check` takes them for another one's, too.
@@ -13,13 +25,32 @@ const IO_URING_ARCHITECTURES: [&str; 5] = ["x86_64", "aarch64", "riscv64", "loon
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    for (name, systems) in BACKENDS {
-        println!("cargo::rustc-check-cfg=cfg(backend_{name})");
-        let has_feature = is_set(&format!("CARGO_FEATURE_{}", name.to_uppercase()));
-        let has_architecture = name != "io_uring" || has_io_uring_structures();
-        if has_feature && has_architecture && systems.contains(&target("OS").as_str()) {
-            println!("cargo::rustc-cfg=backend_{name}");
-        }
+    let compiled = || BACKENDS.iter().filter(|backend| backend.is_compiled());
+    for backend in BACKENDS {
+        set(&format!("backend_{}", backend.name), backend.is_compiled());
+    }
+    set("backend_any", compiled().count() > 0);
+    set("backend_all", BACKENDS.iter().all(|backend| backend.is_compiled() || !backend.is_for_system()));
+    set("backend_readiness", compiled().any(|backend| backend.is_selector));
+}
+
+/// Makes a cfg known, and sets it.
+fn set(cfg: &str, is_true: bool) {
+    println!("cargo::rustc-check-cfg=cfg({cfg})");
+    if is_true {
+        println!("cargo::rustc-cfg={cfg}");
+    }
+}
+
+impl Backend {
+    fn is_compiled(&self) -> bool {
+        let has_structures = self.name != "io_uring" || has_io_uring_structures();
+        let feature = format!("CARGO_FEATURE_{}", self.name.to_uppercase());
+        self.is_for_system() && has_structures && is_set(&feature)
+    }
+
+    fn is_for_system(&self) -> bool {
+        self.systems.contains(&target("OS").as_str())
     }
 }
 

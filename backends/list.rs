@@ -110,7 +110,7 @@ macro_rules! backends {
 
         /// The compiled-in backends behind one type, so that [`Loop`](crate::Loop) is not generic.
         #[allow(clippy::large_enum_variant, reason = "a loop has one, in its own allocation")]
-        #[repr(u8)]
+        #[cfg_attr(any($($cfg),+), repr(u8))]
         enum Compiled {
             $(#[cfg($cfg)] $kind($type),)+
         }

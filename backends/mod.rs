@@ -35,9 +35,9 @@ mod io_uring;
 mod list;
 #[cfg(backend_poll)]
 mod poll;
-#[cfg(any(backend_io_uring, backend_epoll, backend_poll))]
+#[cfg(backend_any)]
 mod positions;
-#[cfg(any(backend_epoll, backend_poll))]
+#[cfg(backend_readiness)]
 mod readiness;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;

@@ -11,11 +11,11 @@
 // An arm `_` hides what a new variant needs. `tests/contract.rs` sees to what the lint does not.
 #![deny(clippy::wildcard_enum_match_arm)]
 #![cfg_attr(
-    not(any(feature = "sim", backend_io_uring, backend_epoll, backend_poll)),
+    not(any(feature = "sim", backend_any)),
     allow(warnings, reason = "the one error says it all: there is no backend")
 )]
 #![cfg_attr(
-    any(loom, not(all(backend_io_uring, backend_epoll, backend_poll))),
+    any(loom, not(backend_all)),
     allow(dead_code, reason = "every backend uses a part of the contract")
 )]
 

@@ -47,7 +47,6 @@ impl Waker {
     }
 
     /// Whether it was woken since the last time that this was asked. Its descriptor is not readable afterwards.
-    #[cfg(any(feature = "sim", feature = "backend-api", backend_io_uring, backend_poll))]
     pub fn clear(&self) -> bool {
         self.shown().clear()
     }

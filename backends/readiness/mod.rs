@@ -234,27 +234,6 @@ impl<S: Selector> Readiness<S> {
         Next::Done
     }
 
-    /// Waits for events, beside whoever else does.
-    ///
-    /// # Safety
-    /// As [`Readiness::submit`].
-    #[inline(never)]
-    unsafe fn start_poll(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
-        let raw = unsafe { &mut *op };
-        if !self.enter(token, raw, ops) {
-            return;
-        }
-        let fd = raw.fd;
-        let record = self.descriptors.record(fd);
-        if let Attempt::Over(outcome) = attempt(raw, record) {
-            return self.conclude(token, outcome, ops);
-        }
-        self.nodes.push(record.queue(Direction::Neither), token, Place::Waiting);
-        let interest = Interest::of(raw, S::ONE_SHOT);
-        self.block(fd, Direction::Neither, interest, ops);
-    }
-
     // ---- trying
 
     /// Goes through the queue of one direction, from its first operation, as far as it is ready.
@@ -324,21 +303,6 @@ impl<S: Selector> Readiness<S> {
         }
         if let Some(token) = self.nodes.head(record.queue(direction)) {
             self.nodes.run_later(token);
-        }
-    }
-
-    /// Looks whether there is what each operation of the queue waits for.
-    fn run_polls(&mut self, fd: RawDescriptor, ops: &mut Operations) {
-        let mut next = self.nodes.head(self.descriptors.record(fd).queue(Direction::Neither));
-        while let Some(token) = next {
-            next = self.nodes.next(token);
-            let Some(op) = ops.op(token) else { continue };
-            let record = self.descriptors.record(fd);
-            // SAFETY: S3: the operation is ours, and nobody else looks at it now.
-            if let Attempt::Over(outcome) = attempt(unsafe { &mut *op }, record) {
-                self.nodes.remove(record.queue(Direction::Neither), token);
-                self.conclude(token, outcome, ops);
-            }
         }
     }
 
