@@ -1,6 +1,7 @@
 //! Names what is compiled in for this target, so that no other file has to work it out. For each backend of [`BACKENDS`]
 //! there is the cfg `backend_NAME`; beside them there are `backend_any`, `backend_all` (of those that are made for the
-//! system) and `backend_readiness` (one that stands on `backends/readiness`).
+//! system), `backend_readiness` (one that stands on `backends/readiness`) and `backend_custom` (a driver of the program's
+//! own can be had).
 
 use std::env;
 
@@ -32,6 +33,7 @@ fn main() {
     set("backend_any", compiled().count() > 0);
     set("backend_all", BACKENDS.iter().all(|backend| backend.is_compiled() || !backend.is_for_system()));
     set("backend_readiness", compiled().any(|backend| backend.is_selector));
+    set("backend_custom", is_set("CARGO_FEATURE_BACKEND_API") || is_for_models());
 }
 
 /// Makes a cfg known, and sets it.
@@ -46,12 +48,17 @@ impl Backend {
     fn is_compiled(&self) -> bool {
         let has_structures = self.name != "io_uring" || has_io_uring_structures();
         let feature = format!("CARGO_FEATURE_{}", self.name.to_uppercase());
-        self.is_for_system() && has_structures && is_set(&feature)
+        self.is_for_system() && has_structures && is_set(&feature) && !is_for_models()
     }
 
     fn is_for_system(&self) -> bool {
         self.systems.contains(&target("OS").as_str())
     }
+}
+
+/// Models have no kernel, and a driver of their own.
+fn is_for_models() -> bool {
+    is_set("CARGO_CFG_LOOM")
 }
 
 fn has_io_uring_structures() -> bool {

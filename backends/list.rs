@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Options;
 use crate::leak::Holder;
 use crate::sim_hooks::{SimContext, VirtualTime};
-#[cfg(feature = "backend-api")]
+#[cfg(backend_custom)]
 use crate::sys::errno;
 use crate::waker::Waker;
 
@@ -52,7 +52,7 @@ pub(super) trait Listed: Sized {
     fn release_pool(&mut self, _limit: Duration) {}
 }
 
-#[cfg(feature = "backend-api")]
+#[cfg(backend_custom)]
 impl Listed for Box<dyn super::Driver> {
     fn new(options: &Options, capacity: usize, waker: &Waker) -> io::Result<Self> {
         let make = options.driver.ok_or_else(|| errno::error(errno::EINVAL))?;

@@ -65,7 +65,7 @@ backends! { ($)
         Sim = "sim", sim::Sim;
 
         /// A driver of the program's own (the feature `backend-api`).
-        #[cfg(feature = "backend-api")]
+        #[cfg(backend_custom)]
         Custom = "custom", Box<dyn Driver>;
 }
 
@@ -116,13 +116,13 @@ pub(crate) struct Options {
     pub(crate) pool: Option<ThreadPool>,
     #[cfg(feature = "sim")]
     pub(crate) simulation: Option<sim::SimHandle>,
-    #[cfg(feature = "backend-api")]
+    #[cfg(backend_custom)]
     pub(crate) driver: Option<MakeDriver>,
 }
 
 /// Makes a driver of the program's own for a loop with room for `capacity` operations. The waker has to end the
 /// driver's waits.
-#[cfg(feature = "backend-api")]
+#[cfg(backend_custom)]
 pub type MakeDriver = fn(capacity: usize, waker: Waker) -> io::Result<Box<dyn Driver>>;
 
 pub(crate) struct Backend {

@@ -74,7 +74,7 @@ impl Builder {
     }
 
     /// Makes a loop that runs on a driver of the program's own: see [`backend`](crate::backend).
-    #[cfg(feature = "backend-api")]
+    #[cfg(backend_custom)]
     #[must_use]
     pub fn driver(mut self, make: crate::backends::MakeDriver) -> Builder {
         self.backend.kind = Some(Kind::Custom);

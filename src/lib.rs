@@ -11,21 +11,13 @@
 // An arm `_` hides what a new variant needs. `tests/contract.rs` sees to what the lint does not.
 #![deny(clippy::wildcard_enum_match_arm)]
 #![cfg_attr(
-    not(any(feature = "sim", backend_any)),
+    not(any(feature = "sim", backend_any, backend_custom)),
     allow(warnings, reason = "the one error says it all: there is no backend")
 )]
-#![cfg_attr(
-    any(loom, not(backend_all)),
-    allow(dead_code, reason = "every backend uses a part of the contract")
-)]
+#![cfg_attr(not(backend_all), allow(dead_code, reason = "every backend uses a part of the contract"))]
 
-#[cfg(not(loom))]
 #[cfg_attr(not(feature = "backend-api"), allow(unreachable_pub, reason = "the contract is public with it"))]
 #[path = "../backends/mod.rs"]
-mod backends;
-#[cfg(loom)]
-#[allow(missing_docs, reason = "a model has no documentation")]
-#[path = "model/backends.rs"]
 mod backends;
 mod buf_pool;
 mod builder;

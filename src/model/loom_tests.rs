@@ -17,9 +17,10 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicBool;
 use loom::thread::{self, JoinHandle};
 
-use crate::backends::poll_descriptor;
+use super::driver::{Model, poll_descriptor};
 use crate::{
-    Action, Cause, Completion, Loop, LoopHandle, Multi, Notifier, OpId, RunMode, ThreadPool, is_canceled, nop,
+    Action, Builder, Cause, Completion, Loop, LoopHandle, Multi, Notifier, OpId, RunMode, ThreadPool,
+    is_canceled, nop,
 };
 
 fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
@@ -34,8 +35,12 @@ fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     println!("{} executions", executions.load(Relaxed));
 }
 
+fn builder() -> Builder {
+    Loop::builder().driver(Model::make).capacity(4)
+}
+
 fn new_loop() -> Box<Loop> {
-    Loop::builder().capacity(4).entries(1).build().unwrap()
+    builder().build().unwrap()
 }
 
 /// A loop with an operation that does not end by itself.
@@ -461,7 +466,7 @@ fn work_that_was_cancelled_is_not_taken_for_what_comes_after_it() {
 #[test]
 fn work_that_no_worker_has_begun_is_withdrawn_from_a_busy_pool_when_its_loop_is_dropped() {
     check(4, || {
-        let mut lp = Loop::builder().capacity(4).entries(1).drain_timeout(Duration::ZERO).build().unwrap();
+        let mut lp = builder().drain_timeout(Duration::ZERO).build().unwrap();
         let pool = ThreadPool::for_models();
         let runs = Tally::default();
         offload(&mut lp, &pool, &runs);
@@ -491,7 +496,7 @@ fn a_loop_that_is_dropped_waits_for_its_work() {
 #[test]
 fn work_that_outlives_its_loop_keeps_the_queue() {
     check(4, || {
-        let mut lp = Loop::builder().capacity(4).entries(1).drain_timeout(Duration::ZERO).build().unwrap();
+        let mut lp = builder().drain_timeout(Duration::ZERO).build().unwrap();
         let ((pool, worker), runs) = (pool(1), Tally::default());
         offload(&mut lp, &pool, &runs);
         drop(lp);

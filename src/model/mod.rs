@@ -4,6 +4,8 @@
 mod arc;
 mod atomic_u16;
 #[cfg(test)]
+mod driver;
+#[cfg(test)]
 mod loom_tests;
 
 pub(crate) use arc::Arc;

@@ -1,5 +1,6 @@
 //! The event that ends a loop's wait.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use loom::sync::{Condvar, Mutex};
 /// the thread that wakes did before in order with the loop, because loom only sleeps on locks; where that
 /// would hide a fault, the same fault shows in the executions in which the loop does not sleep.
 #[derive(Clone, Debug)]
-pub(crate) struct Waker(Arc<Event>);
+pub struct Waker(Arc<Event>);
 
 #[derive(Debug)]
 struct Event {
@@ -22,12 +23,9 @@ struct Event {
 }
 
 impl Waker {
-    pub(crate) fn new() -> Waker {
-        Waker(Arc::new(Event {
-            raised: Mutex::new(false),
-            changed: Condvar::new(),
-            count: Default::default(),
-        }))
+    pub(crate) fn new(_shown: bool) -> io::Result<Waker> {
+        let (raised, changed) = (Mutex::new(false), Condvar::new());
+        Ok(Waker(Arc::new(Event { raised, changed, count: Default::default() })))
     }
 
     pub(crate) fn wake(&self) {
