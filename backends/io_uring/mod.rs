@@ -101,14 +101,14 @@ impl IoUring {
             // SAFETY: S1: what the entry points to lives until the operation is completed.
             Some(entry) => unsafe { self.push_entry(token, token.bits(), entry) },
             // SAFETY: S3: as above.
-            None => unsafe { self.push_uncommon(token, op, ops) },
+            None => unsafe { self.push_prepared(token, op, ops) },
         }
     }
 
     /// # Safety
     /// As [`IoUring::submit`].
     #[inline(never)]
-    unsafe fn push_uncommon(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+    unsafe fn push_prepared(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
         if !self.prepare(token, raw, ops) {

@@ -524,7 +524,7 @@ impl InFlight {
         }
         if entry.flags & (flag::EXACT | flag::PARTS) == flag::PARTS {
             // SAFETY: S3: the operation is off the kernel, so its description is ours alone.
-            return examine_part(unsafe { &mut *entry.op() }, outcome, ending != 0);
+            return classify_part(unsafe { &mut *entry.op() }, outcome, ending != 0);
         }
         let op = entry.op();
         // SAFETY: S3: the backend gave this outcome, so it is not writing to the description.
@@ -703,7 +703,7 @@ impl InFlight {
 
 /// The outcome of a part of a transfer that need not move all: it ends with a short part, or an error; but what was
 /// moved before an error stands, as read(2) and write(2) have it.
-fn examine_part(op: &mut RawOp, mut outcome: Outcome, is_ending: bool) -> Result<Outcome, Next> {
+fn classify_part(op: &mut RawOp, mut outcome: Outcome, is_ending: bool) -> Result<Outcome, Next> {
     if outcome.result <= 0 {
         outcome.result = if op.done() > 0 { 0 } else { outcome.result };
         return Ok(outcome);
