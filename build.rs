@@ -1,7 +1,7 @@
 //! Names what is compiled in for this target, so that no other file has to work it out. For each backend of [`BACKENDS`]
 //! there is the cfg `backend_NAME`; beside them there are `backend_any`, `backend_all` (of those that are made for the
 //! system), `backend_readiness` (one that stands on `backends/readiness`) and `backend_custom` (a driver of the program's
-//! own can be had).
+//! own can be had), and `shows_descriptor` (a loop has a descriptor that a program can poll).
 
 use std::env;
 
@@ -18,6 +18,7 @@ const BACKENDS: &[Backend] = &[
     Backend { name: "io_uring", systems: &["linux"], is_selector: false },
     Backend { name: "epoll", systems: &["linux"], is_selector: true },
     Backend { name: "poll", systems: &["linux", "android"], is_selector: true },
+    Backend { name: "wasi", systems: &["wasi"], is_selector: true },
 ];
 
 /// The architectures for which the crate `io-uring` brings the kernel's structures with it. As there, the cfg
@@ -30,6 +31,7 @@ fn main() {
     for backend in BACKENDS {
         set(&format!("backend_{}", backend.name), backend.is_compiled());
     }
+    set("shows_descriptor", target("OS") != "wasi");
     set("backend_any", compiled().count() > 0);
     set("backend_all", BACKENDS.iter().all(|backend| backend.is_compiled() || !backend.is_for_system()));
     set("backend_readiness", compiled().any(|backend| backend.is_selector));

@@ -4,7 +4,6 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use super::Capabilities;
@@ -14,6 +13,7 @@ use crate::in_flight::{InFlight, Next};
 use crate::inbox::Inbox;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sync::Arc;
+use crate::sys::wake_up::AsFd;
 use crate::token::Token;
 
 /// How long [`Driver::poll`] may wait for the first outcome.

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::io;
+#[cfg(shows_descriptor)]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ mod positions;
 mod readiness;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
+#[cfg(backend_wasi)]
+mod wasi;
 
 backends! { ($)
     // Those among which a loop chooses by itself, best first.
@@ -57,6 +60,14 @@ backends! { ($)
         /// descriptors are waited for.
         #[cfg(backend_poll)]
         Poll = "poll", readiness::Readiness<poll::Poll>;
+
+        /// `poll_oneoff` of WASI, preview 1 (`wasm32-wasip1`): timers, files below the directories that the host has opened,
+        /// and sockets that it has opened. There is one thread: what a thread pool would do of a file holds the loop,
+        /// [offloaded](crate::Loop::offload) work is refused ([`Unsupported`](std::io::ErrorKind::Unsupported)), as is what
+        /// would make a socket or set an option of one, and a `run` that nothing can end is `EDEADLK`. A loop has no
+        /// descriptor that a program could poll.
+        #[cfg(backend_wasi)]
+        Wasi = "wasi", readiness::Readiness<wasi::PollOneoff>;
 
     // Those that a program asks for.
     asked_for:
@@ -252,6 +263,7 @@ impl Backend {
     }
 }
 
+#[cfg(shows_descriptor)]
 impl AsFd for Backend {
     /// Readable when `poll` has something to report, from the first [`Backend::show`] on.
     fn as_fd(&self) -> BorrowedFd<'_> {

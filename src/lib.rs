@@ -14,7 +14,10 @@
     not(any(feature = "sim", backend_any, backend_custom)),
     allow(warnings, reason = "the one error says it all: there is no backend")
 )]
-#![cfg_attr(not(backend_all), allow(dead_code, reason = "every backend uses a part of the contract"))]
+#![cfg_attr(
+    not(all(backend_all, backend_io_uring)),
+    allow(dead_code, reason = "every backend uses a part of the contract")
+)]
 
 #[cfg_attr(not(feature = "backend-api"), allow(unreachable_pub, reason = "the contract is public with it"))]
 #[path = "../backends/mod.rs"]

@@ -1,6 +1,7 @@
 //! How other threads reach a loop that waits.
 
 use std::io;
+#[cfg(shows_descriptor)]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ impl Waker {
     }
 }
 
+#[cfg(shows_descriptor)]
 impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.wait.as_fd()

@@ -41,7 +41,8 @@ fn the_contract_says_what_each_backend_makes_of_each_operation() {
         let facts = kind.facts();
         row(&[&format!("`{kind}`"), facts.io_uring, facts.readiness, facts.sim])
     });
-    let head = row(&["operation", "io_uring", "readiness (epoll, poll)", "sim"]) + "|---|---|---|---|\n";
+    let head =
+        row(&["operation", "io_uring", "readiness (epoll, poll, wasi)", "sim"]) + "|---|---|---|---|\n";
     check("backends/README.md", &(head + &rows.collect::<String>()));
 }
 

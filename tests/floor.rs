@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 
 /// Where platforms are named.
-const FOR_PLATFORMS: [&str; 3] = ["src/sys", "backends/io_uring", "backends/epoll"];
+const FOR_PLATFORMS: [&str; 4] = ["src/sys", "backends/io_uring", "backends/epoll", "backends/wasi"];
 
 /// What only a platform has, or only its C library.
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
+    "wasip1::",
     "libc::",
     "nix::",
     "io_uring::types",

@@ -28,7 +28,8 @@ mod queue;
 mod socket;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(shows_descriptor)]
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::list::Listed;
@@ -40,6 +41,7 @@ use crate::leak::Holder;
 use crate::op::addresses::forget_addresses;
 use crate::op::{Direction, OpKind, Outcome, RawOp};
 use crate::sys::errno;
+use crate::sys::wake_up::AsFd;
 use crate::token::Token;
 use crate::waker::Waker;
 use attempt::{Attempt, attempt};
@@ -653,6 +655,7 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
     }
 }
 
+#[cfg(shows_descriptor)]
 impl<S: Selector> AsFd for Readiness<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.selector.as_fd()

@@ -1,6 +1,7 @@
 //! A loop in another one: what its descriptor shows, and when it has to be run.
 
 use std::io;
+#[cfg(shows_descriptor)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
@@ -118,6 +119,7 @@ impl Loop {
 
 /// A descriptor that is readable when there is something to do for [`RunMode::NoWait`](crate::RunMode::NoWait), timers aside: see
 /// [in another loop](Loop#in-another-loop). It is the same one each time.
+#[cfg(shows_descriptor)]
 impl AsFd for Loop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         if self.is_inherited() {
@@ -132,6 +134,7 @@ impl AsFd for Loop {
 }
 
 /// As [`AsFd`] has it.
+#[cfg(shows_descriptor)]
 impl AsRawFd for Loop {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()

@@ -6,17 +6,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use socket2::SockRef;
-
 use crate::descriptor::close_raw;
 use crate::generations;
 use crate::op::addresses::{address_place, next_address, take_failed};
 use crate::op::{Op, OpKind, Output, RawOp};
 use crate::sim_hooks;
+use crate::sys::socket_options::{SockAddr, SockRef};
 use crate::sys::{self, RawDescriptor, address, errno};
 
 /// An address of the family that TCP sockets have.
-fn socket_addr(address: socket2::SockAddr) -> io::Result<SocketAddr> {
+fn socket_addr(address: SockAddr) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| errno::error(errno::EAFNOSUPPORT))
 }
 

@@ -6,14 +6,13 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-
 use super::TcpStream;
 use super::socket;
 use crate::descriptor::{Descriptor, descriptor_conversions};
 use crate::op::{MultiOp, Op, OpKind, RawOp};
 use crate::sim_hooks::{self, Listen};
 use crate::sys;
+use crate::sys::socket_options::{Domain, Protocol, SockRef, Socket, Type};
 
 /// A TCP socket that accepts connections; closed when it is dropped.
 ///

@@ -7,14 +7,13 @@ use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use socket2::{SockRef, Socket, TcpKeepalive};
-
 use super::socket;
 use crate::buf_pool::{BufPool, Lease};
 use crate::descriptor::{Descriptor, close_raw, descriptor_conversions};
 use crate::io_vecs::{Gather, Scatter};
 use crate::op::addresses;
 use crate::op::{MultiOp, Op, OpKind, Outcome, Output, RawOp};
+use crate::sys::socket_options::{SockRef, Socket, TcpKeepalive};
 use crate::sys::{self, errno};
 
 /// A TCP connection; closed when it is dropped.

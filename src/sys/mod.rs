@@ -5,18 +5,24 @@
 //! * `portable/`: what can be had everywhere, by the standard library, for platforms that have nothing better.
 //! * `unix/`: what all Unix systems have (POSIX).
 //! * `linux/`: what Linux adds to that, or does in another way.
+//! * `wasi/`: WASI, preview 1.
 
 #![allow(unused_imports, reason = "every backend uses a part of the floor")]
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod linux;
-#[cfg(loom)]
+#[cfg(any(loom, target_os = "wasi"))]
 mod portable;
 #[cfg(unix)]
 mod unix;
 
+#[cfg(target_os = "wasi")]
+pub(crate) mod wasi;
+
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use linux as platform;
+#[cfg(target_os = "wasi")]
+use wasi as platform;
 
 /// The operating system's number for an open file or socket. Everywhere it has 32 bits: handles of Windows have
 /// as many that count.
@@ -275,9 +281,20 @@ pub(crate) mod socket {
     pub(crate) use super::platform::socket::connections_waiting;
 }
 
+/// Options and addresses of sockets, by what the crate `socket2` has for them.
+pub(crate) mod socket_options {
+    pub(crate) use super::platform::socket_options::{
+        Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type,
+    };
+}
+
 /// What ends a wait in the kernel, from any thread.
 pub(crate) mod wake_up {
     /// A bit that a selector can wait for: it is `set`, by as many threads as like to, stays so until `clear`,
     /// which says whether it was, and every `set` is an edge. `wait` blocks until it is set.
     pub(crate) use super::platform::wake_up::WakeUp;
+
+    /// What has a descriptor that a program can poll: that of the standard library; anything, where there are no such
+    /// descriptors (the cfg `shows_descriptor` is not set then).
+    pub(crate) use super::platform::wake_up::AsFd;
 }

@@ -8,4 +8,4 @@ pub(crate) mod poll;
 pub(crate) mod socket;
 pub(crate) mod wake_up;
 
-pub(crate) use super::unix::{address, descriptor, errno, io_vec, pages};
+pub(crate) use super::unix::{address, descriptor, errno, io_vec, pages, socket_options};

@@ -1,7 +1,8 @@
 //! Wake-ups by eventfd(2) (Linux 2.6.27).
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+pub(crate) use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};

@@ -8,6 +8,7 @@ pub(crate) mod io_vec;
 pub(crate) mod pages;
 pub(crate) mod poll;
 pub(crate) mod socket;
+pub(crate) mod socket_options;
 
 /// What a call returned, as a count or a negative errno. No call here moves more than an `i32` counts.
 #[inline(always)]
