@@ -1,5 +1,5 @@
 //! Names what is compiled in for this target, so that no other file has to work it out. For each backend of [`BACKENDS`]
-//! there is the cfg `backend_NAME`; beside them there are `backend_any`, `backend_all` (of those that are made for the
+//! there is the cfg `backend_NAME`; beside them there are `system_bsd`, `backend_any`, `backend_all` (of those that are made for the
 //! system), `backend_readiness` (one that stands on `backends/readiness`) and `backend_custom` (a driver of the program's
 //! own can be had), and `shows_descriptor` (a loop has a descriptor that a program can poll).
 
@@ -17,9 +17,16 @@ struct Backend {
 const BACKENDS: &[Backend] = &[
     Backend { name: "io_uring", systems: &["linux"], is_selector: false },
     Backend { name: "epoll", systems: &["linux"], is_selector: true },
-    Backend { name: "poll", systems: &["linux", "android"], is_selector: true },
+    Backend { name: "kqueue", systems: &BSD, is_selector: true },
+    Backend { name: "poll", systems: &UNIX, is_selector: true },
     Backend { name: "wasi", systems: &["wasi"], is_selector: true },
 ];
+
+/// macOS and the BSDs: the cfg `system_bsd`.
+const BSD: [&str; 6] = ["macos", "ios", "freebsd", "openbsd", "netbsd", "dragonfly"];
+
+/// Every Unix that has a floor.
+const UNIX: [&str; 8] = ["linux", "android", "macos", "ios", "freebsd", "openbsd", "netbsd", "dragonfly"];
 
 /// The architectures for which the crate `io-uring` brings the kernel's structures with it. As there, the cfg
 /// `io_uring_skip_arch_check` takes them for another one's, too.
@@ -32,6 +39,7 @@ fn main() {
         set(&format!("backend_{}", backend.name), backend.is_compiled());
     }
     set("shows_descriptor", target("OS") != "wasi");
+    set("system_bsd", BSD.contains(&target("OS").as_str()));
     set("backend_any", compiled().count() > 0);
     set("backend_all", BACKENDS.iter().all(|backend| backend.is_compiled() || !backend.is_for_system()));
     set("backend_readiness", compiled().any(|backend| backend.is_selector));
@@ -54,7 +62,9 @@ impl Backend {
     }
 
     fn is_for_system(&self) -> bool {
-        self.systems.contains(&target("OS").as_str())
+        // The tests of kqueue run on Linux, too, over an emulation of it.
+        let is_emulated = self.name == "kqueue" && is_set("CARGO_CFG_KQUEUE_EMULATION");
+        is_emulated || self.systems.contains(&target("OS").as_str())
     }
 }
 

@@ -33,6 +33,8 @@ mod driver;
 mod epoll;
 #[cfg(backend_io_uring)]
 mod io_uring;
+#[cfg(backend_kqueue)]
+mod kqueue;
 mod list;
 #[cfg(backend_poll)]
 mod poll;
@@ -55,6 +57,10 @@ backends! { ($)
         /// `epoll(7)`: every Linux.
         #[cfg(backend_epoll)]
         Epoll = "epoll", readiness::Readiness<epoll::Epoll>;
+
+        /// `kqueue(2)`: macOS and the BSDs.
+        #[cfg(backend_kqueue)]
+        Kqueue = "kqueue", readiness::Readiness<kqueue::Kqueue>;
 
         /// `poll(2)`: what has none of the others, as a sandbox that forbids them. A wait costs the more, the more
         /// descriptors are waited for.

@@ -31,7 +31,7 @@ fn the_readme_says_what_each_backend_makes_of_each_call() {
         OpKind::ALL.iter().map(|kind| kind.facts()).map(|f| row(&[f.made_by, f.io_uring, f.readiness]));
     check(
         "README.md",
-        &(row(&["call", "io_uring", "epoll, poll"]) + "|---|---|---|\n" + &rows.collect::<String>()),
+        &(row(&["call", "io_uring", "epoll, kqueue, poll"]) + "|---|---|---|\n" + &rows.collect::<String>()),
     );
 }
 
@@ -41,8 +41,8 @@ fn the_contract_says_what_each_backend_makes_of_each_operation() {
         let facts = kind.facts();
         row(&[&format!("`{kind}`"), facts.io_uring, facts.readiness, facts.sim])
     });
-    let head =
-        row(&["operation", "io_uring", "readiness (epoll, poll, wasi)", "sim"]) + "|---|---|---|---|\n";
+    let head = row(&["operation", "io_uring", "readiness (epoll, kqueue, poll, wasi)", "sim"])
+        + "|---|---|---|---|\n";
     check("backends/README.md", &(head + &rows.collect::<String>()));
 }
 

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 /// Where platforms are named.
-const FOR_PLATFORMS: [&str; 4] = ["src/sys", "backends/io_uring", "backends/epoll", "backends/wasi"];
+const FOR_PLATFORMS: [&str; 5] =
+    ["src/sys", "backends/io_uring", "backends/epoll", "backends/kqueue", "backends/wasi"];
 
 /// What only a platform has, or only its C library.
 const NAMES: [&str; 21] = [

@@ -27,6 +27,8 @@ macro_rules! selectors {
     ($($body:ident,)*) => {
         selectors! { @on epoll, Epoll, $($body,)* }
         selectors! { @on poll, Poll, $($body,)* }
+        #[cfg(kqueue_emulation)]
+        selectors! { @on kqueue, Kqueue, $($body,)* }
     };
     (@on $name:ident, $kind:ident, $($body:ident,)*) => {
         mod $name {

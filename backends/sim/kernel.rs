@@ -23,8 +23,7 @@ use super::transfer;
 use super::world::{SimOptions, World};
 use crate::descriptor::close_number;
 use crate::sim_hooks::{self, SimHooks};
-use crate::sys::RawDescriptor;
-use crate::sys::errno;
+use crate::sys::{self, RawDescriptor, errno};
 
 pub(super) struct Kernel {
     now_ns: Rc<Cell<u64>>,
@@ -209,8 +208,8 @@ impl Kernel {
         let fd = match address {
             // A real socket, so that its options are there.
             Some(address) => {
-                let kind = socket2::Type::STREAM.nonblocking();
-                socket2::Socket::new(socket2::Domain::for_address(address), kind, None)?.into_raw_fd()
+                let family = socket2::Domain::for_address(address).into();
+                sys::socket::open_stream(family).map_err(errno::error)?
             }
             None => std::fs::File::open("/dev/null")?.into_raw_fd(),
         };

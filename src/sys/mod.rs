@@ -6,12 +6,15 @@
 //! * `unix/`: what all Unix systems have (POSIX).
 //! * `linux/`: what Linux adds to that, or does in another way.
 //! * `wasi/`: WASI, preview 1.
+//! * `bsd/`: the same of macOS and the BSDs.
 
 #![allow(unused_imports, reason = "every backend uses a part of the floor")]
 
+#[cfg(system_bsd)]
+mod bsd;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod linux;
-#[cfg(any(loom, target_os = "wasi"))]
+#[cfg(any(loom, target_os = "wasi", system_bsd))]
 mod portable;
 #[cfg(unix)]
 mod unix;
@@ -23,6 +26,9 @@ pub(crate) mod wasi;
 use linux as platform;
 #[cfg(target_os = "wasi")]
 use wasi as platform;
+
+#[cfg(system_bsd)]
+use bsd as platform;
 
 /// The operating system's number for an open file or socket. Everywhere it has 32 bits: handles of Windows have
 /// as many that count.

@@ -97,6 +97,8 @@ macro_rules! conformance {
             poll_baseline: || oxev::Loop::builder().backend(oxev::Kind::Poll).baseline(true),
             io_uring_baseline: || oxev::Loop::builder().backend(oxev::Kind::IoUring).baseline(true),
         }
+        #[cfg(kqueue_emulation)]
+        conformance! { @one kqueue, || oxev::Loop::builder().backend(oxev::Kind::Kqueue), [$($body)*] }
         #[cfg(feature = "sim")]
         conformance! { @one sim, crate::simulated::builder, [$($(#[ignore = $why])? $body)*] }
         #[cfg(feature = "sim")]

@@ -22,7 +22,7 @@ pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
 }
 
 /// The flags of open(2) that all systems have.
-pub(in crate::sys) fn open_flags(how: &Opening) -> i32 {
+pub(crate) fn open_flags(how: &Opening) -> i32 {
     let access = match (how.read, how.write || how.append) {
         (true, true) => libc::O_RDWR,
         (false, true) => libc::O_WRONLY,
