@@ -427,6 +427,13 @@ impl Simulation {
         self.world.write_file(path.to_bytes(), content.as_ref());
     }
 
+    /// Limits the lengths of all files together, in bytes; `None`: they are not limited. A write that would make a
+    /// file longer than there is room for is cut short, and `ENOSPC` if there is no room at all; a write within a
+    /// file always has room. [`Simulation::write_file`] is not limited.
+    pub fn limit_disk(&self, bytes_max: impl Into<Option<u64>>) {
+        self.world.limit_disk(bytes_max.into());
+    }
+
     /// The content of a file, synced or not.
     #[must_use]
     pub fn read_file(&self, path: &CStr) -> Option<Vec<u8>> {

@@ -957,6 +957,38 @@ fn disks_fail_and_fill_up() {
 }
 
 #[test]
+fn a_disk_that_gets_full_in_the_middle_of_a_write_takes_what_it_has_room_for() {
+    let (world, mut lp) = calm();
+    world.write_file(c"/other", [0; 100]);
+    let file = complete(&mut lp, (), |()| File::open(c"/log", &read_write())).1.unwrap();
+    world.limit_disk(105);
+    let (file, written) = complete(&mut lp, file, |f| f.write(b"abcdefgh"));
+    assert_eq!(written.unwrap(), 5);
+    let (file, full) = complete(&mut lp, file, |f| f.write(b"fgh"));
+    assert_eq!(errno(full), Some(libc::ENOSPC));
+    // There is room for what makes no file longer, and for nothing.
+    let (file, written) = complete(&mut lp, file, |f| f.write_all_at(b"ABC", 0));
+    assert_eq!(written.unwrap(), 3);
+    let (file, written) = complete(&mut lp, file, |f| f.write(b""));
+    assert_eq!(written.unwrap(), 0);
+    assert_eq!(written_of_too_much(&mut lp, file), (Some(libc::ENOSPC), 2));
+    world.limit_disk(None);
+    assert_eq!(world.read_file(c"/log").unwrap(), b"ABCxy");
+}
+
+/// Writes four bytes at 3, and says how many of them were written before it failed.
+fn written_of_too_much(lp: &mut Loop, file: File) -> (Option<i32>, u64) {
+    let told = Rc::new(Cell::new((None, 0)));
+    lp.submit(
+        Box::new(Completion::new((file, Rc::clone(&told)))),
+        |(file, _)| file.write_all_at(b"xyzw", 3),
+        |lp, owner, written| owner.1.set((errno(written), lp.moved())),
+    );
+    lp.run(RunMode::UntilDone).unwrap();
+    told.get()
+}
+
+#[test]
 fn exact_file_operations_survive_short_ones_and_signals() {
     let faults = Faults { short_read: 1.0, short_write: 1.0, interrupt: 0.5, ..Faults::none() };
     let mut lp = world(faults).new_loop().unwrap();

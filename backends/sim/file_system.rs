@@ -96,6 +96,8 @@ pub(super) struct FileSystem {
     names: BTreeMap<Vec<u8>, u64>,
     inodes: BTreeMap<u64, Inode>,
     count: u64,
+    /// The lengths of all files together.
+    bytes_max: Option<u64>,
 }
 
 impl FileSystem {
@@ -159,6 +161,23 @@ impl FileSystem {
     /// What there is at an offset, up to `len` bytes.
     pub(super) fn read(&self, inode: u64, offset: u64, len: usize) -> Vec<u8> {
         self.inodes.get(&inode).map_or_else(Vec::new, |inode| inode.data.read(offset, len))
+    }
+
+    /// Files get no longer than this, all together. Those that are longer already stay.
+    pub(super) fn limit(&mut self, bytes_max: Option<u64>) {
+        self.bytes_max = bytes_max;
+    }
+
+    /// How many of `len` bytes, which are more than none, the disk has room for at an offset. The error is an errno.
+    pub(super) fn room(&self, inode: u64, offset: u64, len: usize) -> Result<usize, Errno> {
+        let (Some(max), Some(inode)) = (self.bytes_max, self.inodes.get(&inode)) else { return Ok(len) };
+        let used: u64 = self.inodes.values().map(|inode| inode.data.len).sum();
+        let end_max = inode.data.len.saturating_add(max.saturating_sub(used));
+        match usize::try_from(end_max.saturating_sub(offset)) {
+            Ok(0) => Err(errno::ENOSPC),
+            Ok(room) => Ok(room.min(len)),
+            Err(_) => Ok(len),
+        }
     }
 
     /// Writes at an offset. The error is an errno.

@@ -99,7 +99,9 @@ impl OpenFile {
             Position::Cursor => self.cursor,
             Position::At(offset) => offset,
         };
-        let bytes = gather(share.of(len));
+        let share = share.of(len);
+        let room = if share == 0 { 0 } else { files.room(self.inode, offset, share)? };
+        let bytes = gather(room);
         files.write(self.inode, offset, &bytes, now_ns)?;
         if position == Position::Cursor {
             self.cursor = offset + bytes.len() as u64;

@@ -173,6 +173,10 @@ impl World {
         self.kernel.borrow_mut().files.put(path, content, self.now_ns());
     }
 
+    pub(crate) fn limit_disk(&self, bytes_max: Option<u64>) {
+        self.kernel.borrow_mut().files.limit(bytes_max);
+    }
+
     pub(crate) fn read_file(&self, path: &[u8]) -> Option<Vec<u8>> {
         self.kernel.borrow().files.content(path)
     }
