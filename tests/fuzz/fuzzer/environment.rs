@@ -1,11 +1,12 @@
 //! Where programs are set up: connections, files, loops; and in the simulator a world around them.
 
 use std::io::{self, Read, Seek, SeekFrom};
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek};
 use oxev::{Loop, TcpListener, TcpStream, ThreadPool};
 
@@ -21,12 +22,36 @@ pub(crate) type Loops = Vec<Box<Loop>>;
 
 /// What all programs of a thread share.
 pub(crate) struct Environment {
+    ipv4: Network,
+    /// `None`: there is no such thing here.
+    ipv6: Option<Network>,
+    directory: PathBuf,
+}
+
+/// What connections of one family need.
+struct Network {
     /// Makes pairs of real connections.
     listener: StdListener,
     /// A port without a listener.
     nowhere: SocketAddr,
     _reserved: socket2::Socket,
-    directory: PathBuf,
+}
+
+impl Network {
+    fn new(loopback: IpAddr) -> io::Result<Network> {
+        let any_port = SocketAddr::from((loopback, 0));
+        let reserved =
+            socket2::Socket::new(socket2::Domain::for_address(any_port), socket2::Type::STREAM, None)?;
+        reserved.bind(&any_port.into())?;
+        let nowhere = reserved.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        Ok(Network { listener: StdListener::bind(any_port)?, nowhere, _reserved: reserved })
+    }
+
+    fn pair(&self) -> io::Result<(TcpStream, TcpStream)> {
+        let one = StdStream::connect(self.listener.local_addr()?)?;
+        let other = self.listener.accept()?.0;
+        Ok((TcpStream::from_std(one)?, TcpStream::from_std(other)?))
+    }
 }
 
 impl Environment {
@@ -37,21 +62,11 @@ impl Environment {
         let directory = std::env::temp_dir().join(format!("oxev-fuzz-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
         std::fs::write(directory.join("constant"), initial_content())?;
-        let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-        reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
-        let nowhere = reserved.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
         Ok(Environment {
-            listener: StdListener::bind("127.0.0.1:0")?,
-            nowhere,
-            _reserved: reserved,
+            ipv4: Network::new(Ipv4Addr::LOCALHOST.into())?,
+            ipv6: Network::new(Ipv6Addr::LOCALHOST.into()).ok(),
             directory,
         })
-    }
-
-    fn pair(&self) -> io::Result<(TcpStream, TcpStream)> {
-        let one = StdStream::connect(self.listener.local_addr()?)?;
-        let other = self.listener.accept()?.0;
-        Ok((TcpStream::from_std(one)?, TcpStream::from_std(other)?))
     }
 }
 
@@ -85,8 +100,11 @@ fn set_up_real(
 ) -> io::Result<Loops> {
     let directory = environment.directory.to_str().ok_or(io::ErrorKind::Unsupported)?.to_owned();
     std::fs::write(environment.directory.join("data"), initial_content())?;
+    std::fs::write(environment.directory.join("mixed"), initial_content())?;
     std::fs::File::create(environment.directory.join("log"))?.set_len(LOG_BASE)?;
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    make_fifo(&environment.directory.join("fifo"))?;
+    let network = environment.ipv6.as_ref().filter(|_| program.setting.ipv6).unwrap_or(&environment.ipv4);
+    let listener = TcpListener::bind((network.nowhere.ip(), 0))?;
     let base = std::time::Instant::now();
     model(|m| m.clock = super::model::Clock::Real(base));
     enter_world(World::new(Parts {
@@ -96,7 +114,7 @@ fn set_up_real(
         poster: poster.clone(),
         address: listener.local_addr()?,
         listener,
-        nowhere: environment.nowhere,
+        nowhere: network.nowhere,
         directory,
         platform: Platform::Real,
         base,
@@ -104,7 +122,7 @@ fn set_up_real(
     prepare_log(program.setting.room)?;
     let loops = make_loops(program)?;
     for pair in 0..usize::from(ENDS) / 2 {
-        let (one, other) = environment.pair()?;
+        let (one, other) = network.pair()?;
         if pair > 0 {
             for stream in [&one, &other] {
                 stream.set_send_buffer_size(program.setting.socket_bytes)?;
@@ -114,6 +132,15 @@ fn set_up_real(
         put_pair(pair, one, other);
     }
     Ok(loops)
+}
+
+/// A new FIFO, in which there is nothing.
+fn make_fifo(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    Ok(nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?)
 }
 
 /// Where the log of real backends begins. A limit of file sizes beyond this concerns no other file.
@@ -163,6 +190,28 @@ fn check_log(world: &World) {
     });
 }
 
+/// What is in the file that is read and written at its position is what that gives.
+fn check_mixed(world: &World) {
+    let (content, position) = match &world.platform {
+        Platform::Real => {
+            let position = lseek(&*world.mixed, 0, Whence::SeekCur).ok();
+            (std::fs::read(format!("{}/mixed", world.directory)).ok(), position.map(|at| at as usize))
+        }
+        #[cfg(feature = "sim")]
+        Platform::Simulated(hosts) => (hosts[0].read_file(&world.path("mixed")), None),
+    };
+    let Some(content) = content else {
+        return super::model::report("files hold what was written", "it is gone");
+    };
+    model(|m| {
+        let room = m.faults.room.filter(|_| m.backend == Backend::Sim);
+        match m.mixed.check(&content, position, room) {
+            Ok(checked) => m.stats.add("bytes", "in the mixed file", checked as u64),
+            Err(detail) => m.report("reads and writes at the position are as read(2) and write(2)", detail),
+        }
+    });
+}
+
 /// Makes the loops of a program, and tells the model of them.
 fn make_loops(program: &Program) -> io::Result<Loops> {
     let mut loops = Vec::new();
@@ -191,6 +240,7 @@ fn put_pair(pair: usize, one: TcpStream, other: TcpStream) {
 pub(crate) fn tear_down(mut world: World) -> u64 {
     check_file(&world);
     check_log(&world);
+    check_mixed(&world);
     drop(std::mem::take(&mut world.leases));
     let links = world.ends.iter().flatten();
     if world.backend != Backend::Sim {
@@ -242,20 +292,21 @@ pub(crate) fn run_together(_: &mut [Box<Loop>], _: u16) -> io::Result<()> {
 
 #[cfg(feature = "sim")]
 mod simulated {
-    use std::cell::Cell;
-    use std::ffi::CString;
-    use std::net::Ipv4Addr;
-
     use oxev::sim::{Faults, SimOptions, Simulation};
     use oxev::{Completion, Output};
+    use std::cell::Cell;
+    use std::ffi::CString;
 
     use super::super::model::{Clock, FaultModel};
     use super::*;
 
     const PORT: u16 = 7000;
 
-    fn host(on: usize) -> Ipv4Addr {
-        Ipv4Addr::new(10, 0, 0, 1 + on as u8)
+    fn host(on: usize, ipv6: bool) -> IpAddr {
+        match ipv6 {
+            true => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1 + on as u16).into(),
+            false => Ipv4Addr::new(10, 0, 0, 1 + on as u8).into(),
+        }
     }
 
     pub(super) fn set_up(program: &Program, pool: &ThreadPool, poster: &PosterThread) -> io::Result<Loops> {
@@ -266,13 +317,22 @@ mod simulated {
             ..SimOptions::calm()
         };
         let simulation = Simulation::new(options);
+        let host = |on| host(on, setting.ipv6);
         let hosts: Vec<Simulation> = (0..setting.loops).map(|on| simulation.host(host(on))).collect();
-        for name in ["data", "constant"] {
+        for name in ["data", "constant", "mixed"] {
             let path = CString::new(format!("/disk/{name}")).expect("no zero in it");
             simulation.write_file(&path, initial_content());
         }
         simulation.write_file(c"/disk/log", []);
-        let listener = hosts[0].enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))?;
+        if let Some(room) = setting.room {
+            simulation.limit_disk((3 * initial_content().len() + room) as u64);
+            model(|m| m.faults.room = setting.room);
+        }
+        let unspecified: IpAddr = match setting.ipv6 {
+            true => Ipv6Addr::UNSPECIFIED.into(),
+            false => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        let listener = hosts[0].enter(|| TcpListener::bind((unspecified, PORT)))?;
         model(|m| m.clock = Clock::Sim(simulation.clone()));
         enter_world(World::new(Parts {
             backend: Backend::Sim,
@@ -299,7 +359,7 @@ mod simulated {
         world(|w| w.base = base);
         if !setting.calm {
             let faults = SimOptions::swarm(program.seed).faults;
-            model(|m| m.faults = faults_of(&faults));
+            model(|m| m.faults = FaultModel { room: m.faults.room, ..faults_of(&faults) });
             note_faults(&faults);
             simulation.set_faults(faults);
         }
@@ -366,13 +426,18 @@ mod simulated {
         })
     }
 
+    /// The address of a host of the program that runs.
+    fn host_here(on: usize) -> IpAddr {
+        host(on, world(|w| w.setting.ipv6))
+    }
+
     /// Cuts the first host off from the second, or from itself if there is no other; or mends that.
     pub(crate) fn partition(cut: bool) {
         let Some((simulation, count)) = simulation() else { return };
-        let other = host(usize::from(count > 1));
+        let (first, other) = (host_here(0), host_here(usize::from(count > 1)));
         match cut {
-            true => simulation.partition(host(0), other),
-            false => simulation.heal(host(0), other),
+            true => simulation.partition(first, other),
+            false => simulation.heal(first, other),
         }
         model(|m| {
             m.partitioned = cut;
@@ -389,7 +454,7 @@ mod simulated {
     pub(crate) fn reset_connections() {
         let Some((simulation, _)) = simulation() else { return };
         model(|m| m.faults.resets = true);
-        let count = simulation.reset_connections(host(0), host(0));
+        let count = simulation.reset_connections(host_here(0), host_here(0));
         model(|m| m.stats.add("world", "ends reset", count as u64));
     }
 

@@ -1,7 +1,7 @@
 //! Makes a failing program small: steps are left out and made simpler as long as it fails in the same way.
 
 use super::driver::Driver;
-use super::program::{Aside, Backend, Embedding, Ending, Program, Step, Then};
+use super::program::{Aside, Backend, Embedding, Ending, Memory, Program, Step, Then};
 
 /// How often a candidate is tried where not everything is decided by the seed.
 const TRIES_REAL: usize = 4;
@@ -74,6 +74,7 @@ impl Shrinker<'_> {
         self.keep_if_it_fails(program, |p| p.setting.buffers = (4, 64));
         self.keep_if_it_fails(program, |p| p.setting.kept = 0);
         self.keep_if_it_fails(program, |p| p.setting.room = None);
+        self.keep_if_it_fails(program, |p| p.setting.ipv6 = false);
         self.keep_if_it_fails(program, |p| p.ending = Ending::Drop);
     }
 
@@ -116,8 +117,8 @@ const SIMPLER: [fn(&mut Step); 6] = [
         if let Step::SubmitSeries { item, .. } = step {
             *item = Then::Nothing;
         }
-        if let Step::Submit { pooled, .. } = step {
-            *pooled = false;
+        if let Step::Submit { memory, .. } = step {
+            *memory = Memory::Box;
         }
     },
 ];

@@ -137,6 +137,10 @@ pub(crate) struct World {
     pub(crate) constant: Rc<File>,
     /// Which is written at its own position.
     pub(crate) log: Rc<File>,
+    /// Which is read and written at its own position.
+    pub(crate) mixed: Rc<File>,
+    /// Open for both, so that it never ends (real backends).
+    pub(crate) fifo: Option<Rc<File>>,
     /// Where files are.
     pub(crate) directory: String,
     pub(crate) notifiers: [Notifier; 2],
@@ -146,7 +150,7 @@ pub(crate) struct World {
     pub(crate) watches: Vec<Option<Watch>>,
     pub(crate) leases: Vec<HeldLease>,
     pub(crate) pool: Pool<SingleState>,
-    sockets: Pool<Socket>,
+    pub(crate) sockets: Pool<Socket>,
     pub(crate) platform: Platform,
     /// The loop clock's time of the model's zero.
     pub(crate) base: Instant,
@@ -224,6 +228,11 @@ impl World {
         };
         let (file, constant, log) =
             (Rc::new(open("data")?), Rc::new(open("constant")?), Rc::new(open("log")?));
+        let mixed = Rc::new(open("mixed")?);
+        let fifo = match parts.backend {
+            Backend::Sim => None,
+            _ => Some(Rc::new(open("fifo")?)),
+        };
         Ok(World {
             pool: Pool::new(parts.setting.slots),
             sockets: Pool::new(64),
@@ -240,6 +249,8 @@ impl World {
             file,
             constant,
             log,
+            mixed,
+            fifo,
             directory: parts.directory,
             notifiers: [Notifier::new(), Notifier::new()],
             handles: Vec::new(),
@@ -258,6 +269,12 @@ impl World {
         let (count, size) = self.setting.buffers;
         let bufs = lp.buf_pool(count, size)?;
         Ok((lp, bufs))
+    }
+
+    /// A small loop, of an owner's own.
+    pub(crate) fn new_nested_loop(&self, on: usize) -> io::Result<Box<Loop>> {
+        let setting = Setting { capacity: 8, entries: 4, ..self.setting.clone() };
+        self.platform.new_loop(self.backend, &setting, self.thread_pool.as_ref(), on)
     }
 
     /// A new loop is in a place: the world's parts that belong to it.

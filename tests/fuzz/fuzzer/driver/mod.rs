@@ -16,7 +16,7 @@ use std::sync::Once;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use oxev::{Loop, ThreadPool};
+use oxev::{Loop, Pool, ThreadPool};
 
 use super::descriptors::{Descriptors, without_stderr};
 use super::environment::{self, Environment, Loops};
@@ -163,6 +163,14 @@ fn tear_down(loops: Loops, program: &Program, leaks: bool) -> u64 {
     let leases_first = program.seed.is_multiple_of(2);
     if leases_first {
         drop(world(|w| std::mem::take(&mut w.leases)));
+    }
+    // Pools may be gone before the loops that have what came from them.
+    if program.seed.is_multiple_of(5) {
+        drop(world(|w| std::mem::take(&mut w.bufs)));
+    }
+    if program.seed.is_multiple_of(7) {
+        drop(world(|w| std::mem::replace(&mut w.pool, Pool::new(0))));
+        drop(world(|w| std::mem::replace(&mut w.sockets, Pool::new(0))));
     }
     // Who drops the last handle of a pool waits for its threads: here it is a loop.
     if program.backend.uses_thread_pool() && program.seed.is_multiple_of(3) {

@@ -8,7 +8,7 @@ use oxev::RunMode;
 
 use super::super::environment;
 use super::super::model::{model, report};
-use super::super::program::{Backend, Caller, Mode, Then, Work};
+use super::super::program::{Backend, Caller, Memory, Mode, Then, Work};
 use super::super::submissions::{PlannedPanic, SingleSpec};
 use super::{Run, message};
 
@@ -19,7 +19,7 @@ impl Run<'_> {
             // So that it comes back.
             let then = Then::Stop(Caller::Program);
             let guard = SingleSpec { background: true, then, ..SingleSpec::plain(Work::After(300)) };
-            self.submit(on, guard, false);
+            self.submit(on, guard, Memory::Box);
         }
         let was_empty = self.loops[on].is_empty();
         let start_ns = model(|m| m.now_ns());

@@ -4,7 +4,7 @@ use oxev::{Completion, InFlightOp, OpKind};
 
 use super::super::environment;
 use super::super::model::{model, report};
-use super::super::program::{Backend, Embedding, Mode, Step, Then, Work};
+use super::super::program::{Aside, Backend, Embedding, Memory, Mode, Step, Then, Work};
 use super::super::submissions::{self, SeriesSpec, SingleSpec, SingleState, address_of, arrived, new_post};
 use super::super::world::world;
 use super::{Run, drop_loop};
@@ -16,11 +16,11 @@ impl Run<'_> {
 
     pub(super) fn execute(&mut self, step: Step) {
         match step {
-            Step::Submit { on, work, limit_us, background, pooled, prepare, drop, then } => {
+            Step::Submit { on, work, limit_us, background, memory, prepare, drop, then } => {
                 self.submit(
                     self.on(on),
                     SingleSpec { work, limit_us, background, prepare, drop, then },
-                    pooled,
+                    memory,
                 );
             }
             Step::SubmitSeries { on, series, items, limit_us, background, item, drop, then } => {
@@ -127,16 +127,17 @@ impl Run<'_> {
         })
     }
 
-    pub(super) fn submit(&mut self, on: usize, ask: SingleSpec, pooled: bool) {
+    pub(super) fn submit(&mut self, on: usize, ask: SingleSpec, memory: Memory) {
         self.waited |= matches!(ask.work, Work::Wait { .. });
+        let lp = &mut self.loops[on];
+        // A leak checker would find memory that is lost with its loop.
+        if memory == Memory::Static && self.leaks && ask.work.needs_no_resources() {
+            let ask = SingleSpec { drop: Aside::Nothing, ..ask };
+            return submissions::submit(lp, on, submissions::static_owner(), ask);
+        }
         match world(|w| w.pool.clone()).insert(SingleState::new()) {
-            Ok(slot) if pooled => submissions::submit(&mut self.loops[on], on, slot, ask),
-            _ => submissions::submit(
-                &mut self.loops[on],
-                on,
-                Box::new(Completion::new(SingleState::new())),
-                ask,
-            ),
+            Ok(slot) if memory == Memory::Pool => submissions::submit(lp, on, slot, ask),
+            _ => submissions::submit(lp, on, Box::new(Completion::new(SingleState::new())), ask),
         }
     }
 

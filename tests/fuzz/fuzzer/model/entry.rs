@@ -39,6 +39,8 @@ pub(crate) enum Effect {
     Read { ticket: ReadTicket, there: usize, len: usize, exact: bool },
     Append { ticket: usize, len: usize, all: bool },
     ReadOn { position: Option<usize>, len: usize },
+    Mixed { ticket: usize, len: usize, writes: bool },
+    Fifo { ticket: usize, len: usize, writes: bool },
     Shutdown { side: usize },
     Close { side: usize },
     Offload { job: Arc<Job> },
@@ -83,6 +85,8 @@ pub(crate) struct Entry {
     /// Another wait was in flight beside it.
     pub(super) contested: bool,
     pub(super) in_item: bool,
+    /// Its memory is lost with its loop, which cannot drop it.
+    pub(crate) is_static: bool,
     /// It was dropped with its loop before a worker had begun it.
     pub(super) torn_down_unbegun: bool,
 }
@@ -106,7 +110,9 @@ impl Model {
         let limit_ns = limit_us.map(|us| now_ns + u64::from(us) * 1000);
         let (life, run) = (self.loops[on].life, self.loops[on].run);
         let (due_ns, ticks) = match request {
-            Request::Single(Work::After(us)) => (now_ns + u64::from(us) * 1000, Ticks::default()),
+            Request::Single(Work::After(us) | Work::Nested(us)) => {
+                (now_ns + u64::from(us) * 1000, Ticks::default())
+            }
             Request::Single(Work::Hour) => (now_ns + 3_600_000_000_000, Ticks::default()),
             Request::Series(Series::Every(us) | Series::EveryAfter(us)) => {
                 let period_ns = u64::from(us) * 1000;
@@ -136,6 +142,7 @@ impl Model {
             owed: false,
             contested: false,
             in_item: false,
+            is_static: false,
             torn_down_unbegun: false,
         });
         let number = self.entries.len() - 1;
@@ -281,7 +288,11 @@ impl Model {
             }
             Effect::Write { ticket, .. } => self.file.end_write(ticket, &[], None),
             Effect::Read { .. } => {}
-            Effect::Append { ticket, .. } => self.log.end(ticket, None),
+            Effect::Append { ticket, .. } => self.log.end_write(ticket, None),
+            Effect::Mixed { ticket, writes: true, .. } => self.mixed.end_write(ticket, None),
+            Effect::Mixed { ticket, writes: false, .. } => self.mixed.end_read(ticket, None),
+            Effect::Fifo { ticket, len, writes: true } => self.fifo.end_send(ticket, Moved::AtMost(len)),
+            Effect::Fifo { ticket, len, writes: false } => self.fifo.end_receive(ticket, len),
             Effect::ReadOn { .. } => {
                 self.file.position = None;
                 self.file.readers_on -= 1;

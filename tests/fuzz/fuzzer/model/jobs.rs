@@ -94,6 +94,7 @@ impl Entry {
                 | Work::Write { .. }
                 | Work::ReadOn { .. }
                 | Work::Append { .. }
+                | Work::Mixed { .. }
                 | Work::Sync { .. }
                 | Work::Metadata
                 | Work::Open(_)

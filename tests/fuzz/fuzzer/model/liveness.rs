@@ -96,6 +96,10 @@ impl Model {
                 let same = |e: &Effect| matches!(e, Effect::Send { side: s, .. } if *s == side);
                 !self.partitioned && self.sides[peer].surely_gone && !others(self, &same)
             }
+            (Effect::Fifo { writes: false, .. }, _) => {
+                let same = |e: &Effect| matches!(e, Effect::Fifo { writes: false, .. });
+                self.fifo.surely_holds_bytes() && !others(self, &same)
+            }
             (_, Request::Single(Work::Accept { .. }) | Request::Series(Series::Accept)) => {
                 let accepting = |e: &&Entry| e.state == State::InFlight && e.request.accepts();
                 let alone = self.entries.iter().filter(accepting).count() == 1;

@@ -146,6 +146,11 @@ impl Model {
             if e.on != on || e.life != life || e.state != State::InFlight {
                 continue;
             }
+            if e.is_static {
+                self.entries[number].state = State::TornDown;
+                self.settle_unknown(number);
+                continue;
+            }
             if e.blocks() {
                 self.entries[number].state = State::Leaked;
                 self.stats.count("loop", "dropped while work blocks");

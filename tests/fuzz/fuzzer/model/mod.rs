@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use byte_ledger::ByteLedger;
-pub(crate) use byte_ledger::bytes_of;
+pub(crate) use byte_ledger::{Moved, bytes_of};
 use connections::Side;
 pub(crate) use entry::Effect;
 use entry::{Entry, State};
@@ -111,6 +111,9 @@ pub(crate) struct Model {
     notifiers: Vec<NotifierModel>,
     pub(crate) file: FileModel,
     pub(crate) log: LogModel,
+    /// Which is read and written at its own position.
+    pub(crate) mixed: LogModel,
+    pub(crate) fifo: ByteLedger,
     pub(crate) created: Vec<bool>,
     connects: u64,
     accepts: u64,
@@ -143,6 +146,8 @@ impl Model {
             notifiers: vec![NotifierModel::default(), NotifierModel::default()],
             file: FileModel::new(),
             log: LogModel::default(),
+            mixed: LogModel::of(initial_content()),
+            fifo: ByteLedger::default(),
             created: Vec::new(),
             connects: 0,
             accepts: 0,
@@ -183,6 +188,9 @@ impl Model {
         }
         for side in 0..self.sides.len() {
             self.verify_side(side);
+        }
+        if let Err(detail) = self.fifo.verify(false) {
+            self.report("bytes come out as they went in", format!("of the FIFO: {detail}"));
         }
     }
 }

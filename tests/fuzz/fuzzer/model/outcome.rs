@@ -200,7 +200,13 @@ impl Model {
                 let least = if *all || !may_be_short { *len } else { usize::from(*len > 0) };
                 allowed((least..=*len).contains(&count), COUNT)
             }
-            (Effect::ReadOn { len, .. }, _) => allowed(count <= *len, COUNT),
+            (Effect::Mixed { len, writes: true, .. }, _) => {
+                let may_be_short = self.faults.short_writes || self.faults.room.is_some();
+                let least = if may_be_short { usize::from(*len > 0) } else { *len };
+                allowed((least..=*len).contains(&count), COUNT)
+            }
+            (Effect::Fifo { len, .. }, _) => allowed((usize::from(*len > 0)..=*len).contains(&count), COUNT),
+            (Effect::ReadOn { len, .. } | Effect::Mixed { len, .. }, _) => allowed(count <= *len, COUNT),
             (_, Request::Single(work)) if work.is_timer() => {
                 allowed(now_ns >= entry.due_ns, "a timer is never early")
             }
@@ -241,14 +247,22 @@ impl Model {
                     && (self.may_be_reset(*side) || side_is.shut_read || side_is.shut_write)
             }
             (Effect::Append { .. }, _) if errno == libc::EFBIG => self.faults.room.is_some(),
-            (Effect::Write { .. } | Effect::Append { .. }, _) => match errno {
-                libc::EIO => self.faults.io_errors,
-                libc::ENOSPC => self.faults.no_space,
-                _ => false,
-            },
-            (Effect::Read { .. } | Effect::ReadOn { .. }, _) | (_, Request::Single(Work::Sync { .. })) => {
-                errno == libc::EIO && self.faults.io_errors
+            // A disk that is full has room for what makes no file longer.
+            (Effect::Append { .. } | Effect::Mixed { writes: true, .. }, _)
+                if errno == libc::ENOSPC && world =>
+            {
+                self.faults.no_space || self.faults.room.is_some()
             }
+            (Effect::Write { .. } | Effect::Append { .. } | Effect::Mixed { writes: true, .. }, _) => {
+                match errno {
+                    libc::EIO => self.faults.io_errors,
+                    libc::ENOSPC => self.faults.no_space,
+                    _ => false,
+                }
+            }
+            (Effect::Fifo { .. }, _) => false,
+            (Effect::Read { .. } | Effect::ReadOn { .. } | Effect::Mixed { .. }, _)
+            | (_, Request::Single(Work::Sync { .. })) => errno == libc::EIO && self.faults.io_errors,
             (_, Request::Single(work)) => match work {
                 Work::Connect { nowhere } => errno == libc::ECONNREFUSED && (nowhere || self.faults.refuses),
                 Work::Open(OpenWhat::Missing) => errno == libc::ENOENT,

@@ -18,6 +18,7 @@ impl Work {
         match self {
             Work::Offload { .. } | Work::Close { .. } | Work::CloseFile => true,
             Work::Read { .. } | Work::ReadOn { .. } | Work::Write { .. } | Work::Append { .. } => true,
+            Work::Mixed { .. } | Work::Fifo { .. } => true,
             Work::Sync { .. } | Work::Metadata | Work::Open(_) => true,
             Work::Send { how, .. } => how == Transmit::ZeroCopy,
             _ => false,
@@ -28,7 +29,7 @@ impl Work {
     pub(crate) fn op_kind(self) -> Option<OpKind> {
         Some(match self {
             Work::Nop => OpKind::Nop,
-            Work::After(_) | Work::At(_) | Work::Hour => OpKind::Timer,
+            Work::After(_) | Work::At(_) | Work::Hour | Work::Nested(_) => OpKind::Timer,
             Work::Recv { how: Receive::Pooled, .. } => OpKind::RecvPooled,
             Work::Recv { how: Receive::Vectored | Receive::ExactVectored, .. } => OpKind::RecvVectored,
             Work::Recv { .. } => OpKind::Recv,
@@ -42,6 +43,10 @@ impl Work {
             Work::Read { how: Receive::Vectored | Receive::ExactVectored, .. } => OpKind::ReadVectored,
             Work::Read { .. } | Work::ReadOn { .. } => OpKind::Read,
             Work::Append { .. } => OpKind::Write,
+            Work::Mixed { writes, .. } | Work::Fifo { writes, .. } => match writes {
+                true => OpKind::Write,
+                false => OpKind::Read,
+            },
             Work::Write { how: Transmit::Vectored | Transmit::AllVectored, .. } => OpKind::WriteVectored,
             Work::Write { .. } => OpKind::Write,
             Work::Sync { data: false } => OpKind::SyncAll,
@@ -69,6 +74,8 @@ impl Work {
             | Work::Read { len, .. }
             | Work::Write { len, .. }
             | Work::Append { len, .. }
+            | Work::Mixed { len, .. }
+            | Work::Fifo { len, .. }
             | Work::ReadOn { len } => len == 0,
             Work::Send { len, .. } => len == 0,
             Work::Open(OpenWhat::Contradiction) | Work::ForeignPool { .. } => true,
@@ -77,7 +84,7 @@ impl Work {
     }
 
     pub(super) fn is_timer(self) -> bool {
-        matches!(self, Work::After(_) | Work::At(_) | Work::Hour)
+        matches!(self, Work::After(_) | Work::At(_) | Work::Hour | Work::Nested(_))
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -103,6 +110,11 @@ impl Work {
             Work::CloseFile => "close (file)",
             Work::Read { .. } => "read_at",
             Work::ReadOn { .. } => "read",
+            Work::Mixed { writes: false, .. } => "read (mixed)",
+            Work::Mixed { writes: true, .. } => "write (mixed)",
+            Work::Fifo { writes: false, .. } => "read (FIFO)",
+            Work::Fifo { writes: true, .. } => "write (FIFO)",
+            Work::Nested(_) => "after, with a loop in its owner",
             Work::Append { all: true, .. } => "write_all",
             Work::Append { all: false, .. } => "write",
             Work::Write { .. } => "write_at",

@@ -2,8 +2,8 @@
 
 use super::super::random::Random;
 use super::{
-    Aside, Backend, Caller, ENDS, Embedding, Half, Mode, NOTIFIERS, OpenWhat, Receive, Series, Setting, Step,
-    Then, Transmit, Work,
+    Aside, Backend, Caller, ENDS, Embedding, Half, Memory, Mode, NOTIFIERS, OpenWhat, Receive, Series,
+    Setting, Step, Then, Transmit, Work,
 };
 
 impl Setting {
@@ -25,6 +25,7 @@ impl Setting {
             calm: random.one_in(6),
             blocking: backend != Backend::Sim && random.one_in(8),
             embedding: random.weighted(&[(6, Embedding::No), (1, Embedding::Poll), (1, Embedding::Edge)]),
+            ipv6: random.one_in(3),
         }
     }
 }
@@ -113,6 +114,9 @@ const WORKS: &[Choice<MakeWork>] = &[
     (4, |r, _| Work::Write { region: r.below(8) as u8, len: r.pick(&[0, 1, 40, 64, 64]), how: transmit(r) }),
     (3, |r, _| Work::Append { len: r.pick(&[0, 1, 30, 90, 200]), all: !r.one_in(3) }),
     (2, |r, _| Work::ReadOn { len: r.pick(&[1, 30, 90]) }),
+    (4, |r, _| Work::Mixed { len: r.pick(&[0, 1, 30, 90, 200]), writes: r.one_in(2) }),
+    (3, |r, _| Work::Fifo { len: r.pick(&[0, 1, 30, 200]), writes: r.one_in(2) }),
+    (1, |r, _| if r.one_in(4) { Work::Nested(micros(r)) } else { Work::Nop }),
     (2, |r, _| Work::Sync { data: r.one_in(2) }),
     (1, |_, _| Work::Metadata),
     (2, |r, _| {
@@ -144,6 +148,8 @@ const THENS: &[Choice<MakeThen>] = &[
     (10, |r, t| Then::Again(t.work(r))),
     (4, |r, _| Then::Cancel(which(r))),
     (2, |r, _| Then::Reset(which(r), micros(r))),
+    (2, |_, _| Then::CancelThis),
+    (2, |r, _| Then::ResetThis(micros(r))),
     (1, |r, _| Then::Stop(caller(r))),
     (1, |_, _| Then::Wake),
     (2, |_, _| Then::Panic),
@@ -163,7 +169,7 @@ const STEPS: &[Choice<MakeStep>] = &[
             work: t.work(r),
             limit_us,
             background,
-            pooled: r.one_in(3),
+            memory: r.weighted(&[(4, Memory::Box), (3, Memory::Pool), (2, Memory::Static)]),
             prepare: t.aside(r),
             drop: t.aside(r),
             then: t.then(r),

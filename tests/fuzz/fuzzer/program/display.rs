@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Aside, Program, Step, Then};
+use super::{Aside, Memory, Program, Step, Then};
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,10 +18,10 @@ impl fmt::Display for Step {
     /// What is not said is not so.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (limit, is_background) = match *self {
-            Step::Submit { on, work, limit_us, background, pooled, prepare, drop, then } => {
+            Step::Submit { on, work, limit_us, background, memory, prepare, drop, then } => {
                 write!(f, "Submit on {on}: {work:?}")?;
-                if pooled {
-                    write!(f, ", from the pool")?;
+                if memory != Memory::Box {
+                    write!(f, ", in a {memory:?}")?;
                 }
                 if prepare != Aside::Nothing {
                     write!(f, ", in prepare {prepare:?}")?;
@@ -37,7 +37,7 @@ impl fmt::Display for Step {
             Step::SubmitSeries { on, series, items, limit_us, background, item, drop, then } => {
                 write!(f, "SubmitSeries on {on}: {series:?}, up to {items} items")?;
                 if item != Then::Nothing {
-                    write!(f, ", at the first {item:?}")?;
+                    write!(f, ", at items {item:?}")?;
                 }
                 if drop != Aside::Nothing {
                     write!(f, ", when dropped {drop:?}")?;

@@ -59,7 +59,7 @@ pub(crate) struct Setting {
     pub(crate) buffers: (usize, usize),
     /// Of each so many leases one is kept; 0: none.
     pub(crate) kept: usize,
-    /// The file that is appended to has room for so many bytes (real backends).
+    /// The file that is appended to has room for so many bytes, by a limit of file sizes; in the simulator the disk has.
     pub(crate) room: Option<usize>,
     /// Slots of the pool of owners.
     pub(crate) slots: usize,
@@ -75,6 +75,18 @@ pub(crate) struct Setting {
     pub(crate) blocking: bool,
     /// The program waits for the loops' descriptors.
     pub(crate) embedding: Embedding,
+    /// Addresses are those of IPv6, where there is such a thing.
+    pub(crate) ipv6: bool,
+}
+
+/// What the memory of an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    Box,
+    /// A slot of a pool, if one is free.
+    Pool,
+    /// A `&'static mut`, if the operation needs nothing that would be lost with its loop.
+    Static,
 }
 
 /// How a program has its loops in another one.
@@ -175,6 +187,18 @@ pub(crate) enum Work {
     ReadOn {
         len: u8,
     },
+    /// A read or a write at the position of a file that is both read and written there.
+    Mixed {
+        len: u8,
+        writes: bool,
+    },
+    /// A read from or a write to a FIFO (real backends).
+    Fifo {
+        len: u8,
+        writes: bool,
+    },
+    /// A timer whose owner has a loop of its own, with operations in flight.
+    Nested(u16),
     Sync {
         data: bool,
     },
@@ -226,6 +250,9 @@ pub(crate) enum Then {
     Again(Work),
     Cancel(u16),
     Reset(u16, u16),
+    /// The operation whose callback it is.
+    CancelThis,
+    ResetThis(u16),
     Stop(Caller),
     Wake,
     Panic,
@@ -238,6 +265,13 @@ pub(crate) enum Then {
     Post,
     Notify(u8),
     DropLease,
+}
+
+impl Then {
+    /// It changes what becomes of operations: item callbacks do that each time.
+    pub(crate) fn steers(self) -> bool {
+        matches!(self, Then::Cancel(_) | Then::Reset(..) | Then::CancelThis | Then::ResetThis(_))
+    }
 }
 
 /// What code of a program does that has no loop at hand, but a handle.
@@ -277,7 +311,7 @@ pub(crate) enum Step {
         work: Work,
         limit_us: Option<u16>,
         background: bool,
-        pooled: bool,
+        memory: Memory,
         /// In `prepare`, and when the owner is dropped.
         prepare: Aside,
         drop: Aside,

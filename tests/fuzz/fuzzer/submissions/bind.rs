@@ -10,6 +10,7 @@ use super::super::model::{Effect, FILE_BYTES, bytes_of, model};
 use super::super::program::{Backend, OpenWhat, Receive, Transmit, Work};
 use super::super::world::{Link, World};
 use super::BLANK;
+use super::nested::NestedLoop;
 
 /// What an operation may need.
 #[derive(Default)]
@@ -28,6 +29,7 @@ pub(super) struct Resources {
     pub(super) buf: Vec<u8>,
     pub(super) vecs: IoVecs<3>,
     pub(super) metadata: Metadata,
+    pub(super) nested: Option<NestedLoop>,
 }
 
 /// The length of a transfer: on real sockets the long ones have to be longer to find no room.
@@ -112,6 +114,20 @@ impl World {
             }
             Work::Append { .. } => {
                 resources.file = Some(Rc::clone(&self.log));
+                work
+            }
+            Work::Mixed { len, .. } => {
+                resources.buf = vec![BLANK; usize::from(len)];
+                resources.file = Some(Rc::clone(&self.mixed));
+                work
+            }
+            Work::Fifo { len, .. } => {
+                resources.buf = vec![BLANK; usize::from(len)];
+                resources.file = Some(Rc::clone(self.fifo.as_ref()?));
+                work
+            }
+            Work::Nested(_) => {
+                resources.nested = Some(NestedLoop::new(self, on)?);
                 work
             }
             Work::ReadOn { len } => {
@@ -212,8 +228,36 @@ pub(super) fn begin_effect(
             resources.buf = bytes_of(key, usize::from(len));
             model(|m| {
                 let on = (m.entries[number].on, m.entries[number].life);
-                let ticket = m.log.begin(&resources.buf, on);
+                let ticket = m.log.begin_write(&resources.buf, on);
                 m.entries[number].effect = Effect::Append { ticket, len: usize::from(len), all };
+            });
+        }
+        Work::Mixed { len, writes } => {
+            let len = usize::from(len);
+            if writes {
+                resources.buf = bytes_of(key, len);
+            }
+            model(|m| {
+                let on = (m.entries[number].on, m.entries[number].life);
+                let ticket = match writes {
+                    true => m.mixed.begin_write(&resources.buf, on),
+                    false => m.mixed.begin_read(on),
+                };
+                m.entries[number].effect = Effect::Mixed { ticket, len, writes };
+            });
+        }
+        Work::Fifo { len, writes } => {
+            let len = usize::from(len);
+            if writes {
+                resources.buf = bytes_of(key, len);
+            }
+            model(|m| {
+                let on = (m.entries[number].on, m.entries[number].life);
+                let ticket = match writes {
+                    true => m.fifo.begin_send(key, len, on, false),
+                    false => m.fifo.begin_receive(len, on, false),
+                };
+                m.entries[number].effect = Effect::Fifo { ticket, len, writes };
             });
         }
         Work::ReadOn { len } => model(|m| {

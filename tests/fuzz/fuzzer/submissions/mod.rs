@@ -3,6 +3,7 @@
 
 mod aside;
 mod bind;
+mod nested;
 mod offload;
 mod posts;
 mod series;
@@ -16,7 +17,7 @@ use oxev::{Completion, File, Lease, Loop, Output, RunMode, TcpStream};
 
 pub(crate) use posts::{arrived, new_post, post};
 pub(crate) use series::{SeriesSpec, submit_series};
-pub(crate) use single::{SingleState, panic_in_prepare, submit};
+pub(crate) use single::{SingleState, panic_in_prepare, static_owner, submit};
 
 use super::model::{model, report};
 use super::program::{Aside, Backend, Caller, Then, Work};
@@ -121,6 +122,8 @@ pub(crate) fn then(lp: &mut Loop, on: usize, then: Then) {
         }
         Then::Cancel(which) => cancel(lp, which),
         Then::Reset(which, us) => reset(lp, which, us),
+        // Without an operation of its own there is none that is meant.
+        Then::CancelThis | Then::ResetThis(_) => {}
         Then::Stop(who) => stop(lp, on, who),
         Then::Wake => {
             model(|m| m.woken(on));
@@ -167,13 +170,27 @@ pub(crate) fn stop(lp: &mut Loop, on: usize, who: Caller) {
     }
 }
 
+/// Does what the callback of an operation is told to do.
+fn then_of(lp: &mut Loop, on: usize, number: usize, what: Then) {
+    match what {
+        Then::CancelThis => cancel_entry(lp, number),
+        Then::ResetThis(us) => reset_entry(lp, number, us),
+        what => then(lp, on, what),
+    }
+}
+
 /// The entry that a number means: counted from the latest.
 fn entry_of(which: u16) -> Option<usize> {
     model(|m| m.entries.len().checked_sub(1 + usize::from(which)))
 }
 
 pub(crate) fn cancel(lp: &mut Loop, which: u16) {
-    let Some(number) = entry_of(which) else { return };
+    if let Some(number) = entry_of(which) {
+        cancel_entry(lp, number);
+    }
+}
+
+fn cancel_entry(lp: &mut Loop, number: usize) {
     let Some(id) = model(|m| m.id(number)) else { return };
     let listed = lp.in_flight().any(|op| op.id == id);
     let begun = model(|m| m.has_begun(number));
@@ -182,7 +199,12 @@ pub(crate) fn cancel(lp: &mut Loop, which: u16) {
 }
 
 pub(crate) fn reset(lp: &mut Loop, which: u16, us: u16) {
-    let Some(number) = entry_of(which) else { return };
+    if let Some(number) = entry_of(which) {
+        reset_entry(lp, number, us);
+    }
+}
+
+fn reset_entry(lp: &mut Loop, number: usize, us: u16) {
     let Some(id) = model(|m| m.id(number)) else { return };
     let listed = lp.in_flight().any(|op| op.id == id);
     let before_ns = model(|m| m.now_ns());

@@ -10,7 +10,7 @@ use super::super::model::{Effect, Request, classify, model, report};
 use super::super::program::{Aside, Series, Then};
 use super::super::world::world;
 use super::aside::AsideOf;
-use super::{Value, Yields, address_of, check_nothing_moved, keep_or_drop, then};
+use super::{Value, Yields, address_of, check_nothing_moved, keep_or_drop, then_of};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SeriesSpec {
@@ -119,7 +119,9 @@ pub(super) fn item<R: Yields>(lp: &mut Loop, series: &mut SeriesState, result: R
             // A series whose callback panics ends.
             model(|m| m.item_over(number, true));
         }
-        then(lp, on, series.item);
+        then_of(lp, on, number, series.item);
+    } else if series.item.steers() {
+        then_of(lp, on, number, series.item);
     }
     model(|m| m.item_over(number, disarms));
     if disarms { Action::Disarm } else { Action::Rearm }
@@ -142,7 +144,7 @@ pub(super) fn ended<S: 'static>(
     check_nothing_moved(lp, "an end");
     let what = owner.state.then;
     drop(owner);
-    then(lp, on, what);
+    then_of(lp, on, number, what);
 }
 
 pub(super) fn shaped_series<R: Output>(mut op: MultiOp<'_, R>, ask: SeriesSpec) -> MultiOp<'_, R> {

@@ -1,22 +1,23 @@
 //! Single operations: their owner, how they are submitted, and what comes of them.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
 use std::ops::DerefMut;
 use std::panic::resume_unwind;
 use std::time::Duration;
 
-use oxev::{Completion, File, Loop, Op, OpenOptions, Output, Owner, TcpStream, Timer};
+use oxev::{Completion, File, Loop, Op, OpenOptions, Output, Owner, Pooled, TcpStream, Timer};
 
 use super::super::model::{
-    Effect, FILE_BYTES, Failure, FileModel, REGION_BYTES, Request, classify, model, report,
+    Effect, FILE_BYTES, Failure, FileModel, Moved, REGION_BYTES, Request, classify, model, report,
 };
 use super::super::program::{Half, OpenWhat, Receive, Then, Transmit, Work};
 use super::super::world::world;
 use super::aside::AsideOf;
 use super::bind::{Resources, begin_effect, transfer_len};
 use super::offload::offload;
-use super::{BLANK, NO_ENTRY, PlannedPanic, SingleSpec, Value, Yields, address_of, keep_or_drop, then};
+use super::{BLANK, NO_ENTRY, PlannedPanic, SingleSpec, Value, Yields, address_of, keep_or_drop, then_of};
 
 /// The state of an owner: all that operations borrow.
 pub(crate) struct SingleState {
@@ -49,8 +50,57 @@ impl Drop for SingleState {
 pub(crate) trait SingleOwner:
     Owner<State = SingleState> + DerefMut<Target = Completion<SingleState>>
 {
+    const IS_STATIC: bool = false;
+
+    /// The operation is over, and its memory is not used for another.
+    fn retire(self)
+    where
+        Self: Sized,
+    {
+    }
 }
-impl<P: Owner<State = SingleState> + DerefMut<Target = Completion<SingleState>>> SingleOwner for P {}
+
+impl SingleOwner for Box<Completion<SingleState>> {}
+
+impl SingleOwner for Pooled<SingleState> {}
+
+thread_local! {
+    static FREE: RefCell<Vec<&'static mut Completion<SingleState>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Memory that is never freed, but used again.
+pub(crate) fn static_owner() -> &'static mut Completion<SingleState> {
+    let free = FREE.with_borrow_mut(Vec::pop);
+    free.unwrap_or_else(|| Box::leak(Box::new(Completion::new(SingleState::new()))))
+}
+
+impl SingleOwner for &'static mut Completion<SingleState> {
+    const IS_STATIC: bool = true;
+
+    fn retire(self) {
+        // Drops what was there, which may panic.
+        **self = SingleState::new();
+        FREE.with_borrow_mut(|free| free.push(self));
+    }
+}
+
+/// Retires an owner, also if a callback panics.
+struct Retiring<P: SingleOwner>(Option<P>);
+
+impl<P: SingleOwner> Drop for Retiring<P> {
+    fn drop(&mut self) {
+        if let Some(owner) = self.0.take() {
+            owner.retire();
+        }
+    }
+}
+
+impl Work {
+    /// It needs nothing that would be lost with memory that is lost.
+    pub(crate) fn needs_no_resources(self) -> bool {
+        matches!(self, Work::Nop | Work::After(_) | Work::At(_) | Work::Hour)
+    }
+}
 
 /// Three parts of a buffer, the first and the last perhaps empty.
 pub(super) fn thirds(len: usize) -> (usize, usize) {
@@ -67,14 +117,18 @@ pub(super) fn shaped<R: Output>(mut op: Op<'_, R>, ask: SingleSpec) -> Op<'_, R>
 
 /// Submits an owner, unless there is nothing to do it on.
 pub(crate) fn submit<P: SingleOwner>(lp: &mut Loop, on: usize, mut owner: P, mut ask: SingleSpec) {
-    let Some((work, mut resources)) = world(|w| w.bind_resources(on, ask.work)) else { return };
+    let Some((work, mut resources)) = world(|w| w.bind_resources(on, ask.work)) else {
+        return owner.retire();
+    };
     if let Work::Offload { panics, blocks } = work {
+        owner.retire();
         return offload(lp, on, panics, blocks, ask);
     }
     ask.work = work;
     let (backend, base) = world(|w| (w.backend, w.base));
     let number = model(|m| m.begin(Request::Single(work), on, ask.limit_us, ask.background));
     begin_effect(number, work, &mut resources, backend, 0);
+    model(|m| m.entries[number].is_static = P::IS_STATIC);
     owner.entry = number;
     owner.then = ask.then;
     owner.at_drop = AsideOf::new(ask.drop, on);
@@ -135,7 +189,7 @@ pub(crate) fn submit<P: SingleOwner>(lp: &mut Loop, on: usize, mut owner: P, mut
     }
     let id = match work {
         Work::Nop => go!(|_t| oxev::nop()),
-        Work::After(us) => go!(|_t| Timer::after(Duration::from_micros(u64::from(us)))),
+        Work::After(us) | Work::Nested(us) => go!(|_t| Timer::after(Duration::from_micros(u64::from(us)))),
         Work::At(tick) => {
             let at = base + Duration::from_micros(u64::from(tick) * 100);
             go!(|_t| Timer::at(at))
@@ -179,6 +233,10 @@ pub(crate) fn submit<P: SingleOwner>(lp: &mut Loop, on: usize, mut owner: P, mut
             Transmit::AllVectored => go!(|t| file!(t).write_all_vectored_at(gather!(t), offset)),
             _ => go!(|t| file!(t).write_all_at(&t.buf, offset)),
         },
+        Work::Mixed { writes: true, .. } | Work::Fifo { writes: true, .. } => go!(|t| file!(t).write(&t.buf)),
+        Work::Mixed { writes: false, .. } | Work::Fifo { writes: false, .. } => {
+            go!(|t| file!(t).read(&mut t.buf))
+        }
         Work::Append { all: true, .. } => go!(|t| file!(t).write_all(&t.buf)),
         Work::Append { all: false, .. } => go!(|t| file!(t).write(&t.buf)),
         Work::ReadOn { .. } => go!(|t| file!(t).read(&mut t.buf)),
@@ -231,6 +289,8 @@ pub(crate) fn panic_in_prepare<P: SingleOwner>(lp: &mut Loop, on: usize, mut own
 /// The callback of every single operation.
 pub(super) fn finished<P: SingleOwner, R: Yields>(lp: &mut Loop, owner: P, result: io::Result<R>) {
     let number = owner.entry;
+    let mut retiring = Retiring(Some(owner));
+    let owner = retiring.0.as_ref().expect("just put there");
     let address = address_of(lp);
     let (on, request) = model(|m| {
         m.called_back(number, address);
@@ -254,11 +314,11 @@ pub(super) fn finished<P: SingleOwner, R: Yields>(lp: &mut Loop, owner: P, resul
     }
     model(|m| m.entries[number].effect = Effect::None);
     match owner.then {
-        Then::Again(work) => {
+        Then::Again(work) if !P::IS_STATIC || work.needs_no_resources() => {
             model(|m| m.owner_reused(number));
-            again(lp, on, owner, work);
+            again(lp, on, retiring.0.take().expect("as above"), work);
         }
-        what => then(lp, on, what),
+        what => then_of(lp, on, number, what),
     }
 }
 
@@ -306,8 +366,14 @@ pub(super) fn apply_effect(
         }
         Work::Append { .. } => model(|m| {
             let Effect::Append { ticket, .. } = m.entries[number].effect else { return };
-            m.log.end(ticket, Some(moved));
+            m.log.end_write(ticket, Some(moved));
         }),
+        Work::Mixed { writes, .. } | Work::Fifo { writes, .. } => {
+            if !writes {
+                check_blank(number, &resources.buf[moved..]);
+            }
+            apply_in_turn(number, &resources.buf[..moved]);
+        }
         Work::ReadOn { .. } => apply_read_on(number, &resources.buf[..count], result),
         Work::Metadata if result.is_ok() && resources.metadata.len() != FILE_BYTES as u64 => {
             report("metadata is that of the file", format!("{} bytes", resources.metadata.len()));
@@ -352,6 +418,20 @@ pub(super) fn apply_read(number: usize, bytes: &[u8]) {
             Ok(checked) => m.stats.add("bytes", "read back", checked as u64),
             Err(detail) => m.report("what is read is what was written", format!("#{number}: {detail}")),
         }
+    });
+}
+
+/// Bytes were moved at the position of a file, or of a FIFO.
+fn apply_in_turn(number: usize, bytes: &[u8]) {
+    model(|m| match m.entries[number].effect {
+        Effect::Mixed { ticket, writes: true, .. } => m.mixed.end_write(ticket, Some(bytes.len())),
+        Effect::Mixed { ticket, writes: false, .. } => m.mixed.end_read(ticket, Some(bytes)),
+        Effect::Fifo { ticket, writes: true, .. } => m.fifo.end_send(ticket, Moved::Exactly(bytes.len())),
+        Effect::Fifo { ticket, writes: false, .. } => {
+            m.fifo.receive(ticket, bytes);
+            m.fifo.end_receive(ticket, 0);
+        }
+        _ => {}
     });
 }
 
