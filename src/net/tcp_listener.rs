@@ -108,7 +108,10 @@ impl TcpListener {
     }
 
     /// Accepts connection after connection, for [`Loop::submit_multi`](crate::Loop::submit_multi).
-    /// Connections that were accepted when it is disarmed or cancelled are still delivered.
+    /// Connections that were accepted when it is disarmed or cancelled are still delivered: a program that caps its
+    /// connections plans for up to 256 more after [`Action::Disarm`](crate::Action::Disarm) on epoll and poll, and
+    /// on io_uring for as many as the completion queue holds; what it has no room for it drops in the item callback,
+    /// which closes it.
     pub fn accept_multi(&self) -> MultiOp<'_, TcpStream> {
         MultiOp::repeat(self.accept())
     }

@@ -210,14 +210,14 @@ operations! {
         "`TcpStream::recv_pooled`, `recv_multi`"
         io_uring: "`RECV` with a buffer ring (5.19), repeated: multishot (6.0); else `POLL_ADD` and `recv`",
         readiness: "`recv`, into a free buffer that is taken for the call",
-        sim: "what has arrived, into a free buffer; repeated: as `Accept`";
+        sim: "what has arrived, into a free buffer; repeated: as `accept_multi`";
 
     /// Receives into a list of buffers.
     RecvVectored { Backend, Socket, In, BufferList, Vectored }
         "`TcpStream::recv_vectored`, `recv_exact_vectored`"
         io_uring: "`RECVMSG`",
         readiness: "`recvmsg`",
-        sim: "as `Recv`";
+        sim: "as `recv`";
 
     /// Sends a buffer.
     Send { Backend, Socket, Out, Buffer, Transfer }
@@ -229,16 +229,16 @@ operations! {
     /// Sends a buffer, without copying it where the backend can.
     SendZeroCopy { Backend, Socket, Out, Buffer, ZeroCopy }
         "`TcpStream::send_all_zero_copy`"
-        io_uring: "`SEND_ZC` (6.0), else as `Send`",
+        io_uring: "`SEND_ZC` (6.0), else as `send_all`",
         readiness: "`send`",
-        sim: "as `Send`";
+        sim: "as `send`";
 
     /// Sends a list of buffers.
     SendVectored { Backend, Socket, Out, BufferList, Vectored }
         "`TcpStream::send_vectored`, `send_all_vectored`"
         io_uring: "`SENDMSG`",
         readiness: "`sendmsg`",
-        sim: "as `Send`";
+        sim: "as `send`";
 
     /// Shuts one direction of a socket down, or both.
     Shutdown { Backend, Socket, Neither, Nothing, Shutdown }
@@ -252,28 +252,28 @@ operations! {
         "`File::read`, `read_at`, `read_exact_at`"
         io_uring: "`READ`; at the file's position one after another",
         readiness: "file: `preadv2(RWF_NOWAIT)`, what is not cached by the pool, at its position one after another; else `readv` when ready",
-        sim: "virtual file, after its latency; pipe or socket: as `Recv`";
+        sim: "virtual file, after its latency; pipe or socket: as `recv`";
 
     /// Reads from a file into a list of buffers.
     ReadVectored { Backend, OpenFile, In, BufferList, Vectored }
         "`File::read_vectored_at`"
         io_uring: "`READV`",
-        readiness: "as `Read`",
-        sim: "as `Read`";
+        readiness: "as `File::read_at`",
+        sim: "as `File::read_at`";
 
     /// Writes a buffer to a file.
     Write { Backend, OpenFile, Out, Buffer, Transfer }
         "`File::write`, `write_all`, `write_at`, `write_all_at`"
         io_uring: "`WRITE`; at the file's position one after another",
         readiness: "file: the pool, at its position one after another; else `writev` when ready, no more than `PIPE_BUF` if it might block",
-        sim: "virtual file, after its latency; pipe or socket: as `Send`";
+        sim: "virtual file, after its latency; pipe or socket: as `send`";
 
     /// Writes a list of buffers to a file.
     WriteVectored { Backend, OpenFile, Out, BufferList, Vectored }
         "`File::write_vectored_at`, `write_all_vectored_at`"
         io_uring: "`WRITEV`",
-        readiness: "as `Write`",
-        sim: "as `Write`";
+        readiness: "as `File::write_at`",
+        sim: "as `File::write_at`";
 
     /// Opens a file.
     Open { Backend, Name, Neither, Name, Open }
