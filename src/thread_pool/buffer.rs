@@ -22,7 +22,7 @@ const _: () = assert!(CAPACITY.is_power_of_two());
 
 /// See the module's text.
 pub(super) struct Ring {
-    /// Position of the oldest task. Positions count up for ever and wrap; only their distances mean
+    /// Position of the oldest task. Positions count up and wrap; only their distances mean
     /// something. They are a whole word so that a thief cannot sleep through one full turn of the counter and
     /// take it for no change.
     head: AtomicUsize,
@@ -109,7 +109,7 @@ impl Ring {
     }
 
     /// SeqCst, and a read-modify-write where a store would do: the pusher reads the pool's state word next,
-    /// and either it sees there that somebody has begun to search, or the searcher sees this.
+    /// and either it sees there that a worker has begun to search, or the searcher sees this.
     #[inline]
     fn publish(&self, tail: usize) {
         self.tail.swap(tail, SeqCst);
@@ -158,7 +158,7 @@ impl Ring {
             let oldest = self.slot(head).load(Relaxed);
             for i in 1..count {
                 let task = self.slot(head.wrapping_add(i)).load(Relaxed);
-                // Behind our tail, so nobody takes it for a task before `publish`.
+                // Behind our tail, so no thief takes it for a task before `publish`.
                 ring.slot(own_tail.wrapping_add(i - 1)).store(task, Relaxed);
             }
             // Release: the owner overwrites these slots only when it sees that they have been read. Success

@@ -6,9 +6,9 @@
 use super::sync::{AtomicU32, Ordering};
 use crate::sys::futex::Futex;
 
-/// No wake-up kept, and nobody asleep who is not being woken already.
+/// No wake-up kept, and no thread asleep that is not being woken already.
 const EMPTY: u32 = 0;
-/// Somebody may be asleep.
+/// A thread may be asleep.
 const WAITING: u32 = 1;
 /// One wake-up is kept.
 const NOTIFIED: u32 = 2;
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_event_holds_nobody_and_stays_closed() {
+    fn a_closed_event_holds_no_thread_and_stays_closed() {
         let event = Arc::new(Event::new());
         let sleepers: Vec<_> = (0..3)
             .map(|_| {
@@ -155,7 +155,7 @@ mod loom_tests {
     }
 
     #[test]
-    fn two_sleepers_and_two_wake_ups_in_turn_leave_nobody_asleep() {
+    fn two_sleepers_and_two_wake_ups_in_turn_leave_no_thread_asleep() {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(|| {

@@ -3,7 +3,7 @@
 //! Two parts. The *inbox* is a lock-free stack of links (Treiber, 1986): pushing a batch of any length is one
 //! successful compare-and-swap, and taking everything is another, so the usual trouble of popping single
 //! nodes (ABA, reading a link that was freed) does not arise. The *backlog* is what was taken from the inbox,
-//! turned round so that it is first in, first out; it belongs to whoever holds the claim flag. The flag is
+//! turned round so that it is first in, first out; it belongs to the thread that holds the claim flag. The flag is
 //! tried and never waited for.
 //!
 //! The pool has one for submissions from outside, which can be closed, and one for each worker that takes
@@ -97,7 +97,7 @@ impl Injector {
     }
 
     /// Whether anything can be seen in it. Sees every push that came earlier in the order of SeqCst
-    /// operations, unless somebody has taken it.
+    /// operations, unless another thread has taken it.
     #[inline]
     pub(super) fn has_tasks(&self) -> bool {
         !without_flag(read!(self.inbox)).is_null() || !read!(self.consumer.backlog).is_null()
@@ -105,7 +105,7 @@ impl Injector {
 
     /// Takes the oldest task, and moves up to `extra_max` more into `ring`.
     ///
-    /// Returns nothing if the queue is empty, or if somebody else holds the claim: that thread looks again
+    /// Returns nothing if the queue is empty, or if another thread holds the claim: that thread looks again
     /// after it has let go, and calls for help if something is left.
     ///
     /// # Safety
@@ -128,7 +128,7 @@ impl Injector {
                 pushed = count;
                 self.consumer.backlog.store(rest, Relaxed);
             }
-            // Letting go comes before looking again, both SeqCst: whoever failed to get the claim before that
+            // Letting go comes before looking again, both SeqCst: a thread that failed to get the claim before that
             // relies on the look after it.
             self.consumer.claimed.swap(false, SeqCst);
             if let Some(task) = NonNull::new(oldest) {

@@ -243,7 +243,7 @@ impl MiniPool {
 
     fn wake(&self, wake: Wake) {
         match wake {
-            Wake::Nobody => {}
+            Wake::None => {}
             Wake::Sleeper => self.event.notify(),
             Wake::NewThread => unreachable!("all are there"),
         }
@@ -346,7 +346,7 @@ fn run_worker(tasks: usize, submit: impl Fn(&MiniPool)) -> usize {
     pool.run.load(Relaxed)
 }
 
-// A lost wake-up leaves a worker asleep for ever in these, which loom reports as a deadlock. Tasks that wait
+// A lost wake-up leaves a worker asleep without end in these, which loom reports as a deadlock. Tasks that wait
 // for others are bad manners, but the pool keeps its workers busy nevertheless: so they show whether a task
 // lies anywhere while a worker sleeps.
 

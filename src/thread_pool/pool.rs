@@ -101,7 +101,7 @@ impl ThreadPool {
         C: FnOnce(P) + Stateless + Send,
     {
         let task = task::erase(owner, callback);
-        // SAFETY: P7: `erase` gave a task that nobody else uses; owner and callback are `Send`.
+        // SAFETY: P7: `erase` gave a task that nothing else uses; owner and callback are `Send`.
         match unsafe { self.shared.schedule(task) } {
             Ok(()) => Ok(()),
             // SAFETY: P7: it is the task of `erase::<P>`, and it was not taken.
@@ -279,14 +279,14 @@ impl ThreadPool {
 /// For models, which have threads of their own.
 #[cfg(all(test, loom))]
 impl ThreadPool {
-    /// A pool with one worker, which is whoever calls [`ThreadPool::work`].
+    /// A pool with one worker, which is the thread that calls [`ThreadPool::work`].
     pub(crate) fn for_models() -> ThreadPool {
         let pool = ThreadPool::with(Builder::new().max_threads(1));
         pool.shared.sync().start_with(1);
         pool
     }
 
-    /// Runs so many tasks.
+    /// Runs this many tasks.
     pub(crate) fn work(&self, mut tasks: usize) {
         let ring = super::buffer::Ring::new();
         let mut waking = false;

@@ -34,7 +34,7 @@ const HELPERS_PER_THREAD: usize = 4;
 /// together.
 const CHUNKS_PER_THREAD: usize = 8;
 
-/// Nobody uses the helper.
+/// No thread uses the helper.
 const FREE: u32 = 0;
 /// A caller has it, and it waits in a queue (or is about to be put there).
 const QUEUED: u32 = 1;
@@ -144,7 +144,7 @@ unsafe fn run_helper(task: NonNull<RawTask>, disposition: Disposition) {
 
 /// Work on the indices of a slice, cut into chunks.
 struct Job<'a> {
-    /// The first index that nobody has claimed.
+    /// The first index that no thread has claimed.
     cursor: AtomicUsize,
     len: usize,
     chunk_len: usize,
@@ -163,7 +163,7 @@ impl Job<'_> {
     fn work(&self) {
         while let Some(range) = self.claim() {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.work)(range))) {
-                // Nobody begins another chunk.
+                // No thread begins another chunk.
                 self.cursor.store(self.len, Relaxed);
                 let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
                 if first.is_none() {
@@ -177,7 +177,7 @@ impl Job<'_> {
     }
 }
 
-/// Takes helpers back when it is dropped: after that nobody uses the job.
+/// Takes helpers back when it is dropped: after that no thread uses the job.
 struct Lent<'a> {
     helpers: &'a Helpers,
     first: usize,
@@ -230,7 +230,7 @@ unsafe impl<T: Send> Sync for Items<T> {}
 
 impl<T> Items<T> {
     /// # Safety
-    /// `index` is in bounds, and nobody else uses this item while the reference lives (P11).
+    /// `index` is in bounds, and no other thread uses this item while the reference lives (P11).
     #[expect(clippy::mut_from_ref, reason = "a different item for each index")]
     unsafe fn item(&self, index: usize) -> &mut T {
         // SAFETY: in bounds by this function's contract.

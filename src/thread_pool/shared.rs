@@ -186,7 +186,7 @@ impl Shared {
     #[inline]
     pub(super) fn wake(self: &Arc<Shared>, wake: Wake) {
         match wake {
-            Wake::Nobody => {}
+            Wake::None => {}
             Wake::Sleeper => self.event.notify(),
             Wake::NewThread => self.spawn_another(),
         }
@@ -235,7 +235,7 @@ impl Shared {
             builder = builder.stack_size(bytes);
         }
         let shared = Arc::clone(self);
-        // Before the thread can push to its ring, so that nobody searches without it.
+        // Before the thread can push to its ring, so that no worker searches without it.
         self.workers_used.store(index + 1, SeqCst);
         let handle = builder.spawn(move || worker::run(&shared, index))?;
         threads.handles.push(handle);

@@ -73,8 +73,8 @@ impl Word {
 #[must_use]
 pub(super) enum Wake {
     /// Nothing.
-    Nobody,
-    /// Notify the event: somebody sleeps there.
+    None,
+    /// Notify the event: a worker sleeps there.
     Sleeper,
     /// Make a thread; it is counted already. If that fails, call [`SyncState::spawn_failed`].
     NewThread,
@@ -122,19 +122,19 @@ impl SyncState {
         self.load().spawned()
     }
 
-    /// After tasks were pushed: sees to it that somebody comes for them.
+    /// After tasks were pushed: makes sure that a worker comes for them.
     #[inline]
     pub(super) fn notify(&self) -> Wake {
         let word = self.load();
         if word.notified() {
-            // Whoever takes that mark searches after it, and our push came before this read.
-            return Wake::Nobody;
+            // The worker that takes that mark searches after it, and our push came before this read.
+            return Wake::None;
         }
         self.wake_another(word)
     }
 
     /// As `notify`, by a worker that knows that there is more than it can run. It does not stop at a mark
-    /// that stands: after a failed spawn the mark may stand for long with nobody on the way.
+    /// that stands: after a failed spawn the mark may stand for long with no worker on the way.
     pub(super) fn notify_more(&self) -> Wake {
         self.wake_another(self.load())
     }
@@ -143,12 +143,12 @@ impl SyncState {
     fn wake_another(&self, mut word: Word) -> Wake {
         loop {
             let (next, wake) = match word.phase() {
-                Phase::ShutDown => return Wake::Nobody,
+                Phase::ShutDown => return Wake::None,
                 Phase::Pending => self.with_wake(word),
-                Phase::Signaled | Phase::Waking => (word.with_notified(), Wake::Nobody),
+                Phase::Signaled | Phase::Waking => (word.with_notified(), Wake::None),
             };
             if next.0 == word.0 {
-                return Wake::Nobody;
+                return Wake::None;
             }
             match self.change(word, next) {
                 Ok(()) => return wake,
@@ -157,7 +157,7 @@ impl SyncState {
         }
     }
 
-    /// The word after somebody was called, or with a mark only if there is nobody to call.
+    /// The word after a worker was called, or with a mark only if there is none to call.
     fn with_wake(&self, word: Word) -> (Word, Wake) {
         let word = word.with_notified();
         if word.idle() > 0 {
@@ -166,17 +166,17 @@ impl SyncState {
             let counted = Word(word.0 + ONE_SPAWNED);
             (counted.with_phase(Phase::Signaled), Wake::NewThread)
         } else {
-            (word.with_phase(Phase::Pending), Wake::Nobody)
+            (word.with_phase(Phase::Pending), Wake::None)
         }
     }
 
     /// The waking worker has found work and gives up its part: to another one if there is `more` or the mark
-    /// was set meanwhile. `None`: it went to nobody, and the caller has to look through the queues once more.
+    /// was set meanwhile. `None`: no worker was called, and the caller has to look through the queues once more.
     pub(super) fn hand_over(&self, more: bool) -> Option<Wake> {
         let mut word = self.load();
         loop {
             let (next, wake) = match word.phase() {
-                Phase::ShutDown => return Some(Wake::Nobody),
+                Phase::ShutDown => return Some(Wake::None),
                 Phase::Waking if more || word.notified() => {
                     let (next, wake) = self.with_wake(word);
                     (next, Some(wake))
@@ -256,7 +256,7 @@ impl SyncState {
         }
     }
 
-    /// As if so many threads had been made, the last of them just now, and none had come to the word yet.
+    /// As if this many threads had been made, the last of them just now, and none had come to the word yet.
     #[cfg(all(test, loom))]
     pub(super) fn start_with(&self, threads: u32) {
         let word = Word(threads * ONE_SPAWNED + STARTED).with_notified();
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn the_first_thread_is_the_waking_worker_and_calls_no_other_for_nothing() {
         let (sync, event) = started(2);
-        assert_eq!(sync.notify(), Wake::Nobody);
+        assert_eq!(sync.notify(), Wake::None);
         assert_eq!(sync.wait(&event, false), Some(true));
         assert_eq!(sync.hand_over(false), None);
         assert_eq!(sync.spawned(), 1);
@@ -312,15 +312,15 @@ mod tests {
         assert_eq!(sync.wait(&event, false), Some(true));
         assert_eq!(sync.hand_over(false), None);
         assert_eq!(sync.notify(), Wake::NewThread);
-        assert_eq!(sync.notify(), Wake::Nobody);
-        assert_eq!(sync.notify_more(), Wake::Nobody);
+        assert_eq!(sync.notify(), Wake::None);
+        assert_eq!(sync.notify_more(), Wake::None);
         // The new thread comes, becomes the waking one, and is told meanwhile that there is more.
         assert_eq!(sync.wait(&event, false), Some(true));
-        assert_eq!(sync.notify(), Wake::Nobody);
+        assert_eq!(sync.notify(), Wake::None);
         assert_eq!(sync.hand_over(false), Some(Wake::NewThread));
         assert_eq!(sync.wait(&event, false), Some(true));
         // All threads exist and are busy: only the mark is left.
-        assert_eq!(sync.hand_over(true), Some(Wake::Nobody));
+        assert_eq!(sync.hand_over(true), Some(Wake::None));
         assert_eq!(sync.spawned(), 3);
         assert_eq!(sync.wait(&event, false), Some(false));
     }
@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(sync.notify(), Wake::NewThread);
         sync.spawn_failed();
         assert_eq!(sync.spawned(), 1);
-        assert_eq!(sync.notify(), Wake::Nobody);
+        assert_eq!(sync.notify(), Wake::None);
         assert_eq!(sync.notify_more(), Wake::NewThread);
         sync.spawn_failed();
         assert_eq!(sync.wait(&event, false), Some(false), "it searches once more");
@@ -371,13 +371,13 @@ mod tests {
     }
 
     #[test]
-    fn after_the_shutdown_nobody_waits_and_nobody_is_called() {
+    fn after_the_shutdown_no_worker_waits_and_none_is_called() {
         let (sync, event) = started(2);
         assert_eq!(sync.wait(&event, false), Some(true));
         sync.shut_down();
-        assert_eq!(sync.hand_over(true), Some(Wake::Nobody));
-        assert_eq!(sync.notify(), Wake::Nobody);
-        assert_eq!(sync.notify_more(), Wake::Nobody);
+        assert_eq!(sync.hand_over(true), Some(Wake::None));
+        assert_eq!(sync.notify(), Wake::None);
+        assert_eq!(sync.notify_more(), Wake::None);
         assert_eq!(sync.wait(&event, false), None);
     }
 

@@ -38,7 +38,7 @@ pub struct RawTask {
     run: RunFn,
 }
 
-// SAFETY: P1: a reference to a header gives access to nothing; the link is used by whoever holds the whole
+// SAFETY: P1: a reference to a header gives access to nothing; the link is used by the owner of the whole
 // task.
 unsafe impl Send for RawTask {}
 // SAFETY: as for `Send`.
@@ -69,7 +69,7 @@ impl RawTask {
     /// The caller holds the task (P1) and gives it up with this call (P5).
     #[inline]
     pub(super) unsafe fn run(task: NonNull<RawTask>, disposition: Disposition) {
-        // SAFETY: P1: the header is valid and nobody writes it.
+        // SAFETY: P1: the header is valid and nothing writes it.
         let run = unsafe { (*task.as_ptr()).run };
         // SAFETY: P1, P5: the function gets the task that it was stored in, once.
         unsafe { run(task, disposition) };
@@ -310,7 +310,7 @@ where
 {
     const { assert_captures_nothing::<C>() };
     let task = owner.into_raw();
-    // SAFETY: P7: `into_raw` gave a valid task that nobody else uses.
+    // SAFETY: P7: `into_raw` gave a valid task that nothing else uses.
     unsafe { (*task.as_ptr()).header.run = run_erased::<P, C> };
     task.cast()
 }
@@ -382,7 +382,7 @@ impl Batch {
         C: FnOnce(P) + Stateless + Send,
     {
         let task = erase(owner, callback);
-        // SAFETY: P7: `erase` gave a task that nobody else uses; owner and callback are `Send`.
+        // SAFETY: P7: `erase` gave a task that nothing else uses; owner and callback are `Send`.
         unsafe { self.tasks.push(task) };
     }
 

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::sys::affinity;
 
-/// A worker looks at the common queue first at every so many tasks, so that tasks which keep making tasks
-/// cannot hold back the others for ever. Prime, to keep out of step with patterns in the tasks (the number is
+/// A worker looks at the common queue first after this many tasks, so that tasks which keep making tasks
+/// cannot hold back the others without end. Prime, to keep out of step with patterns in the tasks (the number is
 /// Go's).
 const FAIRNESS_PERIOD: usize = 61;
 
@@ -217,7 +217,7 @@ impl Running<'_> {
 /// Drops what a task panicked with, which may panic again.
 pub(super) fn drop_payload(panic: Box<dyn Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        // Somebody is doing it on purpose. A leak ends it.
+        // The program does it on purpose. A leak ends it.
         std::mem::forget(second);
     }
 }
