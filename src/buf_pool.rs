@@ -256,7 +256,7 @@ impl Buffers {
         self.tried.set(0);
     }
 
-    /// Takes a buffer back that nobody uses.
+    /// Takes a buffer back that is not in use.
     pub(crate) fn give_back(&self, index: u16) {
         match &self.free {
             Free::Kernel(supply) => supply.give(index, self.place(index), self.size),

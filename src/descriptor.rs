@@ -28,7 +28,7 @@ impl Descriptor {
     }
 
     /// # Safety
-    /// `fd` must be open and owned by nobody else (S7).
+    /// `fd` must be open and owned by nothing else (S7).
     pub(crate) unsafe fn from_raw(fd: RawDescriptor) -> Descriptor {
         generations::begin(fd);
         // SAFETY: S7: the caller's promise.

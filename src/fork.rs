@@ -39,7 +39,7 @@ unsafe impl Sync for Home {}
 
 #[cfg(not(loom))]
 impl Home {
-    /// A home with room for so many operations, more than none.
+    /// A home with room for this many operations, more than none.
     pub(crate) fn new(room: usize) -> io::Result<Home> {
         debug_assert!(room > 0);
         let pages = crate::sys::pages::Pages::of_this_process(size_of::<Words>())?;

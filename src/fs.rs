@@ -31,7 +31,7 @@ use crate::sys::{self, errno};
 /// appended (`O_APPEND`) is always one. A transfer that is cancelled or meets an error between two parts has its
 /// count, if it is not an exact one.
 ///
-/// Pipes, terminals and the like have no positions: there the offset is not looked at, and of those without one
+/// Pipes, terminals and the like have no positions: there the offset is ignored, and of those without one
 /// reads come one after another, and writes do. On io_uring everything but the closing by drop is
 /// asynchronous; on epoll and poll what is not in the page cache is done by a [thread
 /// pool](crate::Builder::thread_pool). Zero bytes read is the end of the file. An empty buffer is done at

@@ -57,7 +57,7 @@ impl Generations {
     /// It changes whenever the number comes to name a descriptor of ours. Numbers that have none stay at zero.
     #[inline(always)]
     pub(crate) fn of(self, fd: RawDescriptor) -> u32 {
-        // Relaxed: whoever uses a descriptor got it, by whatever way, from the thread that made it.
+        // Relaxed: a thread that uses a descriptor got it, one way or another, from the thread that made it.
         place(self.0, fd).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 }

@@ -15,7 +15,7 @@
 //!
 //! No wake-up is lost: every change is a read-modify-write of the same word, so a post comes either before
 //! the loop went to sleep, and the loop sees it and does not block, or after, and the poster sees `SLEEPING`
-//! or `POLLED` and wakes it. No wake-up is superfluous: while the loop is awake, or somebody has woken it already, a post
+//! or `POLLED` and wakes it. No wake-up is superfluous: while the loop is awake, or another thread has woken it already, a post
 //! or a notification costs one atomic operation and no system call. The models in `src/model/loom_tests.rs`
 //! try both claims in every order.
 
@@ -52,7 +52,7 @@ pub(crate) struct Inbox {
 pub(crate) struct Posted {
     /// Headers linked by `next`, oldest first.
     pub(crate) list: *mut Header,
-    /// Somebody called [`LoopHandle::wake`].
+    /// A thread called [`LoopHandle::wake`].
     pub(crate) woken: bool,
 }
 
@@ -116,7 +116,7 @@ impl Inbox {
     pub(crate) fn wake(&self) {
         let mut word = self.queue.load(Ordering::Relaxed);
         while word != CLOSED && !self.home.is_inherited() {
-            // If there is something in the queue already, it is written all the same: the loop, which has yet
+            // If there is something in the queue already, it is written nevertheless: the loop, which has yet
             // to take it, then sees what this thread did before, a request to stop for instance.
             let next = if list_of(word).is_null() { NOTIFIED } else { word };
             match self.queue.compare_exchange_weak(word, next, Ordering::Release, Ordering::Relaxed) {

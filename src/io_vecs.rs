@@ -146,7 +146,7 @@ const VECS_MAX: usize = 1024;
 pub(crate) enum Part {
     /// One run of bytes.
     Run(IoVec),
-    /// So many runs of the operation's own list.
+    /// This many runs of the operation's own list.
     Runs(*mut IoVec, usize),
 }
 

@@ -170,7 +170,7 @@ impl<W: Work> Jobs<W> {
     }
 
     /// Sends work to a pool, and says by which job; it comes back through the queue of `inbox`. Without a
-    /// pool the work is done here and now, and comes back all the same.
+    /// pool the work is done here and now, and comes back as well.
     ///
     /// # Safety
     /// `write` writes the whole work to the place that it gets. What the work touches is the pool's until the

@@ -202,7 +202,7 @@ impl<T> Slots<T> {
             return;
         }
         let (layout, _) = Pool::<T>::layout(slots.capacity);
-        // SAFETY: S12: nobody refers to it any more, and every slot's state has been dropped.
+        // SAFETY: S12: nothing refers to it any more, and every slot's state has been dropped.
         unsafe { alloc::dealloc(this.as_ptr().cast(), layout) };
     }
 

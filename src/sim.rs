@@ -413,7 +413,7 @@ impl Simulation {
 
     /// The disks lose power: every file is as it was [synced](crate::File::sync_all) last, and files that
     /// never were are gone. With [`Faults::torn_write`], changes that were not synced may have reached the
-    /// disk all the same, in part. To be called between two lives of a program, when the loops of the first
+    /// disk nevertheless, in part. To be called between two lives of a program, when the loops of the first
     /// are dropped.
     pub fn power_cut(&self) {
         self.world.power_cut();

@@ -107,7 +107,7 @@ impl Selector for Epoll {
         let mut event = EpollEvent::new(events, u64::from(generation) << 32 | u64::from(fd as u32));
         // SAFETY: S6: an operation borrows the descriptor, so it is open.
         let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
-        // Either may be wrong: the file may have been registered when the number was somebody else's, or the
+        // Either may be wrong: the file may have been registered when the number was another file's, or the
         // number may have been made to name another file (dup2). A change, too, reports what it is ready for
         // now.
         let registered = match is_known {

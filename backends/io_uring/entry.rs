@@ -48,7 +48,7 @@ pub(super) fn of_common(op: &RawOp) -> Option<Entry> {
 /// `op` is an operation of the backend.
 #[inline(never)]
 pub(super) unsafe fn of(op: *mut RawOp, features: &Features) -> Entry {
-    // SAFETY: S3: nobody writes to it now.
+    // SAFETY: S3: nothing writes to it now.
     let raw = unsafe { &*op };
     match raw.kind {
         OpKind::Recv => socket::recv(raw),

@@ -15,7 +15,7 @@ pub(super) struct Features {
     pub(super) buffer_rings: bool,
     /// `IORING_OP_SEND_ZC` (6.0).
     pub(super) zero_copy_send: bool,
-    /// Set on entries whose success nobody wants to hear of (5.17).
+    /// Set on entries whose success is not reported (5.17).
     pub(super) skip_success: squeue::Flags,
 }
 

@@ -96,7 +96,7 @@ impl IoUring {
     /// As [`IoUring::submit`].
     #[inline(always)]
     unsafe fn push(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
+        // SAFETY: S3: no other code has it now.
         match entry::of_common(unsafe { &*op }) {
             // SAFETY: S1: what the entry points to lives until the operation is completed.
             Some(entry) => unsafe { self.push_entry(token, token.bits(), entry) },
@@ -109,7 +109,7 @@ impl IoUring {
     /// As [`IoUring::submit`].
     #[inline(never)]
     unsafe fn push_prepared(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
+        // SAFETY: S3: no other code has it now.
         let raw = unsafe { &mut *op };
         if !self.prepare(token, raw, ops) {
             return;
@@ -182,7 +182,7 @@ impl IoUring {
     /// `false`: there is no room.
     fn push_cancel(&mut self, token: Token, ops: &mut Operations) -> bool {
         let Some(op) = ops.op(token) else { return true };
-        // SAFETY: S3: nobody writes to these fields now.
+        // SAFETY: S3: nothing writes to these fields now.
         let target = user_data_of(token, unsafe { &*op });
         let entry = opcode::AsyncCancel::new(target).build().user_data(token.bits() | CANCEL_BIT);
         // SAFETY: S1: a cancel points to nothing.
@@ -220,7 +220,7 @@ impl IoUring {
     /// # Safety
     /// As [`IoUring::submit`].
     unsafe fn push_again(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
+        // SAFETY: S3: no other code has it now.
         let raw = unsafe { &*op };
         if !sends::is_waiting(raw) {
             // SAFETY: S3: as above.

@@ -10,7 +10,7 @@
 //! 6.18). Then it signals after an RCU grace period (up to 16 ms), and once for each time that the eventfd
 //! is registered (since Linux 6.11, `io_uring/eventfd.c`: `IO_EVENTFD_OP_SIGNAL_BIT` is set and never cleared). So
 //!
-//! * other threads do not write to an eventfd that the ring watches, while nobody waits in the ring;
+//! * other threads do not write to an eventfd that the ring watches, while no thread waits in the ring;
 //! * a poll of what may be an eventfd, or hide one, is also given to a selector, which is what the program
 //!   polls in place of the eventfd: it is told at once. A read of an eventfd may be told late;
 //! * the ring's eventfd is registered anew whenever it has been looked at (which costs 2 µs), so that nothing is

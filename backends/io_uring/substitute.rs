@@ -4,7 +4,7 @@
 //! cgroup, before Linux 6.14 also a signal at the wrong moment) it ends the operation with `ECANCELED`, though
 //! nothing was cancelled. And an operator may keep a program from some of the ring's operations
 //! (`IORING_REGISTER_RESTRICTIONS`, filters of a sandbox): they end in `EACCES` or `EPERM`. A thread of our own could not be made either, so the call is made in place: it holds the
-//! loop for as long as the disk takes. What might wait for ever ends in `EAGAIN` instead.
+//! loop for as long as the disk takes. What might wait without end ends in `EAGAIN` instead.
 
 #![allow(unsafe_code)]
 
@@ -63,7 +63,7 @@ pub(super) fn call_refused(op: &RawOp, refusal: i32) -> i32 {
     if result == -errno::EAGAIN { refusal } else { result }
 }
 
-/// Opens a file, but nothing whose opening waits for somebody (a FIFO, a terminal).
+/// Opens a file, but nothing whose opening waits for a peer (a FIFO, a terminal).
 fn open(op: &RawOp) -> i32 {
     let OpenWords { path, flags, mode, .. } = *op.as_open();
     // SAFETY: S6: the path is the operation's.

@@ -38,7 +38,7 @@ struct Watched {
 }
 
 impl Shown {
-    /// Makes the thread, with room for so many descriptors. It rests.
+    /// Makes the thread, with room for this many descriptors. It rests.
     pub(super) fn new(capacity: usize, waker: Waker) -> io::Result<Shown> {
         let watched = Watched { entries: memory::list(capacity)?, version: 0, is_over: false };
         let shared = Arc::new(Shared { watched: Mutex::new(watched), changed: WakeUp::new()? });

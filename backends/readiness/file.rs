@@ -28,7 +28,7 @@ impl<S: Selector> Readiness<S> {
     /// As [`Readiness::submit`].
     #[inline(never)]
     pub(super) unsafe fn start_file(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
+        // SAFETY: S3: no other code has it now.
         let raw = unsafe { &*op };
         if !self.enter(token, raw, ops) {
             return;
@@ -63,7 +63,7 @@ impl<S: Selector> Readiness<S> {
     unsafe fn start_cached_read(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         let mut moved = 0;
         for _ in 0..ATTEMPTS_MAX {
-            // SAFETY: S3: nobody else has it now.
+            // SAFETY: S3: no other code has it now.
             let raw = unsafe { &mut *op };
             if moved >= ATTEMPT_BYTES_MAX {
                 break;
@@ -93,7 +93,7 @@ impl<S: Selector> Readiness<S> {
     /// As [`Readiness::submit`].
     #[inline(never)]
     pub(super) unsafe fn start_close(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
+        // SAFETY: S3: no other code has it now.
         let raw = unsafe { &*op };
         let is_regular = match self.descriptors.is_stale(raw) {
             Ok(true) => file_kind(raw.fd).is_ok_and(|kind| kind == FileKind::Regular),
@@ -181,7 +181,7 @@ pub(super) fn read_cached(op: &RawOp) -> i32 {
     unsafe { sys::file::read_nowait(op.fd, vecs, count, offset(op)) }
 }
 
-/// Calls with the offset of an operation. Where there are no positions it is not looked at, as on io_uring;
+/// Calls with the offset of an operation. Where there are no positions it is ignored, as on io_uring;
 /// but sockets want none.
 fn at_offset(op: &RawOp, call: impl Fn(i64) -> i32) -> i32 {
     let offset = offset(op);

@@ -28,7 +28,7 @@ impl<S: Selector> Readiness<S> {
     /// As [`Readiness::submit`].
     #[inline(never)]
     pub(super) unsafe fn start_poll(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
-        // SAFETY: S3: nobody else has it now.
+        // SAFETY: S3: no other code has it now.
         let raw = unsafe { &*op };
         if !self.enter(token, raw, ops) {
             return;
@@ -49,7 +49,7 @@ impl<S: Selector> Readiness<S> {
         while let Some(token) = next {
             next = self.nodes.next(token);
             let Some(op) = ops.op(token) else { continue };
-            // SAFETY: S3: the operation is ours, and nobody else looks at it now.
+            // SAFETY: S3: the operation is ours, and nothing else reads it now.
             if let Attempt::Over(outcome) = attempt(unsafe { &*op }) {
                 let record = self.descriptors.record(fd);
                 self.nodes.remove(record.queue(Direction::Neither), token);

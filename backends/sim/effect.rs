@@ -120,7 +120,7 @@ pub(super) enum Effect {
     WakeWriters(ObjectId),
     /// A segment is on its way.
     Send { to: ObjectId, segment: Segment, path: Path },
-    /// The other end of an object is closed, with so many bytes that it had not read.
+    /// The other end of an object is closed, with this many bytes that it had not read.
     PeerClosed { object: ObjectId, unread: usize },
     /// An object is closed, since what it belongs to is.
     Close(ObjectId, Closing),

@@ -29,7 +29,7 @@ pub struct Faults {
     pub again: f64,
     /// A connection that is reset while it is used (`ECONNRESET`), for each transfer.
     pub connection_reset: f64,
-    /// A connection that is refused although somebody listens (`ECONNREFUSED`).
+    /// A connection that is refused although a listener is there (`ECONNREFUSED`).
     pub connection_refused: f64,
     /// A file system that has no room for a write (`ENOSPC`).
     pub no_space: f64,
@@ -44,7 +44,7 @@ pub struct Faults {
     pub submission_queue_full: f64,
     /// A step in which the completion queue gives only a few of its completions.
     pub completion_queue_overflow: f64,
-    /// A completion that comes once more when its operation is long over. Nobody must see it.
+    /// A completion that comes once more when its operation is long over. No callback must see it.
     pub late_completion: f64,
     /// A multi-result operation that the backend repeats natively, for each submission. Otherwise the loop
     /// submits it again after each result.
@@ -52,7 +52,7 @@ pub struct Faults {
     /// A native multi-result operation that the backend stops repeating after a result, for each of them.
     pub lost_continuation: f64,
     /// At a [power cut](crate::sim::Simulation::power_cut): a change that was not synced and has reached the
-    /// disk all the same, in part or whole.
+    /// disk nevertheless, in part or whole.
     pub torn_write: f64,
 }
 

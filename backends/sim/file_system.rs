@@ -223,7 +223,7 @@ impl FileSystem {
         self.names.get(trimmed(path)).map(|inode| self.read(*inode, 0, usize::MAX))
     }
 
-    /// Everything is as it was synced last, but for changes that have reached the disk all the same.
+    /// Everything is as it was synced last, but for changes that have reached the disk nevertheless.
     pub(super) fn power_cut(&mut self, random: &mut Random, torn_write: f64) {
         for inode in self.inodes.values_mut() {
             let mut survives = inode.durable.is_some();

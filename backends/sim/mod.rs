@@ -147,7 +147,7 @@ unsafe impl Driver for Sim {
             Wait::Forever => u64::MAX,
         };
         if wait == (Wait::Peek) {
-            // Somebody polls the descriptor: what made it readable has been seen.
+            // A program polls the descriptor: what made it readable has been seen.
             self.waker.clear();
         }
         let mut count = 0;

@@ -88,7 +88,7 @@ pub(super) struct Sent {
 /// Says how much room there is for what is received; it is asked only if there is something.
 pub(super) type Room<'a> = &'a mut dyn FnMut() -> Result<usize, Errno>;
 
-/// Gives the first so many bytes of what is sent; it is asked once at most.
+/// Gives that many of the first bytes of what is sent; it is asked once at most.
 pub(super) type Gather<'a> = &'a mut dyn FnMut(usize) -> Vec<u8>;
 
 /// What the kernel asks of an object, whatever its kind.
@@ -167,7 +167,7 @@ pub(super) trait SimObject {
         Effects::NONE
     }
 
-    /// Its peer was closed, with so many bytes that it had not read.
+    /// Its peer was closed, with this many bytes that it had not read.
     fn peer_closed(&mut self, _unread: usize) {}
 
     /// It is closed, and in the table no more.

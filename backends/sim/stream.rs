@@ -23,7 +23,7 @@ const REQUESTS_MAX: u8 = 6;
 /// How far an end is with its connection.
 #[derive(Debug)]
 enum Connect {
-    /// The request is on its way, for an operation or for a peer, and was sent again so many times.
+    /// The request is on its way, for an operation or for a peer, and was sent again this many times.
     Requested { op: Option<OpSeq>, tries: u8 },
     /// It is as it will be.
     Done(Result<(), Errno>),

@@ -64,7 +64,7 @@ impl PollOneoff {
         // SAFETY: S8: the list is valid for the length of the call, and there is room for as many events.
         match unsafe { wasip1::poll_oneoff(list, events, count) } {
             Ok(count) => {
-                // SAFETY: S8: so many were written.
+                // SAFETY: S8: this many were written.
                 unsafe { self.events.set_len(count) };
                 Ok(count)
             }

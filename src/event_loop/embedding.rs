@@ -21,7 +21,7 @@ impl Loop {
         self.retry_buffer_waiters();
         let flushed = self.core.backend.flush(&mut self.core.ops);
         if self.core.embedded.get() && !self.core.ops.in_step {
-            // Whoever waits until the time that it was told has to ask again.
+            // A program that waits until the time that it was told has to ask again.
             let sooner = self.core.ops.next_event_ns().is_some_and(|at_ns| at_ns < self.core.told_ns);
             self.show(sooner || flushed.is_err());
         }

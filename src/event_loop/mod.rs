@@ -222,7 +222,7 @@ impl Loop {
     /// In a callback: the bytes that its operation moved before it ended, however it ended. After a deadline,
     /// a cancel or an error in the middle of [`send_all`](crate::TcpStream::send_all),
     /// [`recv_exact`](crate::TcpStream::recv_exact), [`write_all`](crate::File::write_all) and the like it says
-    /// how far the operation came: so many bytes from the first one on are sent, written, or in the
+    /// how far the operation came: this many bytes from the first one on are sent, written, or in the
     /// buffer. After a success it is the count.
     ///
     /// What was sent is with the kernel, not necessarily with the peer. In the item callback of a
@@ -258,7 +258,7 @@ impl Loop {
         self.core.moved
     }
 
-    /// The callback that runs next is of an operation that has moved so many bytes.
+    /// The callback that runs next is of an operation that has moved this many bytes.
     #[inline(always)]
     pub(crate) fn note_moved(&mut self, bytes: u64) {
         self.core.moved = bytes;

@@ -31,7 +31,7 @@ pub enum RunMode {
 pub(crate) struct Turn {
     /// It has done something, or has something to do at once.
     pub(crate) busy: bool,
-    /// Somebody asked it to stop.
+    /// A caller asked it to stop.
     pub(crate) stopped: bool,
 }
 

@@ -69,7 +69,7 @@ impl Loop {
     /// **Nothing that has arrived is thrown away**, however the operation ends: by [`Action::Disarm`], by
     /// [`Loop::cancel`], by its deadline, or by a panic of `on_item`, which disarms. A connection that was
     /// accepted by then, or a buffer that was filled, comes to `on_item` before the end, and the action of
-    /// that item is not looked at; a program that has no use for it drops it. How much may still come after
+    /// that item is ignored; a program that has no use for it drops it. How much may still come after
     /// the first [`Action::Disarm`]: on io_uring what the kernel had done before it heard of it, no more than
     /// the completion queue holds; on readiness backends up to 256 connections, and no buffers. Of a timer
     /// nothing comes any more, and a notification waits for the notifier's next wait. A receive whose

@@ -115,7 +115,7 @@ impl Entry {
         outcome.result < 0 && !is_end_of_ours && self.op_kind().takes_pooled_buffer()
     }
 
-    /// Whether an exact operation, that nobody wants to end, has moved all that was left.
+    /// Whether an exact operation, which is not to end, has moved all that was left.
     #[inline(always)]
     pub(super) fn is_whole(&self, outcome: Outcome) -> bool {
         // SAFETY: S3: a field that the backend, which gave this outcome, does not write to.
@@ -129,7 +129,7 @@ impl Entry {
     }
 
     pub(super) fn is_one_shot_timer(&self) -> bool {
-        // SAFETY: S3: a field that nobody writes while the operation is in flight.
+        // SAFETY: S3: a field that nothing writes while the operation is in flight.
         self.op_kind() == OpKind::Timer && unsafe { (*self.op()).flags } & RawOp::MULTI == 0
     }
 
@@ -141,7 +141,7 @@ impl Entry {
     }
 
     pub(super) fn op_kind(&self) -> OpKind {
-        // SAFETY: S3: a field that nobody writes while the operation is in flight.
+        // SAFETY: S3: a field that nothing writes while the operation is in flight.
         unsafe { (*self.op()).kind }
     }
 

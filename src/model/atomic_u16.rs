@@ -1,4 +1,4 @@
-//! An atomic in memory that is somebody else's. Loom's atomics are larger than what they stand for, so they
+//! An atomic in memory that another type owns. Loom's atomics are larger than what they stand for, so they
 //! are kept aside, by address.
 
 #![allow(unsafe_code)]

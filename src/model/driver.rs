@@ -74,7 +74,7 @@ unsafe impl Driver for Model {
 impl AsFd for Model {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.polled.set(true);
-        // SAFETY: S7: nobody uses it; standard input is as good as any.
+        // SAFETY: S7: nothing uses it; standard input is as good as any.
         unsafe { BorrowedFd::borrow_raw(0) }
     }
 }

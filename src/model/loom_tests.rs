@@ -154,7 +154,7 @@ fn every_post_arrives_and_those_of_one_thread_in_their_order() {
     });
 }
 
-/// The loop that finds itself alone sleeps without a word; whoever was there before must have been heard.
+/// The loop that finds itself alone sleeps without a word; what other threads did before must have been seen.
 #[test]
 fn the_last_post_is_not_lost_when_its_handle_is_dropped_or_cloned() {
     check(3, || {
@@ -412,7 +412,7 @@ fn offload_in(lp: &mut Loop, pool: &ThreadPool, place: Box<Completion<Work>>) ->
     )
 }
 
-/// A pool with one worker, which ends after so many tasks.
+/// A pool with one worker, which ends after this many tasks.
 fn pool(tasks: usize) -> (ThreadPool, JoinHandle<()>) {
     let pool = ThreadPool::for_models();
     let of_worker = pool.clone();

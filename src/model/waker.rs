@@ -47,7 +47,7 @@ impl Waker {
         *self.0.raised.lock().unwrap() = false;
     }
 
-    /// If nobody ever wakes it, loom finds that no thread can run.
+    /// If no thread ever wakes it, loom finds that no thread can run.
     pub(crate) fn wait(&self) {
         let mut raised = self.0.raised.lock().unwrap();
         while !*raised {

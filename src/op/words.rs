@@ -2,7 +2,7 @@
 //! [`Facts::words`](super::Facts::words) tells which.
 //!
 //! A view is plain data that fills the words to the last byte, so each may be read at any time (S17). To read the view
-//! of another kind is a mistake all the same, and fails in a debug build.
+//! of another kind is still a mistake, and fails in a debug build.
 
 #![allow(unsafe_code)]
 

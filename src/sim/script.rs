@@ -41,7 +41,7 @@ pub(super) fn ask<R: Send + 'static>(
     let question: Question = Box::new(move |world| {
         let answer = attempt(world);
         let is_answered = answer.is_some();
-        // If nobody listens any more, there is no one to tell.
+        // If the receiver is gone, the result is dropped.
         answer.map(|answer| reply.send(answer));
         is_answered
     });

@@ -167,7 +167,7 @@ pub(crate) mod file {
     /// What can be behind a descriptor.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum FileType {
-        /// It is always ready, and may take its time all the same. `is_cached`: what was read or written is kept
+        /// It is always ready, and may block nevertheless. `is_cached`: what was read or written is kept
         /// in memory.
         OnDisk {
             is_cached: bool,
@@ -277,7 +277,7 @@ pub(crate) mod socket {
     pub(crate) use super::platform::socket::linger_in_background;
 
     /// Has urgent data received as bytes of the stream, on a socket and on those that it accepts. A byte that is
-    /// skipped wakes whoever receives in vain, as often as the peer likes; io_uring then has a thread wait.
+    /// skipped wakes a receiver in vain, as often as the peer likes; io_uring then has a thread wait.
     pub(crate) use super::platform::socket::take_urgent_data_in_line;
 
     /// What a descriptor is.

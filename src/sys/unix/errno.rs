@@ -16,7 +16,7 @@ pub(crate) fn last() -> i32 {
 }
 
 /// A result without the codes that a kernel has for itself: Linux's from 512 to 530, which it is meant to replace
-/// before a program sees them, and which come through all the same (an open in a worker that is interrupted; drivers,
+/// before a program sees them, and which come through nevertheless (an open in a worker that is interrupted; drivers,
 /// NFS).
 pub(crate) fn published(result: i32) -> i32 {
     match -result {

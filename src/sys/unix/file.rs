@@ -55,7 +55,7 @@ pub(crate) fn opening(flags: i32) -> Opening {
 pub(crate) fn close(fd: RawDescriptor) -> i32 {
     // SAFETY: S7: the caller owns the descriptor.
     match result_of(unsafe { libc::close(fd) } as isize) {
-        // close(2): the descriptor is gone all the same, and may be another's by now.
+        // close(2): the descriptor is closed nevertheless, and may be another's by now.
         errno if errno == -errno::EINTR => 0,
         result => result,
     }
