@@ -115,7 +115,7 @@ struct Side {
 }
 
 fn on_woken(lp: &mut Loop, mut side: Box<Completion<Side>>, woken: io::Result<()>) {
-    woken.expect("nobody cancels it");
+    woken.expect("no code cancels it");
     side.left -= 1;
     side.peer.notify();
     if side.left > 0 {

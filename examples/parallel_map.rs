@@ -98,7 +98,7 @@ fn points_inside(row: u32, args: &Args) -> u32 {
         .sum()
 }
 
-/// Whether z → z² + c stays near zero for so many steps.
+/// Whether z → z² + c stays near zero for this many steps.
 fn is_inside(c_real: f64, c_imaginary: f64, steps: u32) -> bool {
     let (mut real, mut imaginary) = (0.0, 0.0);
     for _ in 0..steps {

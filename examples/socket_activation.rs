@@ -1,5 +1,5 @@
 //! An echo server on a socket that it did not open: the listener is descriptor 3, as it is for a service that systemd
-//! starts when somebody connects (sd_listen_fds(3)), and for a program under WASI, which can open none itself.
+//! starts when a client connects (sd_listen_fds(3)), and for a program under WASI, which can open none itself.
 //!
 //! ```text
 //! cargo build --example socket_activation
@@ -27,7 +27,7 @@ struct Connection {
 fn main() -> io::Result<()> {
     let connections_max =
         std::env::args().nth(1).map_or(usize::MAX, |count| count.parse().expect("a number"));
-    // SAFETY: whoever has started the program has opened it for it, and nothing else here uses it.
+    // SAFETY: the parent process has opened it for this program, and nothing else here uses it.
     let listener = TcpListener::from_std(unsafe { std::net::TcpListener::from_raw_fd(LISTENER) })?;
     let mut lp = Loop::new()?;
     lp.submit_multi(

@@ -150,7 +150,7 @@ fn cancelled_timer(lp: &mut Loop, watch: Watch) -> io::Result<&'static str> {
             watch.tell(&format!("cancel: {}, and once more: {}", lp.cancel(id), lp.cancel(id)));
         },
     );
-    Ok("A timer of an hour that is cancelled after one period; its callback runs all the same:")
+    Ok("A timer of an hour that is cancelled after one period; its callback runs, too:")
 }
 
 // ---- deadlines

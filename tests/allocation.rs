@@ -82,7 +82,7 @@ const ROUNDS: usize = 100_000;
 const SLOW_ROUNDS: usize = 5_000;
 const CONNECTIONS: usize = 1_000;
 
-/// Runs a test on each kind of loop: on the best one all rounds, on each other a share of one in so many.
+/// Runs a test on each kind of loop: on the best one all rounds, on each other a share of them.
 fn on_each_loop(test: impl Fn(Box<Loop>, usize)) {
     on_each_loop_of(64, 32, test);
 }
@@ -343,7 +343,7 @@ fn notifications_of_another_thread_allocate_nothing() {
             }
         });
         let id = lp.submit_multi(
-            // Whoever has the last clone of the notifier frees it: it shall not be the loop.
+            // The owner of the last clone of the notifier frees it: it shall not be the loop.
             insert(&pool, Multi::new(notifier.clone(), Arc::clone(&seen))),
             |notifier| notifier.wait_multi(),
             |_, seen, ()| {
@@ -751,7 +751,7 @@ fn many_that_are_cancelled_while_they_wait_for_room_allocate_nothing() {
                 let id = lp.submit_multi(
                     insert(&acceptors, Multi::new(source, Rc::clone(&tally))),
                     |listener| listener.accept_multi(),
-                    |_, _, _| unreachable!("nobody connects"),
+                    |_, _, _| unreachable!("no client connects"),
                     |_, owner, end| owner.state.count(&end),
                 );
                 lp.cancel(id);

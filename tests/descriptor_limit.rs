@@ -1,5 +1,5 @@
 //! A descriptor may have a number beyond the limit that holds when a loop is made: the limit was lowered
-//! since, or is raised later. It works all the same, on every backend. This has a binary to itself, as the
+//! since, or is raised later. It works nevertheless, on every backend. This has a binary to itself, as the
 //! limit is the process's.
 
 #![allow(unsafe_code)]
@@ -30,7 +30,7 @@ fn numbered(stream: &StdStream, number: libc::rlim_t) -> io::Result<TcpStream> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it was just made, and is nobody else's.
+    // SAFETY: it was just made, and has no other owner.
     TcpStream::from_std(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 

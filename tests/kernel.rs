@@ -36,7 +36,7 @@ mod granted {
     }
 }
 
-/// `kernel.io_uring_disabled` is 2: nobody may use io_uring.
+/// `kernel.io_uring_disabled` is 2: no process may use io_uring.
 mod refused {
     use oxev::{Kind, Loop};
 

@@ -1,5 +1,5 @@
 //! What happens at the limits that a system sets to a process: the size of files. Each body runs in a process
-//! of its own, so that the limit is nobody else's.
+//! of its own, so that the limit concerns no other test.
 
 #![allow(unsafe_code)]
 
@@ -38,7 +38,7 @@ fn in_a_process(test: &str, body: fn(Builder)) {
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
 }
 
-/// No file of this process grows beyond so many bytes: a write that would ends short, or with `EFBIG`.
+/// No file of this process grows beyond this many bytes: a write that would ends short, or with `EFBIG`.
 fn limit_file_size(bytes: libc::rlim_t) {
     // SAFETY: a disposition that runs no code.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.unwrap();
@@ -285,7 +285,7 @@ fn where_no_thread_can_be_made_files_are_served_all_the_same() {
     });
 }
 
-/// An open that waits for somebody to open the other end: the worker of the kernel that waits says `ERESTARTSYS`.
+/// An open that waits for a process to open the other end: the worker of the kernel that waits says `ERESTARTSYS`.
 #[test]
 fn an_open_that_waits_ends_as_cancelled_or_at_its_deadline() {
     for kind in common::backends() {
@@ -314,7 +314,7 @@ fn an_open_that_waits_ends_as_cancelled_or_at_its_deadline() {
         let ends = ends.take();
         assert!(ends.iter().any(oxev::is_canceled), "{kind}: {ends:?}");
         assert!(ends.iter().any(oxev::is_deadline), "{kind}: {ends:?}");
-        // Whoever still waits there is let go.
+        // A thread that still waits there is let go.
         let _ = std::fs::File::options().read(true).write(true).open(dir.path().join("fifo"));
     }
 }

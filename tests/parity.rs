@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// A valid number for an eventfd.
 const PAYLOAD: [u8; 8] = 1u64.to_ne_bytes();
 
-/// Nobody's memory: what is to be received lands here.
+/// Memory that nothing else uses: what is to be received lands here.
 struct State<D> {
     descriptor: D,
     buffer: [u8; 16],
@@ -116,7 +116,7 @@ fn file(flags: i32) -> (OwnedFd, Company) {
 
 fn own(fd: i32) -> OwnedFd {
     assert!(fd >= 0, "{}", io::Error::last_os_error());
-    // SAFETY: just made, and nobody else's.
+    // SAFETY: just made, and has no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -227,7 +227,7 @@ const DESCRIPTORS: &[(&str, Make)] = &[
         (nonblocking(writer.into()), vec![reader.into()])
     }),
     ("a full pipe", full_pipe),
-    ("a pipe that nobody reads", || (io::pipe().unwrap().1.into(), vec![])),
+    ("a pipe that no process reads", || (io::pipe().unwrap().1.into(), vec![])),
     ("an eventfd", || {
         // SAFETY: no memory is passed.
         (own(unsafe { libc::eventfd(5, 0) }), vec![])
@@ -574,8 +574,8 @@ fn files_and_what_is_none() {
     compare(|run| DESCRIPTORS.iter().for_each(|(name, make)| run.files(name, *make)));
 }
 
-/// An address of this host where nobody listens.
-fn nobody(address: &str) -> std::net::SocketAddr {
+/// An address of this host where nothing listens.
+fn without_listener(address: &str) -> std::net::SocketAddr {
     std::net::TcpListener::bind(address).unwrap().local_addr().unwrap()
 }
 
@@ -584,8 +584,8 @@ fn connections_that_cannot_be_made() {
     compare(|run| {
         let none = || ((), vec![]);
         for (name, address) in [
-            ("refused", nobody("127.0.0.1:0")),
-            ("refused on IPv6", nobody("[::1]:0")),
+            ("refused", without_listener("127.0.0.1:0")),
+            ("refused on IPv6", without_listener("[::1]:0")),
             ("port 0", "127.0.0.1:0".parse().unwrap()),
             ("broadcast", "255.255.255.255:80".parse().unwrap()),
             ("multicast", "224.0.0.1:80".parse().unwrap()),
@@ -811,7 +811,7 @@ mod programs {
                     p.start("send", &stream, 64 << 20, |half| half.stream.send_all(&half.buffer));
                     p.settle();
                     Socket::from(peer).set_linger(Some(Duration::ZERO)).unwrap();
-                    // ECONNRESET goes to whoever asks first, and that may be inside of the kernel; then it is
+                    // ECONNRESET goes to the call that asks first, and that may be inside of the kernel; then it is
                     // EPIPE.
                     p.finish().into_iter().map(|line| line.replace(": 32", ": 104")).collect()
                 }

@@ -38,7 +38,7 @@ fn in_a_process(test: &str, body: fn()) {
     }
 }
 
-/// Runs `body` in a process of its own, as a user of its own who may lock so many bytes. Not where there is no
+/// Runs `body` in a process of its own, as a user of its own who may lock this many bytes. Not where there is no
 /// io_uring, or a ring counts as no locked memory: on Linux 5.12 to 6.13, and for who has `CAP_IPC_LOCK`.
 fn with_locked_memory(test: &str, body: fn()) {
     if std::env::var(CHILD).as_deref() != Ok(test) {

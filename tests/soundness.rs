@@ -384,8 +384,8 @@ fn a_wake_up_that_comes_before_the_wait_ends_it() {
     lp.run(RunMode::Once).unwrap();
 }
 
-/// A thread may be late, or the whole machine may stand still, so the limit is one that nobody reaches but by
-/// sleeping for ever.
+/// A thread may be late, or the whole machine may stand still, so the limit is one that a thread only reaches by
+/// sleeping without end.
 #[test]
 fn a_stop_is_not_lost_among_wake_ups_and_posts_of_other_threads() {
     const LIMIT: Duration = Duration::from_secs(300);

@@ -597,7 +597,7 @@ fn each_resumes_a_panic_after_every_call_has_returned() {
             });
         }));
         assert_eq!(running.load(Ordering::SeqCst), 0);
-        // Both calls may have been made by workers; then nobody, or everybody, panicked.
+        // Both calls may have been made by workers; then no task, or every task, panicked.
         if let Err(panic) = result {
             assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
         }

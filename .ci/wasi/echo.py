@@ -43,7 +43,7 @@ def main():
     server = subprocess.Popen([wasmtime, "run", *listen, module, str(CONNECTIONS)])
     try:
         clients = [connect(port, server) for _ in range(CONNECTIONS)]
-        # Parts that fit into the buffers of the sockets on both sides: nobody waits for the other.
+        # Parts that fit into the buffers of the sockets on both sides: neither side waits for the other.
         for begin in range(0, len(MESSAGE), 1 << 15):
             part = MESSAGE[begin : begin + (1 << 15)]
             for client in clients:

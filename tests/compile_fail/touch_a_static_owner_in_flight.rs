@@ -1,4 +1,4 @@
-//! A static completion is lent for ever: not even the callback's end gives the first name back.
+//! A static completion is lent for good: not even the callback's end gives the first name back.
 
 use oxev::{Completion, Loop};
 

@@ -39,7 +39,7 @@ conformance! {
     the_largest_number_of_buffers_works,
     pools_do_not_share_buffers,
     a_pool_in_the_place_of_another_lends_no_buffer_twice,
-    a_pool_that_nobody_uses_gives_its_place_to_the_next,
+    a_pool_that_is_not_in_use_gives_its_place_to_the_next,
     every_buffer_is_available_again_after_everything,
     a_receive_longer_than_a_buffer_is_split,
 }
@@ -460,7 +460,7 @@ fn pools_do_not_share_buffers(v: Variant) {
     drop(lease);
 }
 
-fn a_pool_that_nobody_uses_gives_its_place_to_the_next(v: Variant) {
+fn a_pool_that_is_not_in_use_gives_its_place_to_the_next(v: Variant) {
     let mut lp = v.new_loop();
     for round in 1..100 {
         let pool = lp.buf_pool(round, 16).unwrap();

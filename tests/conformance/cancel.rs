@@ -276,7 +276,7 @@ fn a_shared_socket_is_closed_once_what_is_pending_on_it_is_cancelled(v: Variant)
     lp.run(RunMode::UntilDone).unwrap();
     assert!(is_canceled(&recv.result()) && is_canceled(&exact.result()));
     assert!(is_canceled(&multi.end()) && is_canceled(&send.result()));
-    let ours = Rc::into_inner(ours).expect("nobody has it any more");
+    let ours = Rc::into_inner(ours).expect("nothing else has it any more");
     complete(&mut lp, ours, |s| s.close()).1.unwrap();
     // What was sent is still there, and then comes the end.
     std::io::copy(&mut peer, &mut std::io::sink()).unwrap();

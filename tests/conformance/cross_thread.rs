@@ -146,7 +146,7 @@ fn a_post_to_a_dropped_loop_gives_the_owner_back(v: Variant) {
     let handle = lp.handle();
     drop(lp);
     let count = Arc::new(AtomicUsize::new(0));
-    let Err(message) = handle.post(message(&count, 7), count_it) else { panic!("nobody is there") };
+    let Err(message) = handle.post(message(&count, 7), count_it) else { panic!("the loop is gone") };
     assert_eq!(message.1, 7);
     drop(message);
     assert_eq!((Arc::strong_count(&count), count.load(Ordering::Relaxed)), (1, 0));

@@ -120,7 +120,7 @@ fn each_with(v: Variant, make: fn(Variant) -> Box<Loop>, body: impl Fn(&mut Loop
     run("another loop", &|lp| Box::new(InLoop { outer: v.new_loop(), fd: lp.as_raw_fd() }));
 }
 
-/// Descriptors that somebody keeps open.
+/// Descriptors that a test keeps open.
 fn borrowed(fd: RawFd) -> BorrowedFd<'static> {
     // SAFETY: the loop outlives its embedder.
     unsafe { BorrowedFd::borrow_raw(fd) }
@@ -239,7 +239,7 @@ struct InLoop {
     fd: RawFd,
 }
 
-/// Waits in a loop for a descriptor that somebody keeps open.
+/// Waits in a loop for a descriptor that a test keeps open.
 fn start_poll(lp: &mut Loop, fd: RawFd) -> Started<(), usize> {
     start(lp, (), |()| poll_op(fd))
 }
@@ -626,7 +626,7 @@ fn a_stream_that_is_dropped_in_a_callback_is_closed(v: Variant) {
 
 // ---- what is left
 
-/// Submits itself again so many times.
+/// Submits itself again this many times.
 fn start_chain(lp: &mut Loop, len: usize, link: fn(&mut Loop, usize)) -> Counter {
     struct Chain {
         left: usize,

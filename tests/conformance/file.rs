@@ -180,7 +180,7 @@ fn positional_operations_leave_the_cursor_alone(v: Variant) {
     assert_eq!((read.unwrap(), &state.1), (2, b"ab"));
 }
 
-/// Starts a write of so many bytes at the position for each index, and says of what.
+/// Starts a write of this many bytes at the position for each index, and says of what.
 fn start_writes(lp: &mut Loop, file: &Rc<File>, count: u8, len: usize) -> Vec<Started<Written, usize>> {
     let write = |index| {
         // Exact or not, and over a buffer that is only its own.

@@ -81,7 +81,7 @@ fn until_stop_fails_where_nothing_could_end_it(v: Variant) {
     lp.run(RunMode::UntilStop).unwrap();
 }
 
-/// Accepts for ever, and counts how that ends.
+/// Accepts without end, and counts how that ends.
 fn serve(lp: &mut Loop, ends: &Log<bool>) -> std::net::SocketAddr {
     let (listener, address) = listener();
     let ends = ends.clone();

@@ -22,7 +22,7 @@ conformance! {
     once_returns_at_once_when_nothing_is_in_flight,
     no_wait_does_not_wait,
     what_a_callback_submits_is_not_run_in_the_same_step,
-    an_operation_that_resubmits_itself_starves_nobody,
+    an_operation_that_resubmits_itself_starves_no_other,
     callbacks_never_run_inside_submit,
     run_for_ends_when_the_time_is_over_and_not_before,
     run_for_ends_when_nothing_is_in_flight,
@@ -118,7 +118,7 @@ fn what_a_callback_submits_is_not_run_in_the_same_step(v: Variant) {
     }
 }
 
-fn an_operation_that_resubmits_itself_starves_nobody(v: Variant) {
+fn an_operation_that_resubmits_itself_starves_no_other(v: Variant) {
     fn for_ever(lp: &mut Loop, owner: Box<Completion<()>>, done: io::Result<()>) {
         done.unwrap();
         lp.submit(owner, |()| nop(), for_ever);

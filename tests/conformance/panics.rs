@@ -191,7 +191,7 @@ fn a_panic_in_an_item_callback_of_a_stream_of_connections(v: Variant) {
         |_, owner, _| owner.state.ended.add(),
     );
     run_panics(&mut lp);
-    // Those who were accepted by then are delivered all the same, and each delivery panics.
+    // Those who were accepted by then are delivered nevertheless, and each delivery panics.
     while !lp.is_empty() {
         let _ = catch_unwind(AssertUnwindSafe(|| lp.run(RunMode::UntilDone)));
     }

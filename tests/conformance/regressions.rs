@@ -134,7 +134,7 @@ fn a_full_completion_queue_does_not_end_run(v: Variant) {
     let mut lp = v.builder().entries(1).capacity(1000).build().unwrap();
     let nops: Vec<_> = (0..500).map(|_| start(&mut lp, (), |()| nop())).collect();
     for _ in 0..10 {
-        // Completions pile up where nobody takes them, and submissions go on.
+        // Completions pile up where no step takes them, and submissions go on.
         lp.flush().unwrap();
         start(&mut lp, (), |()| nop());
     }
@@ -284,7 +284,7 @@ fn teardown_waits_for_the_kernel_before_it_frees_buffers(v: Variant) {
         lp.run(RunMode::NoWait).unwrap();
         drop(lp);
         assert!(freed.get());
-        // Nobody reads any more: the pipe has no reader.
+        // No process reads any more: the pipe has no reader.
         assert_eq!(writer.write_all(&[0xff; 16]).unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
     }
 }

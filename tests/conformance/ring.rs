@@ -87,7 +87,7 @@ fn more_completions_than_the_queue_holds(v: Variant) {
     for _ in 0..50 {
         lp.run(RunMode::NoWait).unwrap();
     }
-    // All of them complete while nobody collects.
+    // All of them complete while the loop does not collect.
     peers.iter_mut().for_each(|peer| peer.write_all(b"x").unwrap());
     lp.run(RunMode::UntilDone).unwrap();
     assert!(receives.into_iter().all(|receive| receive.result().unwrap() == 1));
@@ -229,7 +229,7 @@ impl Interruptions {
     fn start() -> Interruptions {
         extern "C" fn nothing(_: libc::c_int) {}
         let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
-        // SAFETY: the handler does nothing, so it may run at any time; nobody else here uses the signal.
+        // SAFETY: the handler does nothing, so it may run at any time; nothing else here uses the signal.
         unsafe { sigaction(Signal::SIGUSR2, &action) }.unwrap();
         let (over, sent, target) =
             (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), pthread_self());

@@ -162,7 +162,7 @@ fn the_kernel_writes_nothing_after_the_drop(v: Variant) {
         lp.flush().unwrap();
         drop(lp);
         writer.write_all(&[0xff; 64]).unwrap();
-        // The pipe still has all of it: nobody read.
+        // The pipe still has all of it: no read took it.
         #[expect(unsafe_code, reason = "looks at memory that safe code gave away")]
         // SAFETY: the owner was leaked, and the loop that had it is gone.
         let buffer = unsafe { place.read() };
@@ -188,7 +188,7 @@ fn forgetting_a_loop_never_frees_what_it_holds(v: Variant) {
     lp.flush().unwrap();
     std::mem::forget(lp);
     // The kernel writes to memory that is still there.
-    peer.write_all(b"to nobody").unwrap();
+    peer.write_all(b"unread").unwrap();
     peer.shutdown(Shutdown::Write).unwrap();
     handle.wake();
     assert!(handle.post(Box::new(Completion::new(())), |_, _| ()).is_ok());

@@ -21,7 +21,7 @@ pub(crate) struct Variant {
 const CAPACITY: usize = 512;
 const ENTRIES: u32 = 128;
 
-/// Nothing takes that long: whoever is still waiting then waits for ever.
+/// Nothing takes that long: an operation that is still waiting then waits without end.
 const HUNG_AFTER: Duration = Duration::from_secs(60);
 
 impl Variant {

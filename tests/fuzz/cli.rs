@@ -25,7 +25,7 @@ struct Arguments {
     /// sim, io_uring, epoll, poll, or all that work here.
     #[arg(long, default_value = "all")]
     backend: String,
-    /// Runs the program of this seed alone; with --programs, the first of so many.
+    /// Runs the program of this seed alone; with --programs, the first of that many.
     #[arg(long)]
     seed: Option<u64>,
     /// How many steps a program has at most.

@@ -158,7 +158,7 @@ fn a_stop_by_a_handle_ends_one_run_and_no_other() {
     }
 }
 
-// io_uring: a connection wakes one of those who accept on its listener, and if that one is just being cancelled, nobody takes it. It is a race,
+// io_uring: a connection wakes one of those who accept on its listener, and if that one is just being cancelled, no accept takes it. It is a race,
 // so it takes many tries to see it.
 #[test]
 fn a_connection_that_comes_when_one_accept_ends_is_had_by_the_other() {
@@ -196,7 +196,7 @@ fn a_connection_that_comes_when_one_accept_ends_is_had_by_the_other() {
                 StdStream::connect(address).unwrap()
             });
             lp.run(RunMode::UntilDone).unwrap();
-            assert!(accepted.get(), "{}: nobody took the connection", lp.backend());
+            assert!(accepted.get(), "{}: no accept took the connection", lp.backend());
             for id in ids {
                 lp.cancel(id);
             }
@@ -258,7 +258,7 @@ fn connections_that_come_when_an_accept_is_disarmed_are_had_by_it_or_by_the_othe
                 })
             });
             lp.run(RunMode::UntilDone).unwrap();
-            assert_eq!(accepted.get(), CLIENTS, "{}: nobody took a connection", lp.backend());
+            assert_eq!(accepted.get(), CLIENTS, "{}: no accept took a connection", lp.backend());
             lp.cancel_all(&*listener);
             lp.run(RunMode::UntilDone).unwrap();
             drop(clients.join().unwrap());

@@ -1,4 +1,4 @@
-//! Room for descriptors: where a process may have few, only so many tests run at a time.
+//! Room for descriptors: where a process may have few, only a few tests run at a time.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -35,7 +35,7 @@ impl Drop for Place {
     }
 }
 
-/// To be held by a body that needs hundreds of descriptors: one at a time. `None` if there are never so many.
+/// To be held by a body that needs hundreds of descriptors: one at a time. `None` if there are never that many.
 pub(crate) fn crowd() -> Option<MutexGuard<'static, ()>> {
     if raise_descriptor_limit() < DESCRIPTORS_OF_A_CROWD {
         eprintln!("not run: this process may not have {DESCRIPTORS_OF_A_CROWD} descriptors");

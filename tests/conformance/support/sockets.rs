@@ -51,7 +51,7 @@ pub(crate) fn small_sender() -> (TcpStream, Peer) {
     (ours.into_stream(), peer)
 }
 
-/// A connection with small buffers on both sides: what nobody reads is soon held up.
+/// A connection with small buffers on both sides: what the peer does not read is soon held up.
 pub(crate) fn small_pair() -> (TcpStream, Peer) {
     let (ours, peer) = small_sender();
     peer.options().set_recv_buffer_size(8 << 10).unwrap();

@@ -148,7 +148,7 @@ pub(crate) trait Folder {
     fn path(&self) -> &Path;
     fn write(&self, path: &Path, content: &[u8]);
     fn read(&self, path: &Path) -> Option<Vec<u8>>;
-    /// When a file was changed, and the number of its inode, if somebody else knows that.
+    /// When a file was changed, and the number of its inode, if another source knows that.
     fn facts(&self, path: &Path) -> Option<(SystemTime, u64)>;
 }
 
@@ -219,7 +219,7 @@ impl<R> Background<R> {
 pub(crate) fn background<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Background<R> {
     let (done, result) = std::sync::mpsc::channel();
     let join = current().background(Box::new(move || {
-        // If the test is over, nobody asks for it.
+        // If the test is over, the answer is not needed.
         let _ = done.send(work());
     }));
     Background { result, join }

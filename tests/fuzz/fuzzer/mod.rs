@@ -53,9 +53,9 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) backend: Backend,
-    /// A program has so many steps at most.
+    /// A program has this many steps at most.
     pub(crate) steps_max: usize,
-    /// So many candidates are tried when it is shrunk.
+    /// This many candidates are tried when it is shrunk.
     pub(crate) candidates: usize,
 }
 

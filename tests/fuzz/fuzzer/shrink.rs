@@ -11,7 +11,7 @@ struct Shrinker<'a> {
     candidates_left: usize,
 }
 
-/// The smallest program that was found to violate the same rule, among so many.
+/// The smallest program that was found to violate the same rule, among this many.
 pub(crate) fn shrink(driver: &Driver, program: &Program, rule: &'static str, candidates: usize) -> Program {
     let mut shrinker = Shrinker { driver, rule, candidates_left: candidates };
     let mut program = program.clone();

@@ -14,7 +14,7 @@ struct Segment {
 #[derive(Clone, Debug)]
 struct Chunk {
     bytes: Vec<u8>,
-    /// So many more may have been received and not shown.
+    /// This many more may have been received and not shown.
     hidden_max: usize,
 }
 
@@ -247,7 +247,7 @@ impl Positions<'_> {
         here.dedup();
     }
 
-    /// The places that are reached by so many bytes or fewer.
+    /// The places that are reached by this many bytes or fewer.
     fn within(&self, here: &[usize], bytes_max: usize) -> Vec<usize> {
         let mut needed = vec![usize::MAX; self.end() + 1];
         here.iter().for_each(|place| needed[*place] = 0);

@@ -45,7 +45,7 @@ impl Model {
         })
     }
 
-    /// Whether the loop waits in vain: something that is in flight on it should have come. Of its pool so many buffers are free.
+    /// Whether the loop waits in vain: something that is in flight on it should have come. This many buffers of its pool are free.
     pub(crate) fn why_stuck(&mut self, on: usize, buffers: usize) -> Option<String> {
         let life = self.loops[on].life;
         let candidates: Vec<usize> = (0..self.entries.len())
@@ -108,7 +108,7 @@ impl Model {
             (_, Request::Single(Work::Connect { .. })) => !self.partitioned,
             // Those at the file's position take turns; one that is on another loop ends when that is run.
             (_, Request::Single(Work::Wait { .. }) | Request::Series(Series::Wait { .. })) => false,
-            // Nobody waits for it.
+            // No program waits for it.
             (_, Request::Single(Work::Hour)) => self.entries[number].was_reset,
             _ => true,
         }

@@ -91,7 +91,7 @@ pub(crate) struct FaultModel {
     pub(crate) refuses: bool,
     pub(crate) io_errors: bool,
     pub(crate) no_space: bool,
-    /// The file that is appended to has room for so many bytes.
+    /// The file that is appended to has room for this many bytes.
     pub(crate) room: Option<usize>,
     pub(crate) short_reads: bool,
     pub(crate) short_writes: bool,

@@ -46,7 +46,7 @@ impl Model {
         self.stats.count("cancel", if said { "true" } else { "false" });
     }
 
-    /// `cancel_all` said that it cancelled so many of these, which were in flight on the descriptor.
+    /// `cancel_all` said that it cancelled this many of these, which were in flight on the descriptor.
     pub(crate) fn canceled_all(&mut self, listed: &[usize], count: usize) {
         let must = |what| listed.iter().filter(|n| self.cancel_must(**n, true) == what).count();
         let (sure, perhaps) = (must(Some(true)), must(None));

@@ -57,9 +57,9 @@ pub(crate) struct Setting {
     pub(crate) baseline: bool,
     /// Of each loop's buffer pool: how many, and how large.
     pub(crate) buffers: (usize, usize),
-    /// Of each so many leases one is kept; 0: none.
+    /// One lease of this many is kept; 0: none.
     pub(crate) kept: usize,
-    /// The file that is appended to has room for so many bytes, by a limit of file sizes; in the simulator the disk has.
+    /// The file that is appended to has room for this many bytes, by a limit of file sizes; in the simulator the disk has.
     pub(crate) room: Option<usize>,
     /// Slots of the pool of owners.
     pub(crate) slots: usize,

@@ -259,7 +259,7 @@ pub(crate) fn submit<P: SingleOwner>(lp: &mut Loop, on: usize, mut owner: P, mut
             macro_rules! close {
                 ($t:ident) => {{
                     let doomed = $t.doomed.as_mut().expect("bound");
-                    // An operation that is not submitted closes all the same.
+                    // An operation that is not submitted closes nevertheless.
                     drop(doomed.close());
                     doomed
                 }};
