@@ -10,9 +10,54 @@ use std::ptr::{self, NonNull};
 use crate::event_loop::Loop;
 use crate::op::{Outcome, RawOp};
 
-/// Runs the callback of the operation whose header is given, or drops its owner if there is no loop any more.
-/// `more` says that this is one of several results and the operation goes on.
-pub(crate) type Complete = unsafe fn(lp: Option<&mut Loop>, header: NonNull<Header>, more: bool) -> Action;
+/// The function of a header, which alone knows the types of its operation. What it has to do is a [`Dispatch`],
+/// in the two arguments that cost the fewest moves on the way to a callback.
+pub(crate) type Complete =
+    unsafe fn(lp: Option<&mut Loop>, header: NonNull<Header>, callback: CallbackKind) -> Action;
+
+/// Which callback an outcome is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallbackKind {
+    /// That of one of several results: the operation goes on.
+    Item,
+    /// That which gets the owner back.
+    End,
+}
+
+/// What is to be done with the outcome in a header.
+#[derive(Debug)]
+pub(crate) enum Dispatch<'l> {
+    /// Run the item callback: it is one of several results.
+    Item(&'l mut Loop),
+    /// Drop what one of several results stands for: no callback gets it.
+    DiscardItem,
+    /// Give the owner back to its callback.
+    End(&'l mut Loop),
+    /// Drop the owner, and what the outcome stands for: there is no loop any more.
+    DropOwner,
+}
+
+impl<'l> Dispatch<'l> {
+    #[inline(always)]
+    pub(crate) const fn of(lp: Option<&'l mut Loop>, callback: CallbackKind) -> Dispatch<'l> {
+        match (lp, callback) {
+            (Some(lp), CallbackKind::Item) => Dispatch::Item(lp),
+            (None, CallbackKind::Item) => Dispatch::DiscardItem,
+            (Some(lp), CallbackKind::End) => Dispatch::End(lp),
+            (None, CallbackKind::End) => Dispatch::DropOwner,
+        }
+    }
+
+    #[inline(always)]
+    const fn into_arguments(self) -> (Option<&'l mut Loop>, CallbackKind) {
+        match self {
+            Dispatch::Item(lp) => (Some(lp), CallbackKind::Item),
+            Dispatch::DiscardItem => (None, CallbackKind::Item),
+            Dispatch::End(lp) => (Some(lp), CallbackKind::End),
+            Dispatch::DropOwner => (None, CallbackKind::End),
+        }
+    }
+}
 
 /// What a multi-result operation does after a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +90,7 @@ const _: () = assert!(if cfg!(target_pointer_width = "64") {
 
 impl Header {
     pub(crate) const fn new() -> Header {
-        unsafe fn never(_: Option<&mut Loop>, _: NonNull<Header>, _: bool) -> Action {
+        unsafe fn never(_: Option<&mut Loop>, _: NonNull<Header>, _: CallbackKind) -> Action {
             unreachable!("a header that was never submitted is on no list")
         }
         let outcome = Outcome::new(0);
@@ -54,16 +99,17 @@ impl Header {
 }
 
 impl Header {
-    /// Runs the callback of an operation, or drops its owner if there is no loop.
+    /// Gives the outcome to where it belongs; a callback says by its action whether it wants more.
     ///
     /// # Safety
     /// The header is the loop's to complete (S2), and its outcome is for this call.
-    #[inline]
-    pub(crate) unsafe fn complete(this: NonNull<Header>, lp: Option<&mut Loop>, more: bool) -> Action {
+    #[inline(always)]
+    pub(crate) unsafe fn complete(this: NonNull<Header>, dispatch: Dispatch<'_>) -> Action {
+        let (lp, callback) = dispatch.into_arguments();
         // SAFETY: S2: the caller's promise.
         let complete = unsafe { (*this.as_ptr()).complete };
-        // SAFETY: S2: as above; the function was put beside the operation by `submit`.
-        unsafe { complete(lp, this, more) }
+        // SAFETY: S2: the caller's promise; `submit` put the function beside an operation of its types.
+        unsafe { complete(lp, this, callback) }
     }
 }
 
@@ -77,7 +123,7 @@ impl fmt::Debug for Header {
 // SAFETY: S5: a header that can be reached in safe code is not in flight, and then none of its pointers is
 // used.
 unsafe impl Send for Header {}
-// SAFETY: S5: as above; nothing of it can be reached through a shared reference.
+// SAFETY: S5: nothing of a header can be reached through a shared reference.
 unsafe impl Sync for Header {}
 
 /// Memory for one operation at a time: a small header for the loop, and your state `T`.

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::ptr::NonNull;
 
-use crate::completion::{Action, Header, Owner};
+use crate::completion::{Action, CallbackKind, Header, Owner};
 use crate::event_loop::Loop;
 use crate::inbox::Inbox;
 use crate::op::RawOp;
@@ -121,7 +121,7 @@ impl fmt::Debug for LoopHandle {
     }
 }
 
-unsafe fn complete_post<P, C>(lp: Option<&mut Loop>, header: NonNull<Header>, _: bool) -> Action
+unsafe fn complete_post<P, C>(lp: Option<&mut Loop>, header: NonNull<Header>, _: CallbackKind) -> Action
 where
     P: Owner,
     C: FnOnce(&mut Loop, P) + Stateless,

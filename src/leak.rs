@@ -22,8 +22,8 @@ impl Holder {
     }
 }
 
-/// Tells of the operations that are left. Dropping a loop must not fail, so what cannot be written is not.
-pub(crate) fn tell(left: impl Iterator<Item = InFlightOp> + Clone, of_backend: Holder, waited: Duration) {
+/// Reports the operations that are left. Dropping a loop must not fail, so an error of writing is ignored.
+pub(crate) fn report(left: impl Iterator<Item = InFlightOp> + Clone, of_backend: Holder, waited: Duration) {
     let mut line = Line { bytes: [0; LINE_BYTES], len: 0 };
     let _ = write_line(&mut line, left, of_backend, waited);
     // A model does that a thousand times.
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_who_has_what() {
+    fn the_report_names_who_has_what() {
         assert_eq!(
             line(&[(OpKind::Read, Some(5)), (OpKind::Offload, None), (OpKind::Nop, None)]),
             "oxev: the memory of 3 operations is leaked, which did not end within 200ms when the loop was \

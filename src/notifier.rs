@@ -7,7 +7,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
-use crate::completion::{Action, Header};
+use crate::completion::{Action, CallbackKind, Header};
 use crate::event_loop::Loop;
 use crate::inbox::Inbox;
 use crate::op::{MultiOp, Op, OpKind, RawOp};
@@ -200,7 +200,7 @@ pub(crate) unsafe fn deliver(header: NonNull<Header>, is_in_flight: impl FnOnce(
 }
 
 /// Runs when the header had to wait on the ready list: for room, or because the loop is dropped.
-unsafe fn complete_notifier(lp: Option<&mut Loop>, header: NonNull<Header>, _: bool) -> Action {
+unsafe fn complete_notifier(lp: Option<&mut Loop>, header: NonNull<Header>, _: CallbackKind) -> Action {
     match lp {
         // SAFETY: S2: the header came off the ready list.
         Some(lp) => unsafe { lp.accept_notifier(header) },

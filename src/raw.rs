@@ -38,8 +38,8 @@
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use crate::completion::Action;
 pub use crate::completion::Header;
+use crate::completion::{Action, CallbackKind};
 use crate::event_loop::Loop;
 use crate::op::{NO_DEADLINE, OpKind, Outcome, RawOp, duration_to_ns};
 use crate::token::OpId;
@@ -128,20 +128,20 @@ pub unsafe fn submit(
     unsafe { (*completion).callback = Some(callback) };
     // SAFETY: S4: a valid completion is not at address zero.
     let header = unsafe { NonNull::new_unchecked(completion.cast::<Header>()) };
-    // SAFETY: S4: as above.
+    // SAFETY: S4: the completion is the loop's from here on.
     unsafe { lp.launch(header, op, timeout.map_or(NO_DEADLINE, duration_to_ns), complete) }
 }
 
-unsafe fn complete(mut lp: Option<&mut Loop>, header: NonNull<Header>, more: bool) -> Action {
+unsafe fn complete(mut lp: Option<&mut Loop>, header: NonNull<Header>, kind: CallbackKind) -> Action {
     let completion: *mut RawCompletion = header.as_ptr().cast();
     // SAFETY: S4: it was submitted by `submit`, and its header is the first field.
-    unsafe { (*completion).more = more };
-    // SAFETY: S4: as above.
+    unsafe { (*completion).more = kind == CallbackKind::Item };
+    // SAFETY: S4: a raw completion has one outcome at a time, and this is it.
     let moved = unsafe { (*completion).moved() };
     if let Some(lp) = &mut lp {
         lp.note_moved(moved);
     }
-    // SAFETY: S4: as above.
+    // SAFETY: S4: `submit` wrote it, and nothing has since.
     if let Some(callback) = unsafe { (*completion).callback } {
         // SAFETY: S4: the operation is done, or gives a result; the memory is the callback's.
         unsafe { callback(lp, completion) };

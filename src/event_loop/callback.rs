@@ -8,7 +8,7 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 use super::Loop;
-use crate::completion::{Action, Completion, Header, Multi, Owner};
+use crate::completion::{Action, CallbackKind, Completion, Dispatch, Header, Multi, Owner};
 use crate::op::Output;
 use crate::stateless::{Stateless, zst_copy};
 
@@ -47,7 +47,11 @@ unsafe fn decode<R: Output>(header: NonNull<Header>) -> (io::Result<R>, u64) {
     (unsafe { R::decode(op, outcome) }, moved)
 }
 
-pub(super) unsafe fn complete_one<P, R, C>(lp: Option<&mut Loop>, header: NonNull<Header>, _: bool) -> Action
+pub(super) unsafe fn complete_one<P, R, C>(
+    lp: Option<&mut Loop>,
+    header: NonNull<Header>,
+    _: CallbackKind,
+) -> Action
 where
     P: Owner,
     R: Output,
@@ -69,7 +73,7 @@ where
 pub(super) unsafe fn complete_multi<P, S, U, R, I, E>(
     lp: Option<&mut Loop>,
     header: NonNull<Header>,
-    more: bool,
+    callback: CallbackKind,
 ) -> Action
 where
     P: Owner<State = Multi<S, U>>,
@@ -79,22 +83,36 @@ where
     I: Fn(&mut Loop, &mut U, R) -> Action + Stateless,
     E: FnOnce(&mut Loop, P, io::Result<()>) + Stateless,
 {
-    if !more {
-        // SAFETY: S2: the header is the loop's.
-        let outcome = unsafe { (*header.as_ptr()).outcome };
-        // SAFETY: S4: `submit_multi` took the completion from a `P`; the operation is off every list.
-        let owner = unsafe { P::from_raw(header.cast()) };
-        if let Some(lp) = lp {
-            // SAFETY: S9: `submit_multi` had an `E`.
-            let on_end = unsafe { zst_copy::<E>() };
-            lp.note_moved(0);
-            on_end(lp, owner, outcome.count().map(drop));
+    match Dispatch::of(lp, callback) {
+        // SAFETY: S2: the caller's promise: the header has a result, and the types are those of `submit_multi`.
+        Dispatch::Item(lp) => unsafe { run_item::<S, U, R, I>(lp, header) },
+        Dispatch::DiscardItem => {
+            // SAFETY: S7: `submit_multi` put this function beside an operation for `R`.
+            drop(unsafe { decode::<R>(header) });
+            Action::Rearm
         }
-        return Action::Disarm;
+        // SAFETY: S2: the caller's promise: the operation is off every list.
+        Dispatch::End(lp) => unsafe { run_end::<P, E>(lp, header) },
+        Dispatch::DropOwner => {
+            // SAFETY: S4: `submit_multi` took the completion from a `P`; the operation is off every list.
+            drop(unsafe { P::from_raw(header.cast()) });
+            Action::Disarm
+        }
     }
+}
+
+/// # Safety
+/// The header is of an operation that `submit_multi` began with these types, and has a result of it.
+#[inline]
+unsafe fn run_item<S, U, R, I>(lp: &mut Loop, header: NonNull<Header>) -> Action
+where
+    S: 'static,
+    U: 'static,
+    R: Output,
+    I: Fn(&mut Loop, &mut U, R) -> Action + Stateless,
+{
     // SAFETY: S7: `submit_multi` put this function beside an operation for `R`.
     let (Ok(item), moved) = (unsafe { decode::<R>(header) }) else { return Action::Rearm };
-    let Some(lp) = lp else { return Action::Disarm };
     lp.note_moved(moved);
     // SAFETY: S4: the completion is the loop's, and lives until `on_end` has it.
     let place = unsafe { Completion::<Multi<S, U>>::state_place(header.cast()) };
@@ -104,4 +122,23 @@ where
     // SAFETY: S9: `submit_multi` had an `I`.
     let on_item = unsafe { zst_copy::<I>() };
     on_item(lp, state, item)
+}
+
+/// # Safety
+/// The header is of an operation that `submit_multi` began with these types, and is off every list.
+#[inline]
+unsafe fn run_end<P, E>(lp: &mut Loop, header: NonNull<Header>) -> Action
+where
+    P: Owner,
+    E: FnOnce(&mut Loop, P, io::Result<()>) + Stateless,
+{
+    // SAFETY: S2: the header is the loop's.
+    let outcome = unsafe { (*header.as_ptr()).outcome };
+    // SAFETY: S4: `submit_multi` took the completion from a `P`; the operation is off every list.
+    let owner = unsafe { P::from_raw(header.cast()) };
+    // SAFETY: S9: `submit_multi` had an `E`.
+    let on_end = unsafe { zst_copy::<E>() };
+    lp.note_moved(0);
+    on_end(lp, owner, outcome.count().map(drop));
+    Action::Disarm
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::Loop;
 use crate::backends::Wait;
-use crate::completion::{Action, Header};
+use crate::completion::{Action, Dispatch, Header};
 use crate::in_flight::{AfterItem, Delivery, Item};
 use crate::inbox::Inbox;
 use crate::token::Token;
@@ -138,7 +138,7 @@ impl Loop {
             }
             let Some(header) = self.core.ops.pop_ready() else { return callbacks };
             // SAFETY: S2: it was on the ready list, so it is ours to complete.
-            unsafe { Header::complete(header, Some(self), false) };
+            unsafe { Header::complete(header, Dispatch::End(self)) };
             callbacks += 1;
         }
         callbacks
@@ -151,13 +151,13 @@ impl Loop {
             Delivery::Nothing => {}
             Delivery::Discard(header) => {
                 // SAFETY: S2: the operation is in the table; the outcome in its header is for its type.
-                unsafe { Header::complete(header, None, true) };
+                unsafe { Header::complete(header, Dispatch::DiscardItem) };
             }
             Delivery::Item(header) => {
                 self.core.of_item = Some(item.token);
                 let mut guard = ItemGuard { lp: self, item, rearm: false };
-                // SAFETY: S2: as above.
-                let action = unsafe { Header::complete(header, Some(guard.lp), true) };
+                // SAFETY: S2: the operation is in the table; the outcome in its header is for its type.
+                let action = unsafe { Header::complete(header, Dispatch::Item(guard.lp)) };
                 guard.rearm = action == Action::Rearm;
                 return true;
             }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::{Core, Loop};
 use crate::backends::Wait;
-use crate::completion::Header;
+use crate::completion::{Dispatch, Header};
 use crate::in_flight::Delivery;
 use crate::inbox::Inbox;
 use crate::leak;
@@ -30,7 +30,7 @@ impl Loop {
     pub(super) fn drain_inherited(&mut self) {
         let works_in_process = self.core.backend.works_in_process();
         let mut cursor = 0;
-        while let Some(token) = self.core.ops.abandon_next(&mut cursor) {
+        while let Some(token) = self.core.ops.next_to_drain(&mut cursor) {
             if self.core.ops.op_kind(token).is_some_and(|kind| kind.facts().server == Server::Workers) {
                 self.core.ops.withdraw(token);
             } else if !works_in_process {
@@ -49,7 +49,7 @@ impl Loop {
     /// Ends everything in flight, and says how many operations did not end in time.
     pub(super) fn drain(&mut self) -> usize {
         let mut cursor = 0;
-        while let Some(token) = self.core.ops.abandon_next(&mut cursor) {
+        while let Some(token) = self.core.ops.next_to_drain(&mut cursor) {
             self.cancel_in_backend(token);
         }
         self.drain_backend();
@@ -90,7 +90,7 @@ impl Loop {
         let Some((item, delivery)) = self.core.ops.pop_item() else { return };
         if let Delivery::Item(header) | Delivery::Discard(header) = delivery {
             // SAFETY: S2: the operation is in the table; the outcome in its header is for its type.
-            unsafe { Header::complete(header, None, true) };
+            unsafe { Header::complete(header, Dispatch::DiscardItem) };
         }
         self.core.ops.after_item(item, true);
     }
@@ -107,7 +107,7 @@ impl Drop for Loop {
             fn drop_all(&mut self) {
                 while let Some(header) = self.core.ops.pop_ready() {
                     // SAFETY: S2: it was on the ready list, so it is ours to complete.
-                    unsafe { Header::complete(header, None, false) };
+                    unsafe { Header::complete(header, Dispatch::DropOwner) };
                 }
             }
         }
@@ -125,7 +125,7 @@ impl Drop for Loop {
             self.drain_inherited();
         } else if self.drain() > 0 {
             // S1: the kernel, or a worker, may still write to their memory.
-            leak::tell(self.core.ops.iter(), self.core.backend.holder(), self.core.drain_timeout);
+            leak::report(self.core.ops.iter(), self.core.backend.holder(), self.core.drain_timeout);
             self.core.buf_pools.drain(..).for_each(std::mem::forget);
         }
         DropOwners { core: &mut self.core, begin }.drop_all();

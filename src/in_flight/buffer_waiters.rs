@@ -105,7 +105,7 @@ impl InFlight {
     pub(super) fn end_buffer_wait(&mut self, token: Token, result: i32) {
         let op = self.table[token.index()].op_copy();
         self.buffer_waiters.remove(token.index(), buf_pool::buffers_of(&op).waiters());
-        self.settle(token, result);
+        self.end_with(token, result);
     }
 }
 

@@ -90,7 +90,7 @@ impl InFlight {
             _ => None,
         };
         if let Some(result) = end {
-            self.settle(item.token, result);
+            self.end_with(item.token, result);
             return AfterItem::Nothing;
         }
         self.rearm(item.token)

@@ -433,8 +433,8 @@ impl InFlight {
         entry.header
     }
 
-    /// Takes an operation out of the table and puts it on the ready list.
-    fn settle(&mut self, token: Token, result: i32) {
+    /// Ends an operation with a result of the loop: out of the table, and on the ready list.
+    fn end_with(&mut self, token: Token, result: i32) {
         let header = self.retire(token);
         // SAFETY: S2: it left the table, so it is on no list.
         unsafe { self.push_ready(header, Outcome::new(result)) };
@@ -499,7 +499,7 @@ impl InFlight {
         Next::Done
     }
 
-    /// The outcome to settle with, or that the operation goes on.
+    /// The outcome that ends the operation, or that the operation goes on.
     fn classify_outcome(&mut self, token: Token, mut outcome: Outcome) -> Result<Outcome, Next> {
         let entry = &mut self.table[token.index()];
         let ending = entry.flags & flag::ENDING;
@@ -595,7 +595,7 @@ impl InFlight {
                 if op.kind == OpKind::Notify && !notifier::withdraw(&op) {
                     return Cancel::Late;
                 }
-                self.settle(token, -errno::ECANCELED);
+                self.end_with(token, -errno::ECANCELED);
                 Cancel::Noted
             }
             State::AwaitingBuffer => {
@@ -642,7 +642,7 @@ impl InFlight {
     /// Registers the wait of an armed entry with its notifier.
     pub(crate) fn start_wait(&mut self, token: Token, op: &RawOp) {
         if !notifier::wait(op, token, &self.inbox) {
-            self.settle(token, -code::ALREADY_WAITING);
+            self.end_with(token, -code::ALREADY_WAITING);
         }
     }
 
@@ -665,7 +665,7 @@ impl InFlight {
         let Some(entry) = self.get(token) else { return };
         debug_assert_eq!(entry.state, State::Armed);
         if entry.op_copy().flags & RawOp::MULTI == 0 {
-            return self.settle(token, 0);
+            return self.end_with(token, 0);
         }
         entry.state = State::Pending;
         debug_assert!(!self.items_full(), "the caller has looked");
@@ -676,7 +676,7 @@ impl InFlight {
 
     /// Ends what the loop itself can end, when the loop is dropped, and gives the tokens of what the backend
     /// has to cancel, one by one.
-    pub(crate) fn abandon_next(&mut self, cursor: &mut usize) -> Option<Token> {
+    pub(crate) fn next_to_drain(&mut self, cursor: &mut usize) -> Option<Token> {
         self.abandoned = true;
         while *cursor < self.high_water {
             let index = std::mem::replace(cursor, *cursor + 1);
@@ -690,7 +690,7 @@ impl InFlight {
                     if op.kind == OpKind::Notify {
                         notifier::withdraw(&op);
                     }
-                    self.settle(token, -errno::ECANCELED);
+                    self.end_with(token, -errno::ECANCELED);
                 }
                 State::AwaitingBuffer => self.end_buffer_wait(token, -errno::ECANCELED),
                 // Its last item is in the queue.
