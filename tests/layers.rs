@@ -64,7 +64,7 @@ fn code(text: &str) -> String {
     lines.map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// What follows each `crate::`, as paths; those in braces one by one.
+/// What follows each `crate::` and `super::`, as paths; those in braces one by one.
 fn imports(module: &str, code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("crate::") {
@@ -72,17 +72,38 @@ fn imports(module: &str, code: &str) -> Vec<String> {
             follow(&code[at + "crate::".len()..], String::new(), &mut found);
         }
     }
-    // From a file in the folder of a backend, two steps lead to the root of backends.
-    if module.matches('/').count() == 2 && module.starts_with("backends/") {
-        for (at, _) in code.match_indices("super::super::") {
-            follow(&code[at + "super::super::".len()..], "backends/".to_owned(), &mut found);
+    for (at, _) in code.match_indices("super::") {
+        if code[..at].ends_with("super::") {
+            continue;
         }
-    } else if module.starts_with("backends/") {
-        for (at, _) in code.match_indices("super::") {
-            follow(&code[at + "super::".len()..], "backends/".to_owned(), &mut found);
+        let (place, mut rest) = (place_of(module, &code[..at]), &code[at..]);
+        let mut place = place.as_str();
+        while let Some(behind) = rest.strip_prefix("super::") {
+            place = place.rsplit_once('/').map_or("", |(parent, _)| parent);
+            rest = behind;
         }
+        let before = if place.is_empty() { String::new() } else { format!("{place}/") };
+        follow(rest, before, &mut found);
     }
     found
+}
+
+/// The path of the module that the code behind `before` is in, which may be one in braces.
+fn place_of(module: &str, before: &str) -> String {
+    let mut names = vec![module];
+    let mut indents = Vec::new();
+    for line in before.lines() {
+        let code = line.trim_start();
+        let indent = line.len() - code.len();
+        if let Some(name) = code.strip_suffix(" {").filter(|code| code.contains("mod ")) {
+            names.push(name.rsplit(' ').next().unwrap());
+            indents.push(indent);
+        } else if code == "}" && indents.last() == Some(&indent) {
+            names.pop();
+            indents.pop();
+        }
+    }
+    names.join("/")
 }
 
 /// Adds the paths that begin here, behind `before`.
@@ -150,6 +171,17 @@ fn imports_point_one_way() {
 }
 
 #[test]
+fn every_folder_of_a_backend_is_in_a_layer_of_its_own() {
+    let layers = Layers::read();
+    for entry in fs::read_dir(root().join("backends")).unwrap() {
+        let path = entry.unwrap().path();
+        let module = module_of(&path);
+        let is_listed = layers.0.iter().any(|(name, _)| *name == module);
+        assert!(is_listed || !path.is_dir(), "`{module}` is in no layer: add it to ARCHITECTURE.md");
+    }
+}
+
+#[test]
 fn an_arrow_that_runs_back_is_seen() {
     let mut layers = Layers::read();
     // The table below what it is made of.
@@ -165,5 +197,9 @@ fn groups_and_paths_are_read() {
     assert_eq!(
         imports("backends/epoll/mod", "use super::super::{Wait, list};"),
         ["backends/Wait", "backends/list"]
+    );
+    assert_eq!(
+        imports("net/socket", "use super::TcpStream; super::super::fork::home()"),
+        ["net/TcpStream", "fork/home"]
     );
 }
