@@ -40,6 +40,7 @@ pub(crate) fn is_tcp(fd: RawDescriptor) -> bool {
 
 /// `tcpi_unacked` of tcp(7): of a listener it is the length of its queue.
 #[cold]
+#[cfg(target_os = "linux")]
 pub(crate) fn connections_waiting(fd: RawDescriptor) -> Option<u32> {
     // SAFETY: S8: integers only, for which zero is valid.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -49,4 +50,10 @@ pub(crate) fn connections_waiting(fd: RawDescriptor) -> Option<u32> {
         libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
     };
     (status == 0).then_some(info.tcpi_unacked)
+}
+
+/// The C library of Android has no record for it.
+#[cfg(target_os = "android")]
+pub(crate) fn connections_waiting(_fd: RawDescriptor) -> Option<u32> {
+    None
 }
