@@ -1,22 +1,37 @@
 //! The descriptors that are waited for, in the array that `poll(2)` takes. None is there twice, and none is there
 //! for which no operation waits.
+//!
+//! **Bare errors.** `POLLERR` is reported also where it is not waited for, and a socket may have it for long: what can be
+//! told of what was sent (`MSG_ERRQUEUE` of recv(2)) makes it, and a receive finds nothing. A descriptor that had nothing
+//! else is passed over by the waits (its number in the array is negative) until it has; it is looked at beside them.
 
 use std::io;
 
 use super::super::readiness::numbers_max;
 use crate::descriptor::RawDescriptor;
 use crate::memory;
-use crate::sys::poll::{POLLIN, PollFd};
+use crate::sys::poll::{POLLERR, POLLIN, POLLNVAL, PollFd, poll};
 
 pub(super) struct Entries {
     /// The first is the waker's.
     entries: Vec<PollFd>,
     /// Whose the entries are; beside them.
     generations: Vec<u32>,
-    /// Where in the array a descriptor is, by its number. The waker's place, zero, says that it is not there.
+    /// Where in the array a descriptor is, by its number. The waker's place, zero, says that it is not there. Beside it
+    /// is [`BARE_ERROR`].
     places: Box<[u32]>,
+    /// How many are passed over.
+    passed_over: usize,
     /// How many there were when the last wait ended: they are looked at from the last to the first.
     reported: usize,
+}
+
+/// The last report of a descriptor was a bare error.
+const BARE_ERROR: u32 = 1 << 31;
+
+/// The descriptor of an entry, which may be passed over.
+fn number(entry: &PollFd) -> RawDescriptor {
+    if entry.fd < 0 { !entry.fd } else { entry.fd }
 }
 
 /// What a wait has found.
@@ -31,7 +46,8 @@ impl Entries {
         let (mut entries, mut generations) = (memory::list(capacity + 1)?, memory::list(capacity + 1)?);
         entries.push(PollFd { fd: waker, events: POLLIN, revents: 0 });
         generations.push(0);
-        Ok(Entries { entries, generations, places: memory::table(numbers_max())?, reported: 0 })
+        let places = memory::table(numbers_max())?;
+        Ok(Entries { entries, generations, places, passed_over: 0, reported: 0 })
     }
 
     /// How many descriptors there can be.
@@ -68,7 +84,10 @@ impl Entries {
             }
             None => {
                 debug_assert!(self.entries.len() < self.entries.capacity(), "one for each operation");
-                self.places[fd as usize] = self.entries.len() as u32;
+                let bare_error = self.places[fd as usize] & BARE_ERROR;
+                self.places[fd as usize] = self.entries.len() as u32 | bare_error;
+                let fd = if bare_error == 0 { fd } else { !fd };
+                self.passed_over += usize::from(fd < 0);
                 self.entries.push(PollFd { fd, events, revents: 0 });
                 self.generations.push(generation);
             }
@@ -76,32 +95,69 @@ impl Entries {
         Ok(())
     }
 
-    /// Waits for it no more, if it does.
+    /// Waits for it no more, if it does, and knows nothing of it.
     pub(super) fn remove(&mut self, fd: RawDescriptor) {
+        self.take(fd);
+        if let Some(place) = self.places.get_mut(fd as usize) {
+            *place = 0;
+        }
+    }
+
+    fn take(&mut self, fd: RawDescriptor) {
         let Some(place) = self.place(fd) else { return };
-        self.places[fd as usize] = 0;
-        self.entries.swap_remove(place);
+        self.places[fd as usize] &= BARE_ERROR;
+        let taken = self.entries.swap_remove(place);
+        self.passed_over -= usize::from(taken.fd < 0);
         self.generations.swap_remove(place);
         if let Some(moved) = self.entries.get(place) {
-            self.places[moved.fd as usize] = place as u32;
+            let moved = &mut self.places[number(moved) as usize];
+            *moved = *moved & BARE_ERROR | place as u32;
         }
     }
 
     fn place(&self, fd: RawDescriptor) -> Option<usize> {
-        self.places.get(fd as usize).map(|place| *place as usize).filter(|place| *place != 0)
+        let place = self.places.get(fd as usize)? & !BARE_ERROR;
+        (place != 0).then_some(place as usize)
+    }
+
+    /// Whether there are descriptors that have to be looked at beside the waits.
+    pub(super) fn are_passed_over(&self) -> bool {
+        self.passed_over > 0
+    }
+
+    /// Looks at the descriptors that the wait has passed over, and says how many of them have a report.
+    #[cold]
+    pub(super) fn look_beside(&mut self) -> usize {
+        let mut found = 0;
+        for entry in self.entries.iter_mut().filter(|entry| entry.fd < 0) {
+            let events = poll(!entry.fd, entry.events);
+            // What is closed, too, has its report.
+            let events = if events < 0 { POLLNVAL } else { events as i16 };
+            if events == 0 {
+                entry.fd = !entry.fd;
+                self.passed_over -= 1;
+                self.places[entry.fd as usize] &= !BARE_ERROR;
+            } else if events != POLLERR {
+                entry.revents = events;
+                found += 1;
+            }
+        }
+        found
     }
 
     /// One of the reports, whose descriptor is waited for no more.
     pub(super) fn take_report(&mut self, index: usize) -> Option<Report> {
         let place = self.reported.checked_sub(index + 1)?;
         let entry = self.entries.get_mut(place)?;
-        let (fd, events) = (entry.fd, std::mem::take(&mut entry.revents));
+        let (fd, events) = (number(entry), std::mem::take(&mut entry.revents));
         match (events, place) {
             (0, _) => None,
             (_, 0) => Some(Report::Waker),
             _ => {
                 let generation = self.generations[place];
-                self.remove(fd);
+                self.take(fd);
+                // A poll for errors is done with its first report.
+                self.places[fd as usize] = if events == POLLERR { BARE_ERROR } else { 0 };
                 Some(Report::Events { fd, generation, events })
             }
         }

@@ -28,6 +28,10 @@ use crate::sys::poll::{
 use entries::{Entries, Report};
 use shown::Shown;
 
+/// How often descriptors are looked at that a wait has to pass over: see [`entries`].
+const LOOK_BESIDE_MS: i32 = 10;
+const LOOK_BESIDE_NS: u64 = LOOK_BESIDE_MS as u64 * 1_000_000;
+
 pub(crate) struct Poll {
     entries: Entries,
     waker: Waker,
@@ -110,14 +114,18 @@ impl Selector for Poll {
         }
         let count = match wait {
             Wait::Skip | Wait::Peek => wait_ms(self.entries.all(), 0),
+            Wait::For { timeout_ns } if self.entries.are_passed_over() => {
+                self.wait_for(timeout_ns.min(LOOK_BESIDE_NS))
+            }
+            Wait::Forever if self.entries.are_passed_over() => self.wait_for(LOOK_BESIDE_NS),
             Wait::For { timeout_ns } => self.wait_for(timeout_ns),
             Wait::Forever => wait_ms(self.entries.all(), -1),
         };
+        let beside = if self.entries.are_passed_over() { self.entries.look_beside() } else { 0 };
         match -count {
             // A signal came: the loop looks round.
-            errno::EINTR => Ok(0),
-            code @ 1.. => Err(errno::error(code)),
-            0 => Ok(0),
+            errno::EINTR | 0 if beside == 0 => Ok(0),
+            code @ 1.. if code != errno::EINTR => Err(errno::error(code)),
             _ => Ok(self.entries.len()),
         }
     }

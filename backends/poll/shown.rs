@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::Waker;
+use super::{LOOK_BESIDE_MS, Waker};
 use crate::memory;
 use crate::sys::errno;
 use crate::sys::poll::{POLLIN, PollFd, wait_ms};
@@ -94,7 +94,9 @@ impl Shared {
         entries.push(PollFd { fd: self.changed.as_fd().as_raw_fd(), events: POLLIN, revents: 0 });
         let mut version = 0;
         loop {
-            let count = wait_ms(&mut entries, -1);
+            // What is passed over is looked at by the loop.
+            let are_passed_over = entries.iter().any(|entry| entry.fd < 0);
+            let count = wait_ms(&mut entries, if are_passed_over { LOOK_BESIDE_MS } else { -1 });
             let mut watched = self.lock();
             if watched.is_over {
                 return;
@@ -105,7 +107,7 @@ impl Shared {
                 entries.truncate(1);
                 entries.extend_from_slice(&watched.entries);
             } else if count != -errno::EINTR {
-                // Something is ready; or it cannot be waited for, and the loop's own wait says why.
+                // Something is ready, or may be; or it cannot be waited for, and the loop's own wait says why.
                 waker.signal();
                 watched.entries.clear();
                 entries.truncate(1);
