@@ -79,7 +79,7 @@ struct Memory<W>(Box<[UnsafeCell<MaybeUninit<Job<W>>>]>);
 
 // SAFETY: S14: a job is the loop's or the pool's, never both's; its work may be done on any thread.
 unsafe impl<W: Work> Send for Memory<W> {}
-// SAFETY: S14: as above.
+// SAFETY: S14: a shared memory gives places alone; the state of a job says which party may touch one.
 unsafe impl<W: Work> Sync for Memory<W> {}
 
 /// The four words of a job's header.
@@ -187,19 +187,19 @@ impl<W: Work> Jobs<W> {
         let header: NonNull<Header> = job.cast();
         // SAFETY: S14: a free job is ours.
         let header_place = unsafe { &raw mut (*job.as_ptr()).header };
-        // SAFETY: S14: as above.
+        // SAFETY: S14: a free job is ours, its header, too.
         unsafe { header_place.write(Header::new()) };
-        // SAFETY: S14: as above.
+        // SAFETY: S14: the header was written above.
         unsafe { (*header_place).op = W::DESCRIPTION };
-        // SAFETY: S14: as above.
+        // SAFETY: S14: the place is in a free job.
         write(unsafe { &raw mut (*job.as_ptr()).work });
-        // SAFETY: S14: as above.
+        // SAFETY: S14: a free job is ours.
         unsafe { (*job.as_ptr()).memory = Arc::into_raw(Arc::clone(&self.memory)) };
         let inbox = Arc::into_raw(Arc::clone(inbox));
         let words = words_of(header);
-        // SAFETY: S14: as above.
+        // SAFETY: S14: the words lie in the header of a free job.
         unsafe { words.write(Words { task: RawTask::new(run::<W>), token, inbox }) };
-        // SAFETY: S14: as above.
+        // SAFETY: S14: the header of a free job has a state.
         unsafe { state_of(header) }.store(QUEUED, Ordering::Relaxed);
         // SAFETY: S14: the first of the words; not null, as the header is not.
         let task = unsafe { NonNull::new_unchecked(words.cast::<RawTask>()) };
@@ -266,9 +266,9 @@ impl<W: Work> Jobs<W> {
         let index = unsafe { job.offset_from_unsigned(self.job(0)) } as u32;
         // SAFETY: S14: it has come back.
         let token = unsafe { (*words_of(header)).token };
-        // SAFETY: S14: as above.
+        // SAFETY: S14: it has come back, and the worker wrote its outcome before.
         let outcome = unsafe { (*header.as_ptr()).outcome };
-        // SAFETY: S14: as above.
+        // SAFETY: S14: it was sent, and is ours again.
         unsafe { self.release(index) };
         Returned { token, job: index, outcome }
     }
@@ -278,7 +278,7 @@ impl<W: Work> Jobs<W> {
         let job = self.job(returned.job).as_ptr();
         // SAFETY: S14: the job is back, and no other was sent in its place.
         let work = unsafe { &raw mut (*job).work };
-        // SAFETY: S14: as above.
+        // SAFETY: S14: nothing else touches the work of a job that is back.
         unsafe { W::discard(work, returned.outcome.result) };
     }
 }
@@ -298,15 +298,15 @@ unsafe fn run<W: Work>(task: NonNull<RawTask>, disposition: Disposition) {
         // SAFETY: S14: the work is this worker's.
         let result = unsafe { W::run(work) };
         if state.swap(DONE, Ordering::Relaxed) == ABANDONED {
-            // SAFETY: S14: as above.
+            // SAFETY: S14: an abandoned job is still this worker's, and nothing else has its result.
             unsafe { W::discard(work, result) };
         } else {
             outcome = Outcome::new(result);
         }
     }
-    // SAFETY: S14: as above.
+    // SAFETY: S14: the header is this worker's until it is pushed.
     unsafe { (*header.as_ptr()).outcome = outcome };
-    // SAFETY: S14: as above.
+    // SAFETY: S14: the words are in that header.
     let inbox = unsafe { (*words_of(header)).inbox };
     // SAFETY: S14: the count that `send` put there; it is taken once. It outlives the push, which may end in
     // waking the loop.
@@ -317,7 +317,7 @@ unsafe fn run<W: Work>(task: NonNull<RawTask>, disposition: Disposition) {
     }
     // SAFETY: S14: the loop is gone, so the job stays this worker's.
     unsafe { W::discard(work, outcome.result) };
-    // SAFETY: S14: as above.
+    // SAFETY: S14: nothing else has a job whose loop is gone.
     let memory = unsafe { (*job).memory };
     // SAFETY: S14: the job's count.
     drop(unsafe { Arc::from_raw(memory) });

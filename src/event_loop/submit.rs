@@ -55,7 +55,7 @@ impl Loop {
         // SAFETY: S6: nothing else reaches the state until the callback, so it is borrowed for as long as the
         // operation is in flight.
         let (op, timeout_ns) = prepare(unsafe { &mut *place }).into_parts();
-        // SAFETY: S4: as above; the completion was made for `P`, and the callback for both.
+        // SAFETY: S4: the owner is given up. The completion was made for `P`, and the callback for both.
         unsafe { self.launch(lent.into_header(), op, timeout_ns, complete_one::<P, R, C>) }
     }
 
@@ -118,7 +118,7 @@ impl Loop {
         // SAFETY: S6: only the source is borrowed for as long as the operation is in flight; nothing else
         // reaches it.
         let (op, timeout_ns) = prepare(unsafe { &mut (*place).source }).0.into_parts();
-        // SAFETY: S4: as above; the completion was made for `P`, and the callbacks for both.
+        // SAFETY: S4: the owner is given up. The completion was made for `P`, and the callbacks for both.
         unsafe { self.launch(lent.into_header(), op, timeout_ns, complete_multi::<P, S, U, R, I, E>) }
     }
 
@@ -138,21 +138,21 @@ impl Loop {
         let (kind, flags) = (op.kind, op.flags);
         // SAFETY: S2: the header is ours.
         unsafe { (*header.as_ptr()).complete = complete };
-        // SAFETY: S2: as above.
+        // SAFETY: S2: the header is ours, and the operation is not begun.
         unsafe { (*header.as_ptr()).op = op };
         // Where it is submitted the kind is mostly a constant, and only one of the four is left.
         let token = if kind == OpKind::Timer {
-            // SAFETY: S2: as above.
+            // SAFETY: S2: the header is ours, and is on no list.
             unsafe { self.launch_timer(header, op.as_timer().first_ns, flags, timeout_ns) }
         } else if kind == OpKind::Notify {
-            // SAFETY: S2: as above.
+            // SAFETY: S2: the header is ours, and is on no list.
             unsafe { self.launch_wait(header, op, timeout_ns) }
         } else if let Some(result) = op.immediate_result().or_else(|| self.refusal(&op)) {
-            // SAFETY: S2: as above.
+            // SAFETY: S2: the header is ours, and is on no list.
             unsafe { self.refuse(header, result) }
         } else {
             debug_assert_eq!(kind.facts().server, Server::Backend);
-            // SAFETY: S2: as above.
+            // SAFETY: S2: the header is ours, and is on no list.
             unsafe { self.launch_in_backend(header, EntryFlags::of(kind, flags), timeout_ns) }
         };
         self.core.ops.op_id(token)
@@ -168,7 +168,7 @@ impl Loop {
     ) -> Token {
         // SAFETY: S2: the header is ours.
         let Some(token) = (unsafe { self.core.ops.insert(header, flags, State::Backend) }) else {
-            // SAFETY: S2: as above.
+            // SAFETY: S2: it entered no table, so the header is still ours.
             return unsafe { self.refuse(header, -code::TABLE_FULL) };
         };
         if timeout_ns != NO_DEADLINE {
@@ -176,7 +176,7 @@ impl Loop {
         }
         // SAFETY: S3: the operation is in the table, so its description is valid until it is completed.
         let op = unsafe { &raw mut (*header.as_ptr()).op };
-        // SAFETY: S3: as above.
+        // SAFETY: S3: until the operation is completed, the backend alone writes to its description.
         unsafe { self.core.backend.submit(token, op, &mut self.core.ops) };
         token
     }
@@ -202,7 +202,7 @@ impl Loop {
         let Some(token) =
             (unsafe { self.core.ops.insert(header, EntryFlags::of(op.kind, op.flags), State::Armed) })
         else {
-            // SAFETY: S2: as above.
+            // SAFETY: S2: it entered no table, so the header is still ours.
             return unsafe { self.refuse(header, -code::TABLE_FULL) };
         };
         self.core.ops.start_wait(token, &op);
@@ -227,7 +227,7 @@ impl Loop {
         let Some(token) =
             (unsafe { self.core.ops.insert(header, EntryFlags::of(OpKind::Timer, flags), State::Armed) })
         else {
-            // SAFETY: S2: as above.
+            // SAFETY: S2: it entered no table, so the header is still ours.
             return unsafe { self.refuse(header, -code::TABLE_FULL) };
         };
         if flags & (RawOp::MULTI | RawOp::ABSOLUTE) == 0 {
@@ -271,13 +271,13 @@ impl Loop {
     {
         // SAFETY: S2: the header is ours.
         unsafe { (*header.as_ptr()).complete = complete_one::<P, (), C> };
-        // SAFETY: S2: as above.
+        // SAFETY: S2: the header is ours, and the operation is not begun.
         unsafe { (*header.as_ptr()).op = RawOp::new(OpKind::Offload, -1) };
-        // SAFETY: S2: as above.
+        // SAFETY: S2: the header is ours, and is on no list.
         let entered =
             unsafe { self.core.ops.insert(header, EntryFlags::of(OpKind::Offload, 0), State::Backend) };
         let token = entered.unwrap_or_else(|| {
-            // SAFETY: S2: as above.
+            // SAFETY: S2: it entered no table, so the header is still ours.
             unsafe { self.refuse(header, -code::TABLE_FULL) }
         });
         // In a simulated world all threads are this one.
