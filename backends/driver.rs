@@ -179,16 +179,6 @@ impl Operations {
         self.0.op(token)
     }
 
-    /// The operations on a descriptor, one by one.
-    #[cfg(backend_io_uring)]
-    pub(crate) fn next_on_fd(
-        &self,
-        fd: crate::descriptor::RawDescriptor,
-        cursor: &mut usize,
-    ) -> Option<Token> {
-        self.0.next_wanted(|_, on_fd| on_fd == fd, cursor)
-    }
-
     /// What an operation does that the driver has.
     #[inline]
     pub fn op_kind(&mut self, token: Token) -> Option<OpKind> {

@@ -14,13 +14,13 @@ use ::io_uring::{opcode, types};
 use super::buf_ring::group;
 use super::features::Features;
 use super::sends::{self, Progress};
-use super::{CANCEL_BIT, CQE_MORE, classify_outcome, continue_later, outcome_of};
+use super::{CQE_MORE, classify_outcome, continue_later, outcome_of};
 use crate::backends::Operations;
 use crate::buf_pool;
 use crate::in_flight::Next;
 use crate::net::socket::accept_now;
-use crate::op::{OpKind, Outcome, RawOp};
-use crate::sys::linux::socket::FLAGS;
+use crate::op::{Outcome, RawOp};
+use crate::sys::linux::socket::{FLAGS, wake_accepts};
 use crate::sys::{self, RawDescriptor};
 use crate::token::Token;
 
@@ -132,7 +132,7 @@ pub(super) fn report_accept(
         let Some(op) = ops.op(token) else { return };
         // SAFETY: S3: the kernel is done with this try, so the description is ours.
         let listener = unsafe { (*op).fd };
-        wake_other_accepts(token, listener, connections_waiting(listener), backlog, ops);
+        wake_other_accepts(listener);
     }
     if ops.complete(token, outcome) == Next::Continue {
         continue_later(token, backlog, ops);
@@ -140,8 +140,8 @@ pub(super) fn report_accept(
 }
 
 /// An accept is cancelled, and connections came at that moment: of all who accept on the listener the kernel
-/// has woken this one alone, so it has to take them, or they wait until another one comes. A loop that is
-/// being dropped would close what it took, so it takes nothing.
+/// has woken this one alone, so it takes one of them, and the others are told of those that it leaves. A loop that is
+/// being dropped would close what it took, so it takes nothing; and a foreign listener may block.
 ///
 /// An accept that goes on and on may have been woken for each of those that are there; it takes no more than
 /// these, one a step, however fast others come.
@@ -151,53 +151,33 @@ pub(super) fn accept_at_last(
     backlog: &mut VecDeque<u64>,
     ops: &mut Operations,
 ) -> Option<Outcome> {
-    if ops.is_abandoned() {
-        return Some(outcome);
-    }
+    let takes_nothing = ops.is_abandoned();
     let op = ops.op(token)?;
     // SAFETY: S3: the kernel is done with it, so the description is ours.
     let op = unsafe { &mut *op };
-    // A foreign listener may block.
-    if op.flags & RawOp::UNTRACKED != 0 {
-        return Some(outcome);
-    }
-    if op.flags & RawOp::MULTI != 0 && op.backend_state == 0 {
+    let is_multi = op.flags & RawOp::MULTI != 0;
+    if is_multi && op.backend_state == 0 {
         // One more, which says that they have been counted.
         op.backend_state = connections_waiting(op.fd).saturating_add(1);
     }
-    let accepted = if op.backend_state == 1 { -libc::EAGAIN } else { accept_now(op) };
-    if accepted < 0 {
-        op.backend_state = 0;
-        return Some(outcome);
+    let takes_nothing = takes_nothing || op.flags & RawOp::UNTRACKED != 0 || op.backend_state == 1;
+    let accepted = if takes_nothing { -libc::EAGAIN } else { accept_now(op) };
+    if accepted >= 0 && is_multi {
+        op.backend_state -= 1;
+        // It is looked at again when it comes out of the backlog.
+        backlog.push_back(token.bits());
+        return Some(Outcome::new(accepted).and_more());
     }
-    if op.flags & RawOp::MULTI == 0 {
-        let (listener, waiting) = (op.fd, connections_waiting(op.fd));
-        wake_other_accepts(token, listener, waiting, backlog, ops);
-        return Some(Outcome::new(accepted));
-    }
-    op.backend_state -= 1;
-    // It is looked at again when it comes out of the backlog.
-    backlog.push_back(token.bits());
-    Some(Outcome::new(accepted).and_more())
+    op.backend_state = 0;
+    wake_other_accepts(op.fd);
+    Some(if accepted >= 0 { Outcome::new(accepted) } else { outcome })
 }
 
-/// The accept of `token` has taken a connection, and may have been woken for others that wait: so the other
-/// accepts on the listener begin anew, and look. The kernel ends their requests, not the operations.
-fn wake_other_accepts(
-    token: Token,
-    listener: RawDescriptor,
-    waiting: u16,
-    backlog: &mut VecDeque<u64>,
-    ops: &mut Operations,
-) {
-    let (mut cursor, mut left) = (0, waiting);
-    while left > 0 && backlog.len() < backlog.capacity() {
-        let Some(other) = ops.next_on_fd(listener, &mut cursor) else { return };
-        let accepts = ops.op_kind(other) == Some(OpKind::Accept);
-        if accepts && other != token && !ops.is_ending(other) {
-            backlog.push_back(other.bits() | CANCEL_BIT);
-            left -= 1;
-        }
+/// An accept has ended that may have been woken for connections that it did not take: so all other accepts on the
+/// listener look, of this loop, of others, and of other processes.
+fn wake_other_accepts(listener: RawDescriptor) {
+    if sys::socket::connections_waiting(listener).is_some_and(|waiting| waiting > 0) {
+        wake_accepts(listener);
     }
 }
 

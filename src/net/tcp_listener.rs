@@ -94,6 +94,9 @@ impl TcpListener {
 
     /// Accepts one connection (`accept4(2)`). The peer's address is at hand with [`TcpStream::peer_addr`], or
     /// with the result of [`TcpListener::accept_with_addr`].
+    ///
+    /// Several accepts may wait on one listener, on several loops, too. Each connection goes to one of them, and an
+    /// accept that is cancelled leaves none beside the others.
     pub fn accept(&self) -> Op<'_, TcpStream> {
         // SAFETY: S6: the operation points to nothing, and the socket is borrowed.
         unsafe { Op::from_raw(RawOp::new(OpKind::Accept, self.descriptor.number())) }

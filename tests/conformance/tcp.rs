@@ -24,6 +24,8 @@ conformance! {
     accept_multi_accepts_until_it_is_cancelled,
     accept_multi_accepts_hundreds,
     several_accepts_queue_on_one_listener,
+    connections_that_come_when_an_accept_ends_are_had_by_one_on_another_loop,
+    a_connection_that_comes_when_a_loop_is_dropped_is_had_by_an_accept_on_another_loop,
     recv_gives_what_there_is,
     recv_exact_waits_for_all,
     recv_exact_of_a_stream_that_ends_early_is_an_unexpected_end,
@@ -183,6 +185,42 @@ fn several_accepts_queue_on_one_listener(v: Variant) {
     for accept in accepts {
         accept.result().unwrap();
     }
+}
+
+fn connections_that_come_when_an_accept_ends_are_had_by_one_on_another_loop(v: Variant) {
+    let [mut lp, mut other] = [v.new_loop(), v.new_loop()];
+    let (listener, address) = listener();
+    let listener = Rc::new(listener);
+    // It is the first that is woken.
+    let ends = start(&mut lp, Rc::clone(&listener), |l| l.accept());
+    lp.run(RunMode::NoWait).unwrap();
+    let accepting = start(&mut other, listener, |l| l.accept());
+    other.run(RunMode::NoWait).unwrap();
+    lp.cancel(ends.id);
+    let clients = [(); 2].map(|()| start(&mut lp, (), move |()| TcpStream::connect(address)));
+    lp.run(RunMode::UntilDone).unwrap();
+    assert!(clients.iter().all(|client| client.is_done()));
+    let too_late = start(&mut other, (), |()| Timer::after(10_000 * MS));
+    run_until(&mut other, || accepting.is_done() || too_late.is_done());
+    assert!(accepting.is_done(), "a connection is left beside an accept that waits");
+}
+
+fn a_connection_that_comes_when_a_loop_is_dropped_is_had_by_an_accept_on_another_loop(v: Variant) {
+    let [mut lp, mut other] = [v.new_loop(), v.new_loop()];
+    let (listener, address) = listener();
+    let listener = Rc::new(listener);
+    // It is the first that is woken.
+    start(&mut lp, Rc::clone(&listener), |l| l.accept());
+    lp.run(RunMode::NoWait).unwrap();
+    let accepting = start(&mut other, listener, |l| l.accept());
+    other.run(RunMode::NoWait).unwrap();
+    let client = complete(&mut other, (), move |()| TcpStream::connect(address)).1.unwrap();
+    drop(lp);
+    // The loop may have had it before, and has closed it.
+    let closed = start(&mut other, (client, vec![0; 1]), |(s, b)| s.recv(b));
+    let too_late = start(&mut other, (), |()| Timer::after(10_000 * MS));
+    run_until(&mut other, || accepting.is_done() || closed.is_done() || too_late.is_done());
+    assert!(!too_late.is_done(), "a connection is left beside an accept that waits");
 }
 
 fn recv_gives_what_there_is(v: Variant) {

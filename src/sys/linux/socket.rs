@@ -38,7 +38,11 @@ pub(crate) fn is_tcp(fd: RawDescriptor) -> bool {
     option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP)
 }
 
-/// `tcpi_unacked` of tcp(7): of a listener it is the length of its queue.
+/// A state of `tcpi_state`, from net/tcp_states.h.
+const TCP_LISTEN: u8 = 10;
+
+/// How many connections a listening TCP socket has for accept(2): its `tcpi_unacked` (tcp(7)). `None`: it is no such
+/// socket.
 #[cold]
 #[cfg(target_os = "linux")]
 pub(crate) fn connections_waiting(fd: RawDescriptor) -> Option<u32> {
@@ -49,7 +53,15 @@ pub(crate) fn connections_waiting(fd: RawDescriptor) -> Option<u32> {
     let status = unsafe {
         libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
     };
-    (status == 0).then_some(info.tcpi_unacked)
+    (status == 0 && info.tcpi_state == TCP_LISTEN).then_some(info.tcpi_unacked)
+}
+
+/// Wakes every accept that waits on a listening TCP socket, in whichever ring, thread or process. `shutdown(2)` of the
+/// writing direction changes nothing of such a socket, but the kernel wakes all its waiters (`inet_shutdown` in
+/// net/ipv4/af_inet.c, at least from Linux 2.6 to 6.18).
+#[cold]
+pub(crate) fn wake_accepts(listener: RawDescriptor) {
+    shutdown(listener, libc::SHUT_WR);
 }
 
 /// The C library of Android has no record for it.
