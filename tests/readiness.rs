@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use oxev::{
-    Action, Completion, File, Kind, Loop, Multi, Op, OpId, OpKind, OpenOptions, Output, RawOp, RunMode,
-    TcpListener, TcpStream, ThreadPool,
+    Action, Completion, File, IoVecs, Kind, Loop, Multi, Op, OpId, OpKind, OpenOptions, Output, RawOp,
+    RunMode, TcpListener, TcpStream, ThreadPool,
 };
 
 /// Makes a test of each body on each selector.
@@ -46,6 +46,7 @@ selectors! {
     an_edge_of_a_duplicate_does_not_reach_the_number_s_next_descriptor,
     a_stream_moves_from_loop_to_loop_and_back,
     the_end_of_the_stream_behind_a_short_read_is_seen,
+    a_list_in_parts_is_moved_whole_on_a_connection_that_has_waited,
     urgent_data_does_not_hide_what_is_behind_it,
     operations_of_one_direction_are_done_in_order,
     a_cancelled_operation_passes_a_ready_descriptor_on,
@@ -296,6 +297,26 @@ fn a_cancelled_operation_passes_a_ready_descriptor_on(kind: Kind) {
     for (index, recv) in recvs.iter().enumerate() {
         assert_eq!(recv.take().1.is_ok(), index != first);
     }
+}
+
+fn a_list_in_parts_is_moved_whole_on_a_connection_that_has_waited(kind: Kind) {
+    const BYTES: usize = 3000;
+    let mut lp = new_loop(kind);
+    let (stream, mut peer) = pair();
+    let waited = start(&mut lp, (stream, [0u8; 1]), |(stream, byte)| stream.recv_exact(byte));
+    lp.run(RunMode::NoWait).unwrap();
+    peer.write_all(b"a").unwrap();
+    run_until(&mut lp, || waited.is_done());
+    let (stream, _) = waited.take().0;
+    peer.write_all(&[7; BYTES]).unwrap();
+    let mut has_come = PollFd::new(stream.as_fd(), PollFlags::POLLIN);
+    nix::poll::poll(std::slice::from_mut(&mut has_come), PollTimeout::NONE).unwrap();
+    let state = (stream, vec![0u8; BYTES], Box::new(IoVecs::<BYTES>::new()));
+    let (state, received) = complete(&mut lp, state, |(stream, buffer, list)| {
+        stream.recv_exact_vectored(list.scatter(buffer.chunks_mut(1)))
+    });
+    received.unwrap();
+    assert!(state.1.iter().all(|&byte| byte == 7));
 }
 
 fn a_connection_that_floods_does_not_starve_another(kind: Kind) {

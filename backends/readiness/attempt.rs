@@ -4,6 +4,7 @@
 
 use super::descriptors::{FileKind, Record};
 use super::{connect, file, poll, socket};
+use crate::io_vecs;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::errno;
 
@@ -43,10 +44,17 @@ pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
         | OpKind::SyncData
         | OpKind::Metadata => (-errno::EOPNOTSUPP, 0),
     };
-    if result > 0 && (result as usize) < asked {
+    if result > 0 && (result as usize) < asked && is_short(op, op.kind, result as usize) {
         record.note_short_transfer(op.kind.facts().direction, op.fd);
     }
     over_unless_not_ready(result)
+}
+
+/// Whether a transfer that did not move all moved less than its call was for: a long list goes in parts.
+#[inline(always)]
+fn is_short(op: &RawOp, kind: OpKind, moved: usize) -> bool {
+    // SAFETY: S3: the operation is the backend's.
+    !kind.is_vectored() || moved < unsafe { io_vecs::part(op, usize::MAX) }.1
 }
 
 pub(super) fn over_unless_not_ready(result: i32) -> Attempt {
