@@ -166,7 +166,14 @@ impl Positions {
     }
 
     /// An operation is over. If it was at a position, the next one's turn has come.
+    #[inline]
     pub(super) fn leave(&mut self, token: Token) -> Option<Token> {
+        // Most operations name their offset, so that mostly there is none at a position.
+        if self.named == 0 && self.unnamed == 0 { None } else { self.pass_on(token) }
+    }
+
+    #[inline(never)]
+    fn pass_on(&mut self, token: Token) -> Option<Token> {
         let holder = *self.node(token)?;
         debug_assert_eq!(holder.state, State::Holder);
         let index = token.index() as u32;

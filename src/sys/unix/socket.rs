@@ -24,6 +24,7 @@ pub(crate) fn is_socket(fd: RawDescriptor) -> bool {
 /// # Safety
 /// `place` is valid for writes of `len` bytes.
 #[inline]
+#[allow(dead_code)] // 64-bit Linux has its own.
 pub(crate) unsafe fn recv(fd: RawDescriptor, place: *mut u8, len: usize) -> i32 {
     // SAFETY: S8: the caller's promise.
     result_of(unsafe { libc::recv(fd, place.cast(), len, libc::MSG_DONTWAIT) })
@@ -32,6 +33,7 @@ pub(crate) unsafe fn recv(fd: RawDescriptor, place: *mut u8, len: usize) -> i32 
 /// # Safety
 /// `place` is valid for reads of `len` bytes.
 #[inline]
+#[allow(dead_code)] // 64-bit Linux has its own.
 pub(crate) unsafe fn send(fd: RawDescriptor, place: *const u8, len: usize) -> i32 {
     // SAFETY: S8: the caller's promise.
     result_of(unsafe { libc::send(fd, place.cast(), len, libc::MSG_DONTWAIT | SEND_FLAGS) })
