@@ -65,7 +65,7 @@ pub enum Action {
     /// Go on: more results are wanted.
     Rearm,
     /// Stop: nothing more is asked for, what has arrived by then is still delivered, and the end callback
-    /// runs. [`Loop::submit_multi`] says how much that may be; the actions of these items are not looked at.
+    /// runs. [`Loop::submit_multi`] says how much that may be; the actions of these items are ignored.
     Disarm,
 }
 

@@ -41,7 +41,7 @@ pub(super) enum Report {
 }
 
 impl Entries {
-    /// With room for what so many operations wait for, and the waker.
+    /// With room for what this many operations wait for, and the waker.
     pub(super) fn new(capacity: usize, waker: RawDescriptor) -> io::Result<Entries> {
         let (mut entries, mut generations) = (memory::list(capacity + 1)?, memory::list(capacity + 1)?);
         entries.push(PollFd { fd: waker, events: POLLIN, revents: 0 });

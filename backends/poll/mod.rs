@@ -130,7 +130,7 @@ impl Selector for Poll {
         }
     }
 
-    /// From the end of the array, so that what leaves it moves none that is not looked at yet.
+    /// From the end of the array, so that what leaves it moves none that has yet to be examined.
     fn event(&mut self, index: usize) -> Option<Event> {
         match self.entries.take_report(index)? {
             Report::Waker => {

@@ -38,7 +38,7 @@ impl<P: Owner> Drop for LentOwner<P> {
 /// The outcome in the header is one of an operation made for `R`, and is decoded only once.
 #[inline(always)]
 unsafe fn decode<R: Output>(header: NonNull<Header>) -> (io::Result<R>, u64) {
-    // SAFETY: S3: the backend is done with this outcome, so nobody writes to the description.
+    // SAFETY: S3: the backend is done with this outcome, so nothing writes to the description.
     let op = unsafe { &(*header.as_ptr()).op };
     // SAFETY: S2: the header is the loop's.
     let outcome = unsafe { (*header.as_ptr()).outcome };

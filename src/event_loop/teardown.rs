@@ -63,7 +63,7 @@ impl Loop {
         self.core.ops.in_backend()
     }
 
-    /// Waits until nobody has an operation any more, or for as long as that may take.
+    /// Waits until no operation is in flight any more, or for as long as that may take.
     pub(super) fn drain_backend(&mut self) {
         let end_ns = self.core.ops.clock.refresh().saturating_add(duration_to_ns(self.core.drain_timeout));
         loop {

@@ -231,7 +231,7 @@ impl InFlight {
         self.get(token).filter(|entry| entry.state == State::Backend).map(|entry| entry.op_kind())
     }
 
-    /// Whether the operation is in flight, whoever has it.
+    /// Whether the operation is in flight, in whichever state.
     #[cfg(feature = "sim")]
     pub(crate) fn is_known(&mut self, token: Token) -> bool {
         self.get(token).is_some()
