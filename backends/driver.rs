@@ -209,6 +209,12 @@ impl Operations {
         self.0.has_ready()
     }
 
+    /// How many callbacks the loop has to run.
+    #[inline]
+    pub(crate) fn callbacks_len(&self) -> usize {
+        self.0.ready_len() + self.0.items_len()
+    }
+
     /// How many operations the driver has.
     #[inline]
     pub fn len(&self) -> usize {

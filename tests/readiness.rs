@@ -46,11 +46,13 @@ selectors! {
     an_edge_of_a_duplicate_does_not_reach_the_number_s_next_descriptor,
     a_stream_moves_from_loop_to_loop_and_back,
     the_end_of_the_stream_behind_a_short_read_is_seen,
+    what_comes_behind_the_first_short_read_is_seen,
     a_list_in_parts_is_moved_whole_on_a_connection_that_has_waited,
     urgent_data_does_not_hide_what_is_behind_it,
     operations_of_one_direction_are_done_in_order,
     a_cancelled_operation_passes_a_ready_descriptor_on,
     a_connection_that_floods_does_not_starve_another,
+    many_connections_that_are_always_ready_do_not_hold_up_those_that_wait,
     a_listener_gives_every_connection_also_those_between_two_submissions,
     a_repeated_accept_takes_turns_with_others_on_its_listener,
     a_listener_takes_no_more_than_there_is_room_for,
@@ -299,6 +301,31 @@ fn a_cancelled_operation_passes_a_ready_descriptor_on(kind: Kind) {
     }
 }
 
+fn what_comes_behind_the_first_short_read_is_seen(kind: Kind) {
+    // What the peer does between the loop's first receive and its second.
+    type Act = fn(&StdStream);
+    let behind: [(Act, bool, usize); 4] = [
+        (|_| {}, true, 0),
+        (|mut peer| peer.write_all(b"de").unwrap(), false, 2),
+        (|peer| peer.shutdown(std::net::Shutdown::Write).unwrap(), false, 0),
+        (|mut peer| peer.write_all(b"de").unwrap(), true, 2),
+    ];
+    for (act, closes, count) in behind {
+        let mut lp = new_loop(kind);
+        let (stream, mut peer) = pair();
+        peer.write_all(b"abc").unwrap();
+        let first = start(&mut lp, (stream, [0u8; 8]), |(stream, buffer)| stream.recv(buffer));
+        lp.run(RunMode::UntilDone).unwrap();
+        let ((stream, _), received) = first.take();
+        assert_eq!(received.unwrap(), 3);
+        act(&peer);
+        let _open = Some(peer).filter(|_| !closes);
+        let second = start(&mut lp, (stream, [0u8; 8]), |(stream, buffer)| stream.recv(buffer));
+        lp.run(RunMode::UntilDone).unwrap();
+        assert_eq!(second.take().1.unwrap(), count);
+    }
+}
+
 fn a_list_in_parts_is_moved_whole_on_a_connection_that_has_waited(kind: Kind) {
     const BYTES: usize = 3000;
     let mut lp = new_loop(kind);
@@ -317,6 +344,64 @@ fn a_list_in_parts_is_moved_whole_on_a_connection_that_has_waited(kind: Kind) {
     });
     received.unwrap();
     assert!(state.1.iter().all(|&byte| byte == 7));
+}
+
+fn many_connections_that_are_always_ready_do_not_hold_up_those_that_wait(kind: Kind) {
+    const READY: usize = 300;
+
+    struct Ready {
+        stream: TcpStream,
+        byte: [u8; 1],
+        turns: Rc<Cell<usize>>,
+        until: Rc<Cell<bool>>,
+    }
+
+    fn receive(lp: &mut Loop, ready: Box<Completion<Ready>>) {
+        lp.submit(
+            ready,
+            |r| r.stream.recv(&mut r.byte),
+            |lp, ready, received| {
+                assert_eq!(received.unwrap(), 1);
+                ready.turns.set(ready.turns.get() + 1);
+                if !ready.until.get() {
+                    receive(lp, ready);
+                }
+            },
+        );
+    }
+
+    let mut lp = new_loop(kind);
+    let (turns, heard) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+    let peers: Vec<StdStream> = (0..READY)
+        .map(|_| {
+            let (stream, mut peer) = pair();
+            peer.write_all(&[1; 64]).unwrap();
+            let ready = Ready { stream, byte: [0], turns: turns.clone(), until: heard.clone() };
+            receive(&mut lp, Box::new(Completion::new(ready)));
+            peer
+        })
+        .collect();
+    let (stream, mut peer) = pair();
+    let waiting = (stream, [0u8; 1], heard.clone());
+    lp.submit(
+        Box::new(Completion::new(waiting)),
+        |w| w.0.recv(&mut w.1),
+        |_, waiting, received| {
+            assert_eq!(received.unwrap(), 1);
+            waiting.2.set(true);
+        },
+    );
+    for _ in 0..7 {
+        lp.run(RunMode::NoWait).unwrap();
+        assert!(!heard.get());
+    }
+    peer.write_all(&[1]).unwrap();
+    turns.set(0);
+    while !heard.get() {
+        lp.run(RunMode::NoWait).unwrap();
+    }
+    assert!(turns.get() <= 2 * READY, "{} callbacks of others came first", turns.get());
+    drop(peers);
 }
 
 fn a_connection_that_floods_does_not_starve_another(kind: Kind) {

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::descriptors::{FileKind, Record};
-use super::{connect, file, poll, socket};
+use super::{Selector, connect, file, poll, socket};
 use crate::io_vecs;
 use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::errno;
@@ -17,15 +17,22 @@ pub(super) enum Attempt {
     NotReady,
 }
 
-/// Tries an operation on a descriptor, without blocking.
+/// Tries an operation on a descriptor, without blocking. Its kind is passed beside it: where that is a constant, one arm
+/// is left.
 #[inline(always)]
-pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
-    let (result, asked) = match op.kind {
+pub(super) fn attempt<S: Selector>(
+    op: &mut RawOp,
+    kind: OpKind,
+    record: &mut Record,
+    selector: &mut S,
+) -> Attempt {
+    debug_assert_eq!(op.kind, kind);
+    let (result, asked) = match kind {
         OpKind::Recv => (socket::recv(op), op.transfer_len() as usize),
         OpKind::Send | OpKind::SendZeroCopy => (socket::send(op), op.transfer_len() as usize),
         OpKind::RecvVectored => (socket::recv_vectored(op), op.as_vectored().len),
         OpKind::SendVectored => (socket::send_vectored(op), op.as_vectored().len),
-        OpKind::RecvPooled => return socket::recv_pooled(op, record),
+        OpKind::RecvPooled => return socket::recv_pooled(op, record, selector),
         OpKind::Accept => (socket::accept(op), 0),
         OpKind::Connect => return connect::attempt(op),
         OpKind::Poll => return poll::attempt(op),
@@ -44,8 +51,8 @@ pub(super) fn attempt(op: &mut RawOp, record: &mut Record) -> Attempt {
         | OpKind::SyncData
         | OpKind::Metadata => (-errno::EOPNOTSUPP, 0),
     };
-    if result > 0 && (result as usize) < asked && is_short(op, op.kind, result as usize) {
-        record.note_short_transfer(op.kind.facts().direction, op.fd);
+    if result > 0 && (result as usize) < asked && is_short(op, kind, result as usize) {
+        record.note_short_transfer(kind.facts().direction, op, selector);
     }
     over_unless_not_ready(result)
 }

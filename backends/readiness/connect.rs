@@ -9,7 +9,7 @@ use crate::backends::Operations;
 use crate::in_flight::Next;
 use crate::net::socket;
 use crate::op::addresses;
-use crate::op::{Outcome, RawOp};
+use crate::op::{OpKind, Outcome, RawOp};
 use crate::sys::{self, errno};
 use crate::token::Token;
 
@@ -51,7 +51,7 @@ impl<S: Selector> Readiness<S> {
                 return report(token, -errno, ops);
             }
             // SAFETY: S3: the caller's promise.
-            if unsafe { self.try_or_queue(token, op, ops) } == Next::Done {
+            if unsafe { self.try_or_queue(token, op, OpKind::Connect, ops) } == Next::Done {
                 return;
             }
         }

@@ -10,8 +10,8 @@
 
 use std::io;
 
-use super::file;
 use super::queue::Queue;
+use super::{Selector, file};
 use crate::descriptor::RawDescriptor;
 use crate::generations::{DESCRIPTORS_MAX, Generations};
 use crate::memory::{self, Zeroed};
@@ -204,16 +204,46 @@ impl Record {
     /// (`epoll(7)`, questions and answers), so the call that would say so is spared. Not if the end of the
     /// stream may be behind what was read: it makes no edge of its own.
     #[inline]
-    pub(super) fn note_short_transfer(&mut self, direction: Direction, fd: RawDescriptor) {
-        if !self.is_watched(direction) || self.flags & flag::SPECIAL != 0 {
+    pub(super) fn note_short_transfer<S: Selector>(
+        &mut self,
+        direction: Direction,
+        op: &RawOp,
+        selector: &mut S,
+    ) {
+        if !self.is_watched(direction) && !self.watch_early(op, selector) || self.flags & flag::SPECIAL != 0 {
             return;
         }
         if self.kind == FileKind::Unknown {
-            self.look_what_it_is(fd);
+            self.look_what_it_is(op.fd);
         }
         if self.kind == FileKind::Tcp {
             self.set_not_ready(direction);
         }
+    }
+
+    /// Has a connection watched that has received all that had come, before an operation waits on it: its next receive
+    /// waits for an edge like all others. If that were tried at once, a connection whose data always comes in time would
+    /// never be watched, and would have its turn before those that are. `false`: it is not watched.
+    #[cold]
+    #[inline(never)]
+    fn watch_early<S: Selector>(&mut self, op: &RawOp, selector: &mut S) -> bool {
+        let is_foreign = op.flags & RawOp::UNTRACKED != 0 || op.fd as usize >= DESCRIPTORS_MAX;
+        if S::ONE_SHOT || is_foreign || op.kind.facts().direction != Direction::In {
+            return false;
+        }
+        if self.kind == FileKind::Unknown {
+            self.look_what_it_is(op.fd);
+        }
+        let Some(wanted) = self.missing(Interest::of(op, false)).filter(|_| self.kind == FileKind::Tcp)
+        else {
+            return false;
+        };
+        // If it is refused, the next receive will hear of it.
+        let is_registered = selector.register(op.fd, self.generation, wanted, self.is_known()).is_ok();
+        if is_registered {
+            self.set_watched(wanted);
+        }
+        is_registered
     }
 
     #[cold]

@@ -126,6 +126,10 @@ const ACCEPT_BURST_MAX: usize = 256;
 /// calls, and what is new on other descriptors still comes in.
 const SKIPS_MAX: u32 = 4;
 
+/// With more than this to do the selector is asked all the same. Its call costs next to nothing for each of so many, and
+/// what is new on other descriptors would wait for all of them, five times over.
+const AT_HAND_MAX: usize = 64;
+
 pub(crate) struct Readiness<S> {
     selector: S,
     descriptors: Descriptors,
@@ -187,8 +191,30 @@ impl<S: Selector> Readiness<S> {
     /// As [`Readiness::submit`].
     #[inline(never)]
     unsafe fn start(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+        // SAFETY: S3: the caller's promise; here and below.
+        let kind = unsafe { (*op).kind };
+        // SAFETY: S3: as above.
+        let _ = unsafe { self.try_or_queue(token, op, kind, ops) };
+    }
+
+    /// As [`Readiness::start`], of a receive.
+    ///
+    /// # Safety
+    /// As [`Readiness::submit`].
+    #[inline(never)]
+    unsafe fn start_recv(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
         // SAFETY: S3: the caller's promise.
-        let _ = unsafe { self.try_or_queue(token, op, ops) };
+        let _ = unsafe { self.try_or_queue(token, op, OpKind::Recv, ops) };
+    }
+
+    /// As [`Readiness::start`], of a send.
+    ///
+    /// # Safety
+    /// As [`Readiness::submit`].
+    #[inline(never)]
+    unsafe fn start_send(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) {
+        // SAFETY: S3: the caller's promise.
+        let _ = unsafe { self.try_or_queue(token, op, OpKind::Send, ops) };
     }
 
     /// [`Next::Continue`]: it is a connect, and goes on with another address, on another socket.
@@ -196,13 +222,19 @@ impl<S: Selector> Readiness<S> {
     /// # Safety
     /// As [`Readiness::submit`].
     #[inline(always)]
-    unsafe fn try_or_queue(&mut self, token: Token, op: *mut RawOp, ops: &mut Operations) -> Next {
+    unsafe fn try_or_queue(
+        &mut self,
+        token: Token,
+        op: *mut RawOp,
+        kind: OpKind,
+        ops: &mut Operations,
+    ) -> Next {
         // SAFETY: S3: nobody else has it now.
         let raw = unsafe { &mut *op };
         if !self.enter(token, raw, ops) {
             return Next::Done;
         }
-        let (fd, kind, direction) = (raw.fd, raw.kind, raw.kind.facts().direction);
+        let (fd, direction) = (raw.fd, kind.facts().direction);
         let record = self.descriptors.record(fd);
         if !record.queue(direction).is_empty() || !record.may_be_ready(direction) {
             let is_first = record.queue(direction).is_empty();
@@ -212,12 +244,12 @@ impl<S: Selector> Readiness<S> {
             }
             return Next::Done;
         }
-        if is_multi_accept(raw) {
+        if kind == OpKind::Accept && is_multi_accept(raw) {
             self.nodes.push(record.queue(direction), token, Place::Waiting);
             self.run_queue(fd, direction, ops);
             return Next::Done;
         }
-        match attempt(raw, record) {
+        match attempt(raw, kind, record, &mut self.selector) {
             Attempt::Over(outcome) => {
                 if ops.complete(token, outcome) == Next::Continue {
                     if kind == OpKind::Connect {
@@ -258,7 +290,7 @@ impl<S: Selector> Readiness<S> {
             if is_multi_accept && ops.items_len() >= ACCEPT_BURST_MAX {
                 break;
             }
-            match attempt(raw, record) {
+            match attempt(raw, raw.kind, record, &mut self.selector) {
                 Attempt::NotReady => {
                     let interest = Interest::of(raw, S::ONE_SHOT);
                     return self.block(fd, direction, interest, ops);
@@ -526,10 +558,16 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
         let kind = unsafe { (*op).kind };
         // Every way is a call with the same arguments, so this is a jump and nothing else.
         match kind {
-            OpKind::Recv
-            | OpKind::RecvPooled
+            OpKind::Recv => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_recv(token, op, ops) };
+            }
+            OpKind::Send => {
+                // SAFETY: S3: as above.
+                unsafe { self.start_send(token, op, ops) };
+            }
+            OpKind::RecvPooled
             | OpKind::RecvVectored
-            | OpKind::Send
             | OpKind::SendZeroCopy
             | OpKind::SendVectored
             | OpKind::Accept => {
@@ -604,9 +642,10 @@ unsafe impl<S: Selector> Driver for Readiness<S> {
     }
 
     fn poll(&mut self, wait: Wait, ops: &mut Operations) -> io::Result<()> {
-        let busy = ops.has_ready() || self.nodes.runnable_len() > 0;
+        let at_hand = ops.callbacks_len() + self.nodes.runnable_len();
+        let busy = at_hand > 0;
         self.has_old_edges = true;
-        if busy && wait != Wait::Peek && self.skips < SKIPS_MAX {
+        if busy && at_hand <= AT_HAND_MAX && wait != Wait::Peek && self.skips < SKIPS_MAX {
             self.skips += 1;
         } else {
             self.skips = 0;

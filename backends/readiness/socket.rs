@@ -47,7 +47,7 @@ pub(super) fn accept(op: &mut RawOp) -> i32 {
 }
 
 /// Receives into a buffer of the pool, which is taken only for as long as there is something to receive.
-pub(super) fn recv_pooled(op: &mut RawOp, record: &mut Record) -> Attempt {
+pub(super) fn recv_pooled<S: Selector>(op: &mut RawOp, record: &mut Record, selector: &mut S) -> Attempt {
     let buffers = buf_pool::buffers_of(op);
     let Some(index) = buffers.take() else {
         return Attempt::Over(Outcome::new(-errno::ENOBUFS));
@@ -60,7 +60,7 @@ pub(super) fn recv_pooled(op: &mut RawOp, record: &mut Record) -> Attempt {
         return over_unless_not_ready(result);
     }
     if (result as usize) < size {
-        record.note_short_transfer(Direction::In, op.fd);
+        record.note_short_transfer(Direction::In, op, selector);
     }
     Attempt::Over(Outcome::new(result).in_buffer(index))
 }
