@@ -36,6 +36,9 @@ use system::{EventFilter, EventFlag, FilterFlag, kevent};
 /// Each change is answered by itself, with an error or zero. All of these systems have it under this number.
 const EV_RECEIPT: EventFlag = EventFlag::from_bits_retain(0x0040);
 
+/// Answers are there at once; a call without a time would wait for events, if there were none.
+static NO_TIME: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+
 /// Events that one wait takes; the rest is for the next.
 const EVENTS_MAX: usize = 64;
 
@@ -60,6 +63,11 @@ fn change(fd: RawDescriptor, filter: EventFilter, flags: EventFlag, generation: 
     change
 }
 
+/// Whether a device has no events: macOS says the first of these (of `/dev/null` and `/dev/tty`), FreeBSD the second.
+fn is_refusal(code: i32) -> bool {
+    matches!(code, errno::EINVAL | libc::ENODEV | errno::EOPNOTSUPP | errno::EPERM)
+}
+
 impl Kqueue {
     fn fd(&self) -> RawDescriptor {
         self.descriptor.as_raw_fd()
@@ -70,9 +78,13 @@ impl Kqueue {
         let (list, count) = (changes.as_mut_ptr(), changes.len() as _);
         // SAFETY: S8: changes and answers, in the same place, are valid for the length of the call, which reads a
         // change before it writes its answer.
-        let answers = unsafe { system::kevent(self.fd(), list, count, list, count, ptr::null()) };
+        let answers = unsafe { system::kevent(self.fd(), list, count, list, count, &raw const NO_TIME) };
         if answers < 0 {
-            return Err(errno::last());
+            return match errno::last() {
+                // kevent(2) of FreeBSD: by then all changes are applied.
+                errno::EINTR => Ok(()),
+                code => Err(code),
+            };
         }
         let refused = changes[..answers as usize].iter().find(|answer| answer.data != 0);
         refused.map_or(Ok(()), |answer| Err(answer.data as i32))
@@ -121,7 +133,8 @@ impl Selector for Kqueue {
         _is_known: bool,
     ) -> Result<(), i32> {
         // A file has an event only where there is something behind its position; it is always ready.
-        if matches!(file_type(fd), Ok(FileType::OnDisk { .. })) {
+        let file_type = file_type(fd);
+        if matches!(file_type, Ok(FileType::OnDisk { .. })) {
             return Err(errno::EPERM);
         }
         let flags = EventFlag::EV_ADD | EventFlag::EV_CLEAR | EV_RECEIPT;
@@ -139,6 +152,9 @@ impl Selector for Kqueue {
         match self.apply(&mut changes[..count]) {
             // The reader of a pipe is gone: a write says so.
             Err(errno::EPIPE) => Err(errno::EPERM),
+            Err(code) if is_refusal(code) && matches!(file_type, Ok(FileType::CharacterDevice)) => {
+                Err(errno::EPERM)
+            }
             applied => applied,
         }
     }
@@ -194,5 +210,25 @@ impl Drop for Kqueue {
 impl AsFd for Kqueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
+    }
+}
+
+#[cfg(all(test, kqueue_emulation))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_a_kqueue_refuses_is_always_ready() {
+        let mut kqueue = Kqueue::new(false, 1, &Waker::new(false).unwrap()).unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let interest = Interest { read: true, write: true, events: 0 };
+        assert_eq!(kqueue.register(null.as_raw_fd(), 1, interest, false), Err(errno::EPERM));
+    }
+
+    #[test]
+    fn a_descriptor_that_is_not_open_is_not_taken_for_a_device() {
+        let mut kqueue = Kqueue::new(false, 1, &Waker::new(false).unwrap()).unwrap();
+        let interest = Interest { read: true, write: false, events: 0 };
+        assert_eq!(kqueue.register(i32::MAX, 1, interest, false), Err(errno::EBADF));
     }
 }

@@ -193,7 +193,11 @@ fn watch(kq: c_int, knotes: &Knotes, fd: RawFd) -> i32 {
         }
         match unsafe { libc::epoll_ctl(kq, operation, fd, &raw mut event) } {
             0 => 0,
-            _ => std::io::Error::last_os_error().raw_os_error().unwrap(),
+            _ => match std::io::Error::last_os_error().raw_os_error().unwrap() {
+                // macOS's word for a device that has no events.
+                libc::EPERM => libc::EINVAL,
+                code => code,
+            },
         }
     };
     if events == 0 {

@@ -183,3 +183,12 @@ fn what_there_is_no_room_for_comes_with_the_next_call() {
     told.sort_unstable();
     assert!(told.into_iter().eq(0..300));
 }
+
+/// Not on the page: macOS refuses `/dev/null` and `/dev/tty` with EINVAL, FreeBSD with ENODEV, where epoll says EPERM.
+#[test]
+fn a_device_without_events_is_refused_in_the_words_of_macos() {
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let flags = EventFlag::EV_ADD | EventFlag::EV_RECEIPT;
+    let answers = Queue::new().call(&[change(&null, READ, flags, 1)], 1);
+    assert_eq!(answers[0].data, i64::from(libc::EINVAL));
+}

@@ -31,7 +31,14 @@ impl Backend {
         if cfg!(feature = "sim") {
             all.push(Backend::Sim);
         }
-        for backend in [Backend::IoUring, Backend::Epoll, Backend::Poll] {
+        let real = [
+            Backend::IoUring,
+            Backend::Epoll,
+            Backend::Poll,
+            #[cfg(kqueue_emulation)]
+            Backend::Kqueue,
+        ];
+        for backend in real {
             if backend.kind().is_some_and(|kind| oxev::Loop::builder().backend(kind).build().is_ok()) {
                 all.push(backend);
             }

@@ -16,6 +16,9 @@ pub(crate) enum Backend {
     IoUring,
     Epoll,
     Poll,
+    /// Over an emulation.
+    #[cfg(kqueue_emulation)]
+    Kqueue,
 }
 
 impl Backend {
@@ -26,12 +29,14 @@ impl Backend {
             Backend::IoUring => Some(oxev::Kind::IoUring),
             Backend::Epoll => Some(oxev::Kind::Epoll),
             Backend::Poll => Some(oxev::Kind::Poll),
+            #[cfg(kqueue_emulation)]
+            Backend::Kqueue => Some(oxev::Kind::Kqueue),
         }
     }
 
     /// Whether its files are the work of the loop's thread pool.
     pub(crate) fn uses_thread_pool(self) -> bool {
-        matches!(self, Backend::Epoll | Backend::Poll)
+        !matches!(self, Backend::Sim | Backend::IoUring)
     }
 }
 
@@ -42,6 +47,8 @@ impl fmt::Display for Backend {
             Backend::IoUring => "io_uring",
             Backend::Epoll => "epoll",
             Backend::Poll => "poll",
+            #[cfg(kqueue_emulation)]
+            Backend::Kqueue => "kqueue",
         })
     }
 }
