@@ -22,6 +22,7 @@ fn on_accept(lp: &mut Loop, server: Box<Completion<Server>>, accepted: io::Resul
             lp.submit(conn, |c| c.stream.recv(&mut c.buf), on_recv);
             accept(lp, server);
         }
+        Err(error) if oxev::is_canceled(&error) => {}        // the program stops the server: it is dropped here
         Err(_) => {                          // no descriptors left, perhaps: trying again at once would spin
             let pause = Duration::from_millis(100);
             lp.submit(server, |_| Timer::after(pause), |lp, server, _| accept(lp, server));
