@@ -43,6 +43,10 @@ struct Args {
 /// The buffer that is part of each slot of the pool.
 const POOLED_BUFFER_BYTES: usize = 16 << 10;
 
+/// How long a request may take that is being answered when the server is told to end. A connection that waits for a
+/// request takes that long, too.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// How long to wait before accepting again if there are no descriptors left, or no memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -75,9 +79,10 @@ fn serve(args: &Args) -> io::Result<()> {
             start(&mut lp, listener, Boxing { buffer_bytes: args.buffer as usize, totals: totals.clone() })
         }
     }
-    lp.run(RunMode::UntilDone)?;
+    lp.run(RunMode::UntilStop)?;
 
-    // Drops the connections that are still open, and those add themselves to the totals.
+    // Connections that are still open add themselves to the totals when they are cut off.
+    lp.finish(GRACE)?;
     drop(lp);
     writeln!(io::stdout(), "{totals}")
 }
@@ -174,6 +179,8 @@ fn on_accept<C: Connections>(lp: &mut Loop, connections: &mut C, stream: TcpStre
 /// descriptors (`EMFILE`, `ENFILE`) or memory, trying again at once would spin.
 fn on_accept_end<C: Connections>(lp: &mut Loop, server: Server<C>, end: io::Result<()>) {
     match end {
+        // The server ends.
+        Err(error) if oxev::is_canceled(&error) => {}
         Err(error) if error.kind() != io::ErrorKind::ConnectionAborted => {
             eprintln!("echo_server: cannot accept, trying again in {ACCEPT_PAUSE:?}: {error}");
             lp.submit(server, |_| Timer::after(ACCEPT_PAUSE), |lp, server, _| accept(lp, server));
